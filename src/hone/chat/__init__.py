@@ -1,0 +1,1 @@
+"""Conversation to text to tokens and back: the one text path."""

@@ -1,0 +1,47 @@
+"""Encoded: one sequence of token ids, what of it is learned, and where it may be cut.
+
+Knows no tokenizer: the codec makes it, data cuts and stores it, batches are laid out from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE = -100
+"""The label of a token from which nothing is learned."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens, [start, end) in the ids, that came from one source.
+
+    kind: "control" is the template's own text (headers, stop tokens) and is never cut; "content" is what somebody wrote.
+    message: the index of the message it belongs to, -1 for what stands before the first.
+    """
+
+    start: int
+    end: int
+    kind: str
+    message: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """ids, labels: int32 arrays of equal length T; labels[t] is ids[t], or IGNORE where nothing is learned.
+
+    Nothing is shifted: the policy predicts labels[t] from the tokens before t. pieces cover the ids without a gap, in order.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    pieces: tuple[Piece, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_trained(self) -> int:
+        """How many tokens are learned."""
+        return int((self.labels != IGNORE).sum())

@@ -1,0 +1,1 @@
+"""One file a verb: they put rooms together and hold no logic."""

@@ -1,0 +1,1 @@
+"""The settings: pydantic only, never torch."""

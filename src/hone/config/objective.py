@@ -1,0 +1,27 @@
+"""Settings of what is learned from a sample: the kind of training and its numbers.
+
+Does not know the model or the data's files.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hone.config.section import Section, knob
+
+
+class Sft(Section):
+    """Learn the answers of conversations."""
+
+    kind: Literal["sft"] = "sft"
+    train_on_prompt: bool = knob(False, "Learn the prompts too.")
+    mask_history: bool = knob(False, "Learn only the last answer of each conversation.")
+
+
+class Pretrain(Section):
+    """Learn to continue plain text."""
+
+    kind: Literal["pretrain"] = "pretrain"
+
+
+Objective = Sft | Pretrain

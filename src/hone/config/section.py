@@ -1,0 +1,24 @@
+"""Section and knob: how every setting of the house is declared, once.
+
+Does not know any single setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def knob(default: Any, help: str, *, flat: str = "", unit: str = "", level: str = "basic", **bounds: Any) -> Any:
+    """A setting. help: a sentence, with when to change it; flat: the YAML key where it is not the attribute's own name;
+
+    unit: of a number ("tokens", "steps"); level: "basic" or "advanced"; bounds: pydantic's ge, gt, le, lt.
+    """
+    return Field(default, description=help, json_schema_extra={"flat": flat, "unit": unit, "level": level}, **bounds)

@@ -1,0 +1,75 @@
+"""The one error tree: every mistake a user can make reaches them as one of these, with what was seen and what to write.
+
+Knows nothing of any room; each room raises the class that names its subject.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class HoneError(Exception):
+    """A mistake the user can mend; the command line prints its text without a traceback and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong, at one place.
+
+    where: file and line ("run.yaml:12"), or "command line"; key: the setting or column, or "".
+    """
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = ": ".join(part for part in (self.where, self.key) if part)
+        return f"{place}: {self.message}" if place else self.message
+
+
+class ConfigError(HoneError):
+    """Every mistake found in the settings, reported at once."""
+
+    def __init__(self, mistakes: list[Mistake]):
+        assert mistakes, "a ConfigError without a mistake"
+        self.mistakes = tuple(mistakes)
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "1 mistake"
+        super().__init__(f"{count} in the settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+
+
+class DataError(HoneError):
+    """A data set cannot be read, or too many of its rows cannot be used."""
+
+
+class TemplateError(HoneError):
+    """A conversation cannot be rendered, or a template contradicts its tokenizer."""
+
+
+class ModelError(HoneError):
+    """A model, tokenizer or adapter cannot be loaded or combined as asked."""
+
+
+class CheckpointError(HoneError):
+    """A checkpoint cannot be written, read or continued."""
+
+
+class TrainingError(HoneError):
+    """The run must stop: a loss or gradient that is not a number, a device that is not there."""
+
+    exit_code = 1
+
+
+class ExportError(HoneError):
+    """The exported model could not be written, or is not the model that was trained."""
+
+    exit_code = 1
+
+
+class MissingExtra(HoneError):
+    """An optional package is needed that is not installed."""
+
+    def __init__(self, package: str, extra: str, reason: str):
+        super().__init__(f'{reason} needs the package {package}: pip install "hone-llm[{extra}]"')

@@ -1,0 +1,1 @@
+"""Single operations: a reference in plain torch and faster forms."""

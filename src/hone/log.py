@@ -1,0 +1,36 @@
+"""Rank-aware lines for people, on standard error, so that standard output stays clean for machines.
+
+Does not know what is logged, nor torch: the rank is torchrun's own environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_said: set[str] = set()
+
+
+def rank() -> int:
+    """This process's number among all of the run; 0 outside torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def info(message: str) -> None:
+    """Print `message` on rank 0."""
+    if rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Print `message` on every rank, with the rank where there are several."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    prefix = f"[rank {rank()}] " if world > 1 else ""
+    print(f"{prefix}warning: {message}", file=sys.stderr, flush=True)
+
+
+def once(message: str) -> None:
+    """Print `message` on rank 0 the first time it is said in this process."""
+    if message not in _said:
+        _said.add(message)
+        info(message)

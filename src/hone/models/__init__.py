@@ -1,0 +1,1 @@
+"""Tokenizers, weights, attention and the policy."""
