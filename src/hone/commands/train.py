@@ -1,0 +1,33 @@
+"""hone train: settings to a trained model, on one process or, through torchrun, on several.
+
+Holds no logic: it puts rooms together.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from hone import log
+from hone.config import load, to_yaml
+from hone.training.launch import launch, wants_launch
+from hone.training.session import carry_out, evaluate_only, prepare
+
+
+def main(arguments: list[str]) -> int:
+    """Train; returns 0, torchrun's exit code, or 128 + SIGTERM where the run was asked to stop and has saved its state."""
+    run = load(arguments, "train")
+    if wants_launch(os.environ, use_cpu=run.train.use_cpu):
+        return launch(["train", *arguments])
+    session = prepare(run, settings=to_yaml(run))
+    if not run.train.do_train:
+        metrics = evaluate_only(session)
+        log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in metrics.items()))
+        return 0
+    outcome = carry_out(session)
+    if outcome.stopped:
+        log.info(f"stopped; its state is in {session.keeper.last}. The same command continues it")
+        return 128 + signal.SIGTERM
+    log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in outcome.metrics.items()))
+    log.info(f"the model is in {session.plan.output_dir}")
+    return 0

@@ -1,0 +1,52 @@
+"""Shape: the sizes of a model, read from its config without loading a weight.
+
+Does not know what the model will be used for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hone.config.model import ModelConfig
+from hone.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """architecture: the class's name; num_weights: all of them; widths in units, vocabulary in ids."""
+
+    architecture: str
+    num_weights: int
+    num_layers: int
+    hidden: int
+    feed_forward: int
+    vocabulary: int
+
+
+def meta_model(model: ModelConfig) -> nn.Module:
+    """The model with weights that have a shape and no memory (device "meta")."""
+    place = model.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(place, revision=model.model_revision, trust_remote_code=model.trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"the config of {place} cannot be read: {problem}") from problem
+
+
+def shape_of(module: nn.Module) -> Shape:
+    """The sizes of a transformers model."""
+    config = module.config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return Shape(
+        architecture=type(module).__name__,
+        num_weights=sum(weight.numel() for weight in module.parameters()),
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        feed_forward=wide,
+        vocabulary=config.vocab_size,
+    )

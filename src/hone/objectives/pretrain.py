@@ -1,0 +1,36 @@
+"""Pretraining: learn to continue plain text, every token alike.
+
+Does not know the model's architecture, how batches are laid out, or the loop.
+"""
+
+from __future__ import annotations
+
+from hone.chat.codec import Codec
+from hone.chat.encoded import Encoded
+from hone.config.objective import Pretrain as PretrainConfig
+from hone.data.batch import Batch
+from hone.data.sample import Passage
+from hone.models.policy import Policy
+from hone.objectives.base import Loss
+
+
+class Pretrain:
+    """Cross-entropy of every token of a passage but its first, which nothing precedes."""
+
+    sample = Passage
+    fingerprint = "pretrain-1"
+
+    def __init__(self, settings: PretrainConfig):
+        del settings  # it holds nothing but its kind
+
+    def encode(self, samples: list[Passage], codec: Codec) -> list[Encoded]:
+        """One whole Encoded a passage."""
+        return codec.encode_text([sample.text for sample in samples])
+
+    def count(self, batch: Batch) -> int:
+        """The batch's trained tokens."""
+        return batch.num_trained
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Minus the sum of the trained tokens' log-probs."""
+        return Loss(-policy.token_logprobs(batch).sum())

@@ -1,0 +1,42 @@
+"""Supervised fine-tuning: learn the answers of conversations, every trained token alike.
+
+Does not know the model's architecture, how batches are laid out, or the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hone.chat.codec import Codec
+from hone.chat.encoded import Encoded
+from hone.config.objective import Sft as SftConfig
+from hone.data.batch import Batch
+from hone.data.sample import Dialog
+from hone.models.policy import Policy
+from hone.objectives.base import Loss
+
+
+class Sft:
+    """Cross-entropy of the trained tokens: all answers, the last one (`mask_history`) or everything (`train_on_prompt`)."""
+
+    sample = Dialog
+
+    def __init__(self, settings: SftConfig):
+        self.learn: Literal["answers", "last", "all"] = "answers"
+        if settings.mask_history:
+            self.learn = "last"
+        elif settings.train_on_prompt:
+            self.learn = "all"
+        self.fingerprint = f"sft-1:{self.learn}"
+
+    def encode(self, samples: list[Dialog], codec: Codec) -> list[Encoded]:
+        """One whole Encoded a conversation."""
+        return codec.encode([sample.conversation for sample in samples], learn=self.learn)
+
+    def count(self, batch: Batch) -> int:
+        """The batch's trained tokens."""
+        return batch.num_trained
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Minus the sum of the trained tokens' log-probs."""
+        return Loss(-policy.token_logprobs(batch).sum())

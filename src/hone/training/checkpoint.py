@@ -1,0 +1,156 @@
+"""Checkpoints: folders that are complete or invisible. Written aside, listed with sizes and checksums, synced, then renamed.
+
+Does not know what is trained: writers put files into the folder it hands them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from hone.errors import CheckpointError
+
+MANIFEST = "hone_manifest.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def write_complete(folder: Path, write: Callable[[Path], None], *, about: dict[str, object] | None = None) -> None:
+    """Call `write` on a folder aside, then make all of it appear at `folder` in one rename. An older `folder` is replaced.
+
+    about: noted in the manifest. Raises CheckpointError where the disk refuses; what was there before stays as it was.
+    """
+    aside = folder.with_name(f".{folder.name}.writing")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write(aside)
+        files = {str(path.relative_to(aside)): _describe(path) for path in sorted(aside.rglob("*")) if path.is_file()}
+        manifest = aside / MANIFEST
+        manifest.write_text(json.dumps({"files": files, **(about or {})}, indent=1), encoding="utf-8")
+        for path in [*(aside / name for name in files), manifest, aside]:
+            _sync(path)
+        _replace(aside, folder)
+        _sync(folder.parent)
+    except (OSError, RuntimeError, SafetensorError) as problem:  # torch.save and safetensors wrap the disk's own error
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"{folder} could not be saved: {problem}. Earlier checkpoints are untouched; "
+            "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
+        ) from problem
+
+
+def problem_of(folder: Path, *, thorough: bool = True) -> str:
+    """What is wrong with a checkpoint, in words; "" where it is complete. thorough: checksums too, not sizes alone."""
+    manifest = folder / MANIFEST
+    if not folder.is_dir():
+        return "there is no such folder"
+    if not manifest.is_file():
+        return f"{MANIFEST} is missing, so it was not written to its end, or not by hone"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, OSError) as problem:
+        return f"{MANIFEST} cannot be read: {problem}"
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+        if thorough and _digest(path) != digest:
+            return f"{name} is not what was saved (its checksum differs)"
+    return ""
+
+
+def read_about(folder: Path) -> dict[str, object]:
+    """What `about` said when a complete checkpoint was written."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The checkpoint-N folders, oldest step first, complete or not."""
+    found = [path for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)] if output_dir.is_dir() else []
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """N of checkpoint-N."""
+    match = _NAME.fullmatch(folder.name)
+    assert match, f"{folder} is not a checkpoint's name"
+    return int(match[1])
+
+
+def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with each newer one."""
+    problems = []
+    for folder in reversed(checkpoints(output_dir)):
+        problem = problem_of(folder)
+        if not problem:
+            return folder, problems
+        problems.append(f"{folder}: {problem}")
+    return None, problems
+
+
+def sweep(output_dir: Path) -> None:
+    """Remove what an interrupted save left aside."""
+    for path in [*output_dir.glob(".checkpoint-*.writing"), *output_dir.glob(".checkpoint-*.replaced")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(output_dir: Path, limit: int | None, keep: str | None) -> list[Path]:
+    """Remove the oldest checkpoints beyond `limit`, never the newest nor `keep` (the best); returns what was removed."""
+    if limit is None:
+        return []
+    kept = [folder for folder in checkpoints(output_dir) if str(folder) != keep]
+    allowed = max(1, limit - (1 if keep else 0))
+    removed = kept[:-allowed]
+    for folder in removed:
+        discard(folder)
+    return removed
+
+
+def discard(folder: Path) -> None:
+    """Remove a checkpoint so that it is never seen half removed."""
+    aside = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(aside: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.replaced")
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe(path: Path) -> tuple[int, str]:
+    _widen_mode(path)
+    return path.stat().st_size, _digest(path)
+
+
+def _widen_mode(path: Path) -> None:
+    """safetensors 0.8 creates files with mode 0600 whatever the umask says; give every file the umask's mode."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,87 @@
+"""Conductor: after every step, what is due: a log line, an evaluation, a checkpoint, the end of the run.
+
+Does not know how any of these is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hone import log
+from hone.errors import TrainingError
+from hone.training.keeper import Keeper
+from hone.training.loop import StepResult
+from hone.training.plan import Plan
+from hone.training.progress import Progress
+from hone.training.records import Records
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best checkpoint is told. metric: a key of the evaluation; patience: evaluations without a better one, 0 for any."""
+
+    keep_best: bool
+    metric: str
+    greater_is_better: bool
+    patience: int
+
+
+class Conductor:
+    """Told of every step by the loop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        records: Records,
+        keeper: Keeper,
+        evaluate: Callable[[], dict[str, float]],
+        *,
+        choice: Choice,
+        log_first: bool,
+        saves: bool,
+    ):
+        self._plan, self._records, self._keeper, self._evaluate = plan, records, keeper, evaluate
+        self._choice, self._log_first, self._saves = choice, log_first, saves
+
+    def stepped(self, progress: Progress, result: StepResult) -> bool:
+        """Do what is due after `progress.step`; True ends the run."""
+        plan, step = self._plan, progress.step
+        last = step == plan.num_steps
+        self._records.stepped(progress)
+        if _due(plan.log_every, step) or last or (self._log_first and step == 1):
+            self._records.log_step(progress, grad_norm=result.grad_norm, learning_rate=result.learning_rate)
+        improved = _due(plan.eval_every, step) and self._judge(progress)
+        tired = 0 < self._choice.patience <= progress.stale_evaluations
+        if (
+            result.stop
+            or (self._saves and (_due(plan.save_every, step) or last or tired))
+            or (improved and self._choice.keep_best)
+        ):
+            self._save(progress)
+        if tired:
+            log.info(f"{self._choice.metric} did not get better in {progress.stale_evaluations} evaluations: the run ends early")
+        return tired
+
+    def evaluate_now(self, progress: Progress) -> None:
+        """An evaluation that decides nothing (before the first step)."""
+        self._records.log_evaluation(progress, self._evaluate())
+
+    def _judge(self, progress: Progress) -> bool:
+        metrics = self._evaluate()
+        self._records.log_evaluation(progress, metrics)
+        name = self._choice.metric
+        if name not in metrics:
+            raise TrainingError(f"metric_for_best_model: {name} is not measured; there are {', '.join(sorted(metrics))}")
+        improved = progress.improve(metrics[name], self._choice.greater_is_better)
+        if improved and self._choice.keep_best:
+            progress.best_checkpoint = str(self._keeper.path(progress.step))
+        return improved
+
+    def _save(self, progress: Progress) -> None:
+        folder = self._keeper.save(progress)
+        self._records.say(f"saved {folder}")
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

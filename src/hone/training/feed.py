@@ -1,0 +1,55 @@
+"""Feed: the micro-batches of each optimizer step for one process, laid out while the step before is computed.
+
+Does not know the order of samples (Steps decides it) nor what is computed from a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from hone.data.batch import Batch, pack, pad
+from hone.data.build import TokenSet
+from hone.data.order import Steps
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """counts: False for a repeat that only keeps this process in step with those that have one batch more."""
+
+    batch: Batch
+    counts: bool
+
+
+def lay_out(tokens: TokenSet, rows: list[int], *, packed: bool, pad_id: int) -> Batch:
+    """The sequences of `rows` as one batch."""
+    sequences = [tokens[row] for row in rows]
+    return pack(sequences, rows) if packed else pad(sequences, pad_id, rows)
+
+
+class Feed:
+    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1."""
+
+    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packed: bool, pad_id: int):
+        self.tokens, self._steps, self._rank = tokens, steps, rank
+        self._packed, self._pad_id = packed, pad_id
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """This process's micro-batches of step `number` (0 is the run's first); as many as on every other process."""
+        epoch, index = divmod(number, self._steps.num_steps_per_epoch)
+        ranks = self._steps.step(epoch, index)
+        mine, most = ranks[self._rank], max(len(batches) for batches in ranks)
+        spare = (mine or ranks[0])[-1]
+        wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
+        return [MicroBatch(lay_out(self.tokens, rows, packed=self._packed, pad_id=self._pad_id), real) for rows, real in wanted]
+
+    def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of each step from `first` up to `end`, one step prepared ahead."""
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            coming = worker.submit(self.step, first) if first < end else None
+            for number in range(first, end):
+                assert coming is not None
+                batches = coming.result()
+                coming = worker.submit(self.step, number + 1) if number + 1 < end else None
+                yield batches

@@ -1,0 +1,149 @@
+"""Keeper: a run's state into a checkpoint folder and back, weights, optimizer, schedule, random numbers and progress alike.
+
+Does not know when to save; how a folder appears whole is `checkpoint`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hone import log
+from hone.errors import CheckpointError
+from hone.training import checkpoint
+from hone.training.device import Device
+from hone.training.plan import Plan
+from hone.training.progress import Progress
+from hone.training.randomness import random_state, restore_random_state
+
+OPTIMIZER, SCHEDULER, STATE, SCALER = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint holds. save_weights, load_weights: of the trained module, to and from a folder."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    save_weights: Callable[[Path], None]
+    load_weights: Callable[[Path], None]
+
+
+class Keeper:
+    """Saves and restores one run's checkpoints in `plan.output_dir`.
+
+    settings: the run's resolved settings as text, kept beside the state; stale: checkpoints of an earlier run that this one
+    replaces: they go when the first new one is complete.
+    """
+
+    def __init__(
+        self, parts: Parts, plan: Plan, device: Device, *, settings: str, limit: int | None, only_model: bool, stale: list[Path]
+    ):
+        self._parts, self._plan, self._device = parts, plan, device
+        self._settings, self._limit, self._only_model, self._stale = settings, limit, only_model, stale
+        self.folder = Path(plan.output_dir)
+        self.last: Path | None = None
+
+    def path(self, step: int) -> Path:
+        """checkpoint-N of a step."""
+        return self.folder / f"checkpoint-{step}"
+
+    def save(self, progress: Progress) -> Path:
+        """Write the checkpoint of the step just done; all processes call it, rank 0 writes."""
+        states = self._device.gather(random_state())
+        target, failure = self.path(progress.step), ""
+        if self._device.is_main:
+            try:
+                about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
+                checkpoint.write_complete(target, lambda folder: self._write(folder, progress, states), about=about)
+                self._tidy(target, progress.best_checkpoint)
+            except CheckpointError as problem:
+                failure = str(problem)
+        failures = [text for text in self._device.gather(failure) if text]
+        if failures:
+            raise CheckpointError(failures[0])
+        self.last = target
+        return target
+
+    def _write(self, folder: Path, progress: Progress, states: list[dict[str, Any]]) -> None:
+        plan = self._plan
+        self._parts.save_weights(folder)
+        state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
+        (folder / STATE).write_text(dumps(state), encoding="utf-8")
+        (folder / "run.yaml").write_text(self._settings, encoding="utf-8")
+        if self._only_model:
+            return
+        torch.save(self._parts.optimizer.state_dict(), folder / OPTIMIZER)
+        torch.save(self._parts.schedule.state_dict(), folder / SCHEDULER)
+        if (scaler := self._device.scaler_state()) is not None:
+            torch.save(scaler, folder / SCALER)
+        for rank, random_numbers in enumerate(states):
+            torch.save(random_numbers, folder / _random_file(rank, len(states)))
+
+    def _tidy(self, newest: Path, best: str | None) -> None:
+        for folder in self._stale:
+            if folder.exists() and folder != newest:
+                checkpoint.discard(folder)
+        self._stale = []
+        checkpoint.prune(self.folder, self._limit, best)
+
+    def restore(self, folder: Path) -> Progress:
+        """Put a complete checkpoint's state back into the parts; returns its progress."""
+        missing = [name for name in (OPTIMIZER, SCHEDULER) if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{folder} has no {' and no '.join(missing)}: it was saved with save_only_model: true and cannot be continued. "
+                "Train on from its weights instead (adapter_name_or_path or model_name_or_path), or resume from another checkpoint"
+            )
+        self._parts.load_weights(folder)
+        self._parts.optimizer.load_state_dict(_load(folder / OPTIMIZER))
+        self._parts.schedule.load_state_dict(_load(folder / SCHEDULER))
+        if (folder / SCALER).is_file():
+            self._device.load_scaler_state(_load(folder / SCALER))
+        self._restore_random(folder)
+        self.last = folder
+        return Progress.from_state((folder / STATE).read_text(encoding="utf-8"))
+
+    def _restore_random(self, folder: Path) -> None:
+        path = folder / _random_file(self._device.rank, self._device.world)
+        if path.is_file():
+            restore_random_state(_load(path))
+        else:
+            log.warn(f"{folder} was saved by another number of processes: dropout draws new numbers, the data go on as they were")
+
+    def load_best(self, best: str) -> None:
+        """Put the best checkpoint's weights back into the module."""
+        self._parts.load_weights(Path(best))
+
+    def finish(self) -> None:
+        """Write the trained weights into output_dir itself, so that a half-written file never stands there."""
+        if not self._device.is_main:
+            return
+        aside = self.folder / ".final.writing"
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.write_complete(aside, self._parts.save_weights)
+        for path in aside.iterdir():
+            if path.name != checkpoint.MANIFEST:
+                path.replace(self.folder / path.name)
+        shutil.rmtree(aside)
+
+
+def dumps(value: Any) -> str:
+    """JSON with a newline at its end."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _random_file(rank: int, world: int) -> str:
+    return "rng_state.pth" if world == 1 else f"rng_state_{rank}.pth"
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,117 @@
+"""The loop: gather the micro-batches of one optimizer step, count what is learned over all of them, then go backward.
+
+Does not know any single objective, how batches are made, or what becomes of the numbers it reports.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from hone.errors import TrainingError
+from hone.models.policy import Policy
+from hone.objectives.base import Objective
+from hone.training.device import Device
+from hone.training.feed import MicroBatch
+from hone.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step needs. name_rows: data-set indices to words ("alpaca_en_demo row 17"), for a bad batch."""
+
+    objective: Objective
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: Device
+    max_grad_norm: float
+    name_rows: Callable[[list[int]], str]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: mean over the step's items, all processes; grad_norm: before clipping; learning_rate: the one used."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    items: int
+    tokens: int
+    samples: int
+    stop: bool
+
+
+class Observer(Protocol):
+    """Told after every step; returns True to end the run."""
+
+    def stepped(self, progress: Progress, result: StepResult) -> bool: ...
+
+
+def fit(
+    work: Work, steps: Iterable[list[MicroBatch]], progress: Progress, observer: Observer, wants_stop: Callable[[], bool]
+) -> bool:
+    """Take one optimizer step for each of `steps`, until they end, the observer ends them or `wants_stop` on any process.
+
+    Returns True where it was stopped by wish.
+    """
+    work.policy.module.train()
+    for batches in steps:
+        started = time.monotonic()
+        result = take_step(work, batches, stop=wants_stop())
+        progress.step += 1
+        progress.tokens += result.tokens
+        progress.trained_tokens += result.items
+        progress.samples += result.samples
+        progress.loss_sum += result.loss
+        progress.losses.append(result.loss)
+        progress.seconds += time.monotonic() - started
+        if observer.stepped(progress, result) or result.stop:
+            return result.stop
+    return False
+
+
+def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> StepResult:
+    """One optimizer step: the gradient of (sum of losses) / (count of items), over all micro-batches and processes.
+
+    Raises TrainingError, before any weight changes, where the loss or the gradient is not a finite number.
+    """
+    device, real = work.device, [micro.batch for micro in batches if micro.counts]
+    counts = [sum(work.objective.count(batch) for batch in real), sum(batch.num_tokens for batch in real)]
+    items, tokens, samples, stops = device.total([*counts, sum(len(batch.rows) for batch in real), float(stop)])
+    losses = []
+    for number, micro in enumerate(batches, 1):
+        with device.accumulate(work.policy.module, last=number == len(batches)):
+            loss = work.objective.loss(work.policy, micro.batch.to(device.device)).total
+            # DDP averages gradients over processes; times world makes it the sum that the count divides.
+            device.backward(loss * (device.world / items if micro.counts else 0.0))
+        losses.append(loss.detach() * micro.counts)
+    each = torch.stack(losses).double().tolist()
+    mean = device.total([math.fsum(each)])[0] / items
+    norm = float(device.clip(work.policy.module, work.max_grad_norm))
+    _require_finite(work, batches, each, mean, norm)
+    rate = work.schedule.get_last_lr()[0]
+    work.optimizer.step()
+    if not device.step_was_skipped:
+        work.schedule.step()
+    work.optimizer.zero_grad(set_to_none=True)
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0)
+
+
+def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:
+    # Under fp16 a norm that overflows is how loss scaling finds its scale: that step is skipped, not wrong.
+    if math.isfinite(mean) and (math.isfinite(norm) or work.device.precision == "fp16"):
+        return
+    pairs = zip(batches, losses, strict=True)
+    guilty = [row for micro, loss in pairs if not math.isfinite(loss) for row in micro.batch.rows]
+    rows = guilty or [row for micro in batches for row in micro.batch.rows]
+    what = f"the loss is {mean}" if not math.isfinite(mean) else f"the gradient's norm is {norm} (the loss is {mean:.4g})"
+    raise TrainingError(
+        f"{what}: no weight was changed by this step and the last checkpoint is as it was. Its rows: {work.name_rows(rows)}. "
+        "Look at those rows; if they are in order, lower learning_rate, or use bf16 instead of fp16"
+    )

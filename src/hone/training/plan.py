@@ -1,0 +1,133 @@
+"""Plan: what will be done, decided before a weight is loaded: steps, batches, precision, memory, paths. Printed and saved.
+
+Does not know the objective's formula nor how a step is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import hone
+from hone.config.train import TrainConfig
+from hone.errors import TrainingError
+from hone.training.device import Precision
+from hone.training.memory import Memory, in_gib
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """log_every, eval_every, save_every: optimizer steps, 0 for never. layout: how sequences lie in a batch.
+
+    per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
+    """
+
+    device: str
+    world: int
+    precision: Precision
+    trained_dtype: str
+    num_rows: int
+    num_eval_rows: int
+    tokens_per_epoch: int
+    trained_tokens_per_epoch: int
+    micro_batch: int
+    accumulation: int
+    per_step: int
+    steps_per_epoch: int
+    num_steps: int
+    num_epochs: float
+    log_every: int
+    eval_every: int
+    save_every: int
+    layout: Literal["packed", "packed to cutoff_len", "padded"]
+    recompute: bool
+    num_weights: int
+    num_trained: int
+    memory: Memory
+    available_bytes: int
+    seed: int
+    output_dir: str
+    fingerprint: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        share = 100 * self.num_trained / max(1, self.num_weights)
+        often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
+        return [
+            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
+            f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
+            f"data         {self.num_rows:,} sequences, {self.tokens_per_epoch:,} tokens, {self.trained_tokens_per_epoch:,} trained",
+            f"step         {self.per_step} sequences = {self.micro_batch} x {self.accumulation} accumulated x {self.world} processes, "
+            f"{self.layout}",
+            f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
+            f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
+            f"activations  {'recomputed in the backward pass' if self.recompute else 'kept'}",
+            f"memory       about {in_gib(self.memory.total)} a process (free now: {in_gib(self.available_bytes)})",
+            *(f"             {line}" for line in self.memory.lines()[:-1]),
+            f"output       {self.output_dir}",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for machines, with the versions of everything that computes."""
+        return {**asdict(self), "versions": versions()}
+
+    def save(self, folder: Path) -> None:
+        """Write plan.json."""
+        (folder / "plan.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+
+
+_PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def versions() -> dict[str, str]:
+    """Python, hone and the packages that compute; "" for one that is not installed."""
+    found = {"python": platform.python_version(), "hone": hone.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def precision_of(train: TrainConfig) -> Precision:
+    """The mixed precision the settings ask for; pure_bf16 needs no mixing, its weights are bfloat16 already."""
+    if train.bf16 or train.pure_bf16:
+        return "bf16"
+    return "fp16" if train.fp16 else "no"
+
+
+def count_steps(train: TrainConfig, steps_per_epoch: int) -> tuple[int, float]:
+    """Optimizer steps of the run and the epochs they make."""
+    if steps_per_epoch == 0:
+        raise TrainingError(
+            "an epoch has no whole step: fewer rows than per_device_train_batch_size x gradient_accumulation_steps x processes; "
+            "lower them, or write dataloader_drop_last: false"
+        )
+    num_steps = train.max_steps if train.max_steps > 0 else math.ceil(train.num_train_epochs * steps_per_epoch)
+    return num_steps, num_steps / steps_per_epoch
+
+
+def cadence(every: float | None, num_steps: int) -> int:
+    """Steps between events: a share of all steps where below 1; 0 for never."""
+    if not every:
+        return 0
+    return max(1, math.ceil(every * num_steps)) if every < 1 else int(every)
+
+
+def eval_every(train: TrainConfig, num_steps: int, steps_per_epoch: int) -> int:
+    """Steps between evaluations."""
+    choices = {"no": 0, "epoch": steps_per_epoch, "steps": cadence(train.eval_steps or train.logging_steps, num_steps)}
+    return choices[train.eval_strategy]
+
+
+def save_every(train: TrainConfig, num_steps: int, steps_per_epoch: int) -> int:
+    """Steps between checkpoints."""
+    return {"no": 0, "epoch": steps_per_epoch, "steps": cadence(train.save_steps, num_steps)}[train.save_strategy]

@@ -1,0 +1,76 @@
+"""Results: the files a finished run leaves: *_results.json, trainer_state.json, training_loss.png.
+
+Does not know how the figures came about.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hone.errors import MissingExtra
+
+_SMOOTHING = 0.9
+
+
+def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
+    """Write <kind>_results.json and merge the same figures into all_results.json (Hugging Face's names)."""
+    (folder / f"{kind}_results.json").write_text(_dump(metrics), encoding="utf-8")
+    everything = folder / "all_results.json"
+    before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
+    everything.write_text(_dump({**before, **metrics}), encoding="utf-8")
+
+
+def require_plots() -> None:
+    """Raise MissingExtra where plot_loss is asked for and matplotlib is not installed: before the run, not after it."""
+    _pyplot()
+
+
+def plot_history(folder: Path, history: list[dict[str, Any]]) -> list[Path]:
+    """Draw each loss of the history over its steps: training_loss.png, training_eval_loss.png, ...; returns what was drawn."""
+    drawn = []
+    for key in sorted({name for record in history for name in record if name == "loss" or name.endswith("_loss")}):
+        points = [(record["step"], record[key]) for record in history if key in record]
+        path = folder / f"training_{key}.png"
+        _draw(path, key, points)
+        drawn.append(path)
+    return drawn
+
+
+def _draw(path: Path, name: str, points: list[tuple[int, float]]) -> None:
+    pyplot = _pyplot()
+    steps, values = zip(*points, strict=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot(steps, values, color="#1f77b4", alpha=0.35 if len(values) > 2 else 1.0, marker="o" if len(values) < 3 else None)
+    if len(values) > 2:
+        axes.plot(steps, smooth(list(values)), color="#1f77b4", label="smoothed")
+        axes.legend()
+    axes.set(xlabel="step", ylabel=name, title=path.parent.name)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def smooth(values: list[float]) -> list[float]:
+    """Exponential moving average (decay 0.9), corrected for its start: the first value is itself."""
+    smoothed, average = [], 0.0
+    for count, value in enumerate(values, 1):
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * value
+        smoothed.append(average / (1 - _SMOOTHING**count))
+    return smoothed
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as problem:
+        raise MissingExtra("matplotlib", "metrics", "plot_loss: true") from problem
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def _dump(metrics: dict[str, float]) -> str:
+    return json.dumps(metrics, indent=4, sort_keys=True) + "\n"

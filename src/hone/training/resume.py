@@ -1,0 +1,77 @@
+"""Resume: whether a run starts anew or goes on, from which checkpoint, and whether it still is the same run.
+
+Does not know what a checkpoint holds; completeness is `checkpoint`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone import log
+from hone.config.train import TrainConfig
+from hone.errors import CheckpointError
+from hone.training import checkpoint
+
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Start:
+    """source: the checkpoint to go on from, None for a new run; stale: an earlier run's checkpoints, to be replaced."""
+
+    source: Path | None
+    stale: list[Path]
+
+
+def choose_start(train: TrainConfig) -> Start:
+    """LLaMA-Factory's rule: a named checkpoint; else the newest complete one of output_dir, unless it may be overwritten."""
+    output_dir, asked = Path(train.output_dir), train.resume_from_checkpoint
+    if isinstance(asked, str):
+        return Start(_named(Path(asked)), [])
+    if asked is not True and (train.overwrite_output_dir or asked is False):
+        return Start(None, checkpoint.checkpoints(output_dir))
+    newest, problems = checkpoint.newest_complete(output_dir)
+    for problem in problems:
+        log.warn(f"passed over, not complete: {problem}")
+    if newest is None and (asked is True or problems):
+        raise CheckpointError(
+            f"{output_dir} holds no complete checkpoint to continue. Write overwrite_output_dir: true to start anew, or another output_dir"
+        )
+    if newest is None:
+        _refuse_to_overwrite(output_dir)
+    return Start(newest, [])
+
+
+def _named(folder: Path) -> Path:
+    problem = checkpoint.problem_of(folder)
+    if problem:
+        newest, _ = checkpoint.newest_complete(folder.parent)
+        other = f"; the newest complete one beside it is {newest}" if newest else ""
+        raise CheckpointError(f"resume_from_checkpoint: {folder} cannot be continued: {problem}{other}")
+    return folder
+
+
+def _refuse_to_overwrite(output_dir: Path) -> None:
+    weights = [name for name in _WEIGHTS if (output_dir / name).exists()]
+    if weights:
+        raise CheckpointError(
+            f"{output_dir} already holds a trained model ({weights[0]}) and no checkpoint to continue. "
+            "Write overwrite_output_dir: true to replace it, or another output_dir"
+        )
+
+
+def require_same_run(folder: Path, fingerprint: dict[str, str]) -> None:
+    """A checkpoint continues only the run that made it: every entry (data, batch, seed, model, adapter ...) must be equal.
+
+    Raises CheckpointError naming each entry that differs, what it was and what it is.
+    """
+    saved = checkpoint.read_about(folder).get("fingerprint", {})
+    assert isinstance(saved, dict), "a manifest's fingerprint is a mapping"
+    changed = [name for name in fingerprint if saved.get(name) != fingerprint[name]]
+    if changed:
+        rows = "\n".join(f"  {name}: {saved.get(name)} there, {fingerprint[name]} now" for name in changed)
+        raise CheckpointError(
+            f"{folder} belongs to another run; continuing it would not give what either says:\n{rows}\n"
+            "Put the settings back, or start anew: overwrite_output_dir: true, or another output_dir"
+        )

@@ -1,0 +1,118 @@
+"""Review: what a run would learn, shown before it costs anything, and every reason not to start it.
+
+Does not load weights nor train; it drafts the same data and plan that training does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.laws import LawResult, check_laws, contradicts
+from hone.config.run import Run
+from hone.data.build import first_samples
+from hone.training.draft import Material, draft_plan, gather_material, lay_steps
+from hone.training.plan import Plan
+
+_COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample as it will be trained: where it came from, its tokens, its text with what is learned marked."""
+
+    origin: str
+    tokens: int
+    trained: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """faults: reasons why the run would learn nothing, or the wrong thing; none of them is a matter of taste."""
+
+    samples: list[Shown]
+    material: Material
+    laws: list[LawResult]
+    plan: Plan
+    faults: list[str]
+
+    def lines(self) -> list[str]:
+        """The review for people."""
+        shown = [line for sample in self.samples for line in (_heading(sample), sample.text, "")]
+        laws = [f"  {_VERDICT[law.held]:<8}{law.law}{': ' + law.detail if law.detail else ''}" for law in self.laws]
+        faults = [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
+        data = self.material.tokens.report.lines()
+        return [*shown, *data, "", "laws of the chat format", *laws, "", *self.plan.lines(), "", *faults]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The review for machines."""
+        return {
+            "samples": [vars(sample) for sample in self.samples],
+            "data": self.material.tokens.report.to_dict(),
+            "laws": [vars(law) for law in self.laws],
+            "plan": self.plan.to_dict(),
+            "faults": self.faults,
+        }
+
+
+_VERDICT = {True: "holds", False: "BROKEN", None: "-"}
+
+
+def _heading(sample: Shown) -> str:
+    return f"{sample.origin}: {sample.tokens} tokens, {sample.trained} trained"
+
+
+def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
+    """Draft the run and look at its first `count` samples. world: processes the run will have."""
+    material = gather_material(run)
+    device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)
+    first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
+    samples = [
+        Shown(f"{name} row {number}", len(encoded), encoded.num_trained, paint(encoded, material.codec.tokenizer, colour=colour))
+        for (name, number), _, encoded in first
+    ]
+    laws = check_laws(material.codec, None) if run.objective.kind != "pretrain" else []
+    encoded = [sequence for _, _, sequence in first]
+    return Review(samples, material, laws, plan, find_faults(run, material, laws, encoded))
+
+
+def find_faults(run: Run, material: Material, laws: list[LawResult], first: list[Encoded]) -> list[str]:
+    """Every reason not to start the run."""
+    faults = []
+    if not material.tokens.trained.sum():
+        faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
+    if run.objective.kind == "pretrain":
+        return faults
+    faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws if law.held is False]
+    stops = set(material.codec.stop_ids)
+    if material.objective.sample.__name__ == "Dialog" and not all(_ends_in_stop(sequence, stops) for sequence in first):
+        faults.append("an answer's stop token is not trained: the model would not learn to end its answers")
+    if run.chat.template and (difference := contradicts(material.codec, material.codec.tokenizer)):
+        faults.append(
+            f"template: {run.chat.template} contradicts the format the tokenizer carries: {difference}. "
+            "Name the template of this model, or leave template out to use the tokenizer's own"
+        )
+    return faults
+
+
+def _ends_in_stop(sequence: Encoded, stops: set[int]) -> bool:
+    """Whether the last token that is learned is a stop token; a sequence without one is told by the report."""
+    trained = sequence.ids[sequence.labels != IGNORE]
+    return not len(trained) or int(trained[-1]) in stops
+
+
+def paint(encoded: Encoded, tokenizer: Any, *, colour: bool) -> str:
+    """The sequence's text with what is learned in green, or between [+ and +] where there is no colour."""
+    start, end = _COLOUR if colour else _PLAIN
+    learned = encoded.labels != IGNORE
+    borders = [0, *(index for index in range(1, len(encoded)) if learned[index] != learned[index - 1]), len(encoded)]
+    text = []
+    for first, last in zip(borders, borders[1:], strict=False):
+        piece = tokenizer.decode(encoded.ids[first:last].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text.append(f"{start}{piece}{end}" if learned[first] else piece)
+    return "".join(text)

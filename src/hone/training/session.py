@@ -1,0 +1,246 @@
+"""Session: one training run from its settings to its files: rooms put together in the order data flows.
+
+Does not know any single objective, adapter or file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hone import log
+from hone.adapters.apply import attach, load_trained, save_trained
+from hone.config.run import Run
+from hone.data.order import Steps
+from hone.models.load import load_model
+from hone.models.policy import Policy
+from hone.models.tokenizer import load_tokenizer
+from hone.optim.build import build_optimizer, build_schedule
+from hone.training.conduct import Choice, Conductor
+from hone.training.device import Device, Wiring
+from hone.training.draft import Material, draft_plan, gather_material, lay_steps
+from hone.training.evaluate import evaluate
+from hone.training.feed import Feed
+from hone.training.keeper import Keeper, Parts, dumps
+from hone.training.loop import Work, fit
+from hone.training.plan import Plan, precision_of
+from hone.training.progress import Progress
+from hone.training.randomness import be_deterministic, seed_all
+from hone.training.records import Records
+from hone.training.results import plot_history, require_plots, write_metrics
+from hone.training.resume import Start, choose_start, require_same_run
+from hone.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """metrics: of the run, empty where it was stopped before its end."""
+
+    metrics: dict[str, float]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run made ready."""
+
+    run: Run
+    plan: Plan
+    device: Device
+    material: Material
+    steps: Steps
+    policy: Policy
+    work: Work
+    keeper: Keeper
+    start: Start
+
+
+def prepare(run: Run, *, settings: str) -> Session:
+    """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
+    if run.track.plot_loss:
+        require_plots()
+    start = choose_start(run.train)
+    device = open_device(run)
+    seed_all(run.train.seed)
+    if run.train.full_determinism:
+        be_deterministic()
+    material = gather_material(run)
+    steps = lay_steps(run, material, device.world)
+    plan = draft_plan(run, material, steps, device=device.device, world=device.world)
+    if start.source:
+        require_same_run(start.source, plan.fingerprint)
+    announce(material, plan)
+    if device.is_main:
+        Path(plan.output_dir).mkdir(parents=True, exist_ok=True)
+        plan.save(Path(plan.output_dir))
+        (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
+    module = build_module(run, device, recompute=plan.recompute)
+    policy, work = make_work(run, plan, device, material, module)
+    keeper = make_keeper(run, plan, device, module, work, settings=settings, start=start)
+    return Session(run, plan, device, material, steps, policy, work, keeper, start)
+
+
+def open_device(run: Run) -> Device:
+    """The processes and trackers of a run."""
+    parallel = run.parallel
+    wiring = Wiring(
+        parallel.ddp_timeout, parallel.ddp_backend, bool(parallel.ddp_find_unused_parameters), parallel.ddp_bucket_cap_mb
+    )
+    folder = run.track.logging_dir or str(Path(run.train.output_dir) / "runs")
+    precision = precision_of(run.train)
+    return Device(
+        precision=precision, use_cpu=run.train.use_cpu, wiring=wiring, trackers=run.track.report_to, tracker_folder=folder
+    )
+
+
+def announce(material: Material, plan: Plan) -> None:
+    """Print the data report and the plan."""
+    for line in (*material.tokens.report.lines(), "", *plan.lines(), ""):
+        log.info(line)
+
+
+def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
+    """The base model with what is trained on it, on the device, seeded alike on every process."""
+    dtype = load_dtype(run)
+    seed_all(run.train.seed)
+    module = load_model(run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute)
+    trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
+    return attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
+
+
+def load_dtype(run: Run) -> torch.dtype:
+    """Frozen weights take the compute type; weights that are all trained are fp32 unless pure_bf16 says otherwise."""
+    if run.adapter.kind in ("full", "freeze") and not run.train.pure_bf16:
+        return torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision_of(run.train)]
+
+
+def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> tuple[Policy, Work]:
+    """Optimizer and schedule, and the policy over the module as the device wrapped it."""
+    optimizer = build_optimizer(module, run.optimizer)
+    schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
+    wrapped, prepared = device.prepare(module, optimizer)
+    policy = Policy(wrapped)
+    seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
+    work = Work(
+        objective=material.objective,
+        policy=policy,
+        optimizer=prepared,
+        schedule=schedule,
+        device=device,
+        max_grad_norm=run.train.max_grad_norm,
+        name_rows=partial(_name_rows, material),
+    )
+    return policy, work
+
+
+def _name_rows(material: Material, rows: list[int]) -> str:
+    names = [f"{name} row {number}" for name, number in map(material.tokens.origin, rows)]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def make_keeper(run: Run, plan: Plan, device: Device, module: nn.Module, work: Work, *, settings: str, start: Start) -> Keeper:
+    """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
+    tokenizer = load_tokenizer(run.model)
+
+    def save_weights(folder: Path) -> None:
+        save_trained(module, folder)
+        tokenizer.save_pretrained(folder)
+
+    parts = Parts(module, work.optimizer, work.schedule, save_weights, lambda folder: load_trained(module, folder))
+    return Keeper(
+        parts,
+        plan,
+        device,
+        settings=settings,
+        limit=run.train.save_total_limit,
+        only_model=run.train.save_only_model,
+        stale=start.stale,
+    )
+
+
+def carry_out(session: Session) -> Outcome:
+    """Train to the plan's end or until stopped, then write the final model and the results."""
+    run, plan, device = session.run, session.plan, session.device
+    progress = session.keeper.restore(session.start.source) if session.start.source else Progress()
+    if session.start.source:
+        log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
+    records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
+    device.start_trackers("hone", run.track.run_name or plan.output_dir, {"plan": plan.output_dir})
+    sizes = {
+        "micro_batch": run.train.per_device_eval_batch_size,
+        "packed": session.policy.can_pack,
+        "pad_id": session.material.pad_id,
+    }
+    measure = partial(evaluate, session.policy, session.material.objective, session.material.evals, device, **sizes)
+    choice = choose_metric(run)
+    saves = run.train.save_strategy != "no"
+    conductor = Conductor(
+        plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
+    )
+    feed = Feed(
+        session.material.tokens, session.steps, rank=device.rank, packed=session.policy.can_pack, pad_id=session.material.pad_id
+    )
+    if run.train.eval_on_start and not progress.step:
+        conductor.evaluate_now(progress)
+    with StopRequest() as request:
+        feeding = feed.steps(progress.step, plan.num_steps)
+        stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
+    records.close()
+    unfinished = stopped and progress.step < plan.num_steps
+    metrics = {} if unfinished else conclude(session, progress, records, measure)
+    device.close()
+    return Outcome(metrics, unfinished)
+
+
+def conclude(session: Session, progress: Progress, records: Records, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The best or last weights into output_dir, a last evaluation where asked for, results and plots."""
+    run, plan, folder = session.run, session.plan, Path(session.plan.output_dir)
+    if run.train.load_best_model_at_end and progress.best_checkpoint:
+        session.keeper.load_best(progress.best_checkpoint)
+        log.info(f"the best checkpoint is {progress.best_checkpoint} ({choose_metric(run).metric} {progress.best_metric:.4g})")
+    session.keeper.finish()
+    metrics = train_metrics(progress, plan, tokens_rate=run.train.include_effective_tokens_per_second)
+    evaluation: dict[str, float] = {}
+    if run.train.do_eval and session.material.evals:
+        evaluation = {**measure(), "epoch": progress.step / plan.steps_per_epoch}
+        records.log_evaluation(progress, evaluation)
+    if session.device.is_main:
+        write_metrics(folder, "train", metrics)
+        if evaluation:
+            write_metrics(folder, "eval", evaluation)
+        state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
+        (folder / "trainer_state.json").write_text(dumps(state), encoding="utf-8")
+        for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
+            log.info(f"drew {path}")
+    return {**metrics, **evaluation}
+
+
+def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[str, float]:
+    """Hugging Face's figures of a run: mean loss of its steps, seconds in them, rates."""
+    seconds = max(1e-9, progress.seconds)
+    metrics = {
+        "epoch": progress.step / plan.steps_per_epoch,
+        "train_loss": progress.loss_sum / max(1, progress.step),
+        "train_runtime": round(progress.seconds, 4),
+        "train_samples_per_second": round(progress.samples / seconds, 3),
+        "train_steps_per_second": round(progress.step / seconds, 3),
+        "num_input_tokens_seen": progress.tokens,
+    }
+    if tokens_rate:
+        metrics["effective_tokens_per_sec"] = round(progress.tokens / seconds / plan.world, 2)
+    return metrics
+
+
+def choose_metric(run: Run) -> Choice:
+    """How checkpoints are compared: by the evaluation loss unless the settings name another metric."""
+    metric = run.train.metric_for_best_model or "eval_loss"
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    greater = run.train.greater_is_better
+    greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater
+    return Choice(run.train.load_best_model_at_end, metric, greater, run.train.early_stopping_steps or 0)
