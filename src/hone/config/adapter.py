@@ -20,27 +20,94 @@ class Freeze(Section):
     """Train some layers and leave the others as they are."""
 
     kind: Literal["freeze"] = "freeze"
-    freeze_trainable_layers: int = knob(2, "Number of layers trained: the last ones, or the first where negative.")
-    freeze_trainable_modules: tuple[str, ...] = knob(("all",), "Modules of those layers that are trained.")
-    freeze_extra_modules: tuple[str, ...] = knob((), "Modules outside the layers that are trained too.")
+    freeze_trainable_layers: int = knob(
+        2,
+        "Number of layers that are trained: the last ones, or the first ones where negative. More layers learn more "
+        "and take more memory.",
+        unit="layers",
+    )
+    freeze_trainable_modules: tuple[str, ...] = knob(
+        ("all",), "Modules of those layers that are trained, by name, or all.", level="advanced", example="mlp,self_attn"
+    )
+    freeze_extra_modules: tuple[str, ...] = knob(
+        (),
+        "Modules outside the layers that are trained too, such as the embeddings.",
+        level="advanced",
+        example="embed_tokens,lm_head",
+    )
 
 
 class Lora(Section):
     """Train a low-rank addition to linear layers (Hu et al. 2021)."""
 
     kind: Literal["lora"] = "lora"
-    adapter_name_or_path: tuple[str, ...] = knob((), "Adapters to load; while training, the last one is continued.")
-    adapter_folder: str | None = knob(None, "Folder inside the adapter's repository.")
-    create_new_adapter: bool = knob(False, "Merge the adapters loaded and train a new one.")
-    lora_rank: int = knob(8, "Rank of the addition.", gt=0)
-    lora_alpha: int | None = knob(None, "Scale of the addition; twice the rank where left out.")
-    lora_dropout: float = knob(0.0, "Dropout before the addition.", ge=0, lt=1)
-    lora_target: tuple[str, ...] = knob(("all",), "Names of the linear layers, or all.")
-    additional_target: tuple[str, ...] = knob((), "Modules trained whole and saved with the adapter.")
-    use_rslora: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
-    use_dora: bool = knob(False, "Train magnitude and direction apart (Liu et al. 2024).")
-    pissa_init: bool = knob(False, "Start from the weights' principal parts (Meng et al. 2024).")
-    pissa_iter: int = knob(16, "Iterations of the fast SVD; -1 for the exact one.")
+    adapter_name_or_path: tuple[str, ...] = knob(
+        (),
+        "Adapters to load on top of the base model, folders or hub ids. In training the last one is continued; in "
+        "chat and export all are applied in this order.",
+        example="saves/llama3-8b/lora/sft",
+    )
+    adapter_folder: str | None = knob(
+        None, "Folder inside the adapter's repository, where it is not at the top.", level="advanced", example="adapter"
+    )
+    create_new_adapter: bool = knob(
+        False,
+        "Merges the adapters of adapter_name_or_path into the base and trains a new one, instead of continuing the last.",
+        level="advanced",
+    )
+    lora_rank: int = knob(
+        8,
+        "Rank of the addition: how much it can learn. 8 to 16 suit a style or format, 64 and more suit new knowledge;"
+        " memory grows with it.",
+        gt=0,
+    )
+    lora_alpha: int | None = knob(
+        None,
+        "Scale of the addition, divided by the rank. Left out it is twice the rank, which seldom needs a change.",
+        gt=0,
+        example="16",
+    )
+    lora_dropout: float = knob(
+        0.0,
+        "Share of inputs dropped before the addition, against over-fitting of small sets. Above 0 it slows training.",
+        ge=0,
+        lt=1,
+        example="0.05",
+    )
+    lora_target: tuple[str, ...] = knob(
+        ("all",),
+        "Names of the linear layers that get an addition, or all for every one in the layers. All is best for "
+        "quality; q_proj,v_proj is smaller.",
+        example="q_proj,v_proj",
+    )
+    additional_target: tuple[str, ...] = knob(
+        (),
+        "Modules that are trained whole and saved with the adapter. Name the embeddings and the head here after adding tokens.",
+        level="advanced",
+        example="embed_tokens,lm_head",
+    )
+    use_rslora: bool = knob(
+        False,
+        "Scales by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023). For ranks of 64 and more.",
+        level="advanced",
+    )
+    use_dora: bool = knob(
+        False,
+        "Trains size and direction of each weight apart (Liu et al. 2024). Often a little better at small ranks, and slower.",
+        level="advanced",
+    )
+    pissa_init: bool = knob(
+        False,
+        "Starts the addition from the principal parts of the weights (Meng et al. 2024), which learns faster at "
+        "first. Not for a quantized base.",
+        level="advanced",
+    )
+    pissa_iter: int = knob(
+        16,
+        "Iterations of the fast decomposition for pissa_init; -1 takes the exact one, which is slow for large models.",
+        ge=-1,
+        level="advanced",
+    )
 
 
 Adapter = Full | Freeze | Lora

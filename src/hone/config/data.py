@@ -13,24 +13,107 @@ from hone.config.section import Section, knob
 class DataConfig(Section):
     """What is learned from."""
 
-    dataset: tuple[str, ...] = knob((), "Names of the training sets, as in dataset_info.json.")
-    eval_dataset: tuple[str, ...] = knob((), "Names of the evaluation sets.")
-    dataset_dir: str | dict = knob("data", "Folder that holds dataset_info.json.")
-    cutoff_len: int = knob(2048, "Longest sequence.", unit="tokens", gt=0)
-    overlong: Literal["drop", "truncate_left", "truncate_right", "split", "error"] = knob(
-        "truncate_right", "What becomes of a row longer than cutoff_len; the answer's header and stop token are always kept."
+    dataset: tuple[str, ...] = knob(
+        (),
+        "Names of the training sets, as they stand in dataset_info.json, with commas between them.",
+        example="identity,alpaca_en_demo",
     )
-    max_bad_rows: float = knob(0.1, "Share of rows that may be refused before the run fails.", ge=0, le=1)
-    streaming: bool = knob(False, "Read rows as they are needed.")
-    buffer_size: int = knob(16384, "Rows shuffled together while streaming.", unit="rows", gt=0)
-    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob("concat", "How sets are mixed.")
-    interleave_probs: tuple[float, ...] = knob((), "Share of each set when interleaving.")
-    overwrite_cache: bool = knob(False, "Encode again even where the token cache holds the same data.")
-    preprocessing_num_workers: int | None = knob(None, "Processes that encode.", gt=0)
-    preprocessing_batch_size: int = knob(1000, "Rows encoded at a time.", unit="rows", gt=0)
-    max_samples: int | None = knob(None, "Use only this many rows of each set.", unit="rows", gt=0)
-    tokenized_path: str | None = knob(None, "Folder of the token cache.")
-    val_size: float = knob(0.0, "Rows (above 1) or share (below 1) held back for evaluation.", ge=0)
-    eval_on_each_dataset: bool = knob(False, "Report the evaluation loss of each set by itself.")
-    packing: bool | None = knob(None, "Fill rows up to cutoff_len with several sequences. Left out: only for pretraining.")
-    dataloader_num_workers: int = knob(0, "Processes that prepare batches.", ge=0)
+    eval_dataset: tuple[str, ...] = knob(
+        (),
+        "Names of the evaluation sets. Use val_size instead to hold back a part of the training data.",
+        example="alpaca_en_demo",
+    )
+    dataset_dir: str | dict = knob(
+        "data",
+        "Folder that holds dataset_info.json and the files it names. ONLINE means that the names in `dataset` are hub"
+        " ids; REMOTE:<repository> takes dataset_info.json from the hub; a mapping gives its content directly.",
+    )
+    cutoff_len: int = knob(
+        2048,
+        "Longest sequence in training. Memory grows with it; `hone check` shows how many rows are longer, and "
+        "`overlong` says what becomes of them.",
+        unit="tokens",
+        gt=0,
+    )
+    overlong: Literal["drop", "truncate_left", "truncate_right", "split", "error"] = knob(
+        "truncate_right",
+        "What becomes of a row longer than cutoff_len. truncate_right cuts the end of the text, truncate_left its "
+        "start, split makes several rows, drop leaves it out, error stops. The answer's header and stop token are "
+        "always kept.",
+    )
+    max_bad_rows: float = knob(
+        0.1,
+        "Share of a set's rows that may be refused before the run fails. Set 0 where every row must count; raise it "
+        "for data you know is messy.",
+        ge=0,
+        le=1,
+    )
+    streaming: bool = knob(
+        False,
+        "Reads rows as they are needed instead of all at first. For sets too large to prepare; needs max_steps.",
+        level="advanced",
+    )
+    buffer_size: int = knob(
+        16384,
+        "Rows that are shuffled together while streaming. More rows mix better and take more memory.",
+        unit="rows",
+        gt=0,
+        level="advanced",
+    )
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob(
+        "concat",
+        "How several sets are mixed: one after the other (concat), or drawn in turn until the first is used up "
+        "(interleave_under), until the last is used up with the others repeated (interleave_over), or until every row"
+        " came once (interleave_once).",
+        level="advanced",
+    )
+    interleave_probs: tuple[float, ...] = knob(
+        (),
+        "Share of each set when interleaving, in the order of `dataset`. Left out, every set has the same share.",
+        level="advanced",
+        example="0.7,0.3",
+    )
+    overwrite_cache: bool = knob(
+        False,
+        "Encodes again even where the token cache holds the same data. Seldom needed: a change of the data, template "
+        "or tokenizer is noticed by itself.",
+        level="advanced",
+    )
+    preprocessing_num_workers: int | None = knob(
+        None,
+        "Processes that encode rows. Left out, one is used; raise it for large sets on machines with many cores.",
+        unit="processes",
+        gt=0,
+    )
+    preprocessing_batch_size: int = knob(
+        1000, "Rows encoded at a time. Lower it where single rows are very large.", unit="rows", gt=0, level="advanced"
+    )
+    max_samples: int | None = knob(
+        None,
+        "Uses only this many rows of each set. For a quick trial; leave it out for the real run.",
+        unit="rows",
+        gt=0,
+        example="1000",
+    )
+    tokenized_path: str | None = knob(
+        None,
+        "Folder of the token cache. Left out, it lies in the user's cache folder; set it to share encoded data between machines.",
+        level="advanced",
+        example="saves/tokens",
+    )
+    val_size: float = knob(
+        0.0, "Rows (2 or more) or share (below 1) of the training data held back for evaluation.", ge=0, example="0.1"
+    )
+    eval_on_each_dataset: bool = knob(
+        False, "Reports the evaluation loss of each set by itself beside the loss of all.", level="advanced"
+    )
+    packing: bool | None = knob(
+        None,
+        "Fills rows up to cutoff_len with several whole sequences, which never see each other. Left out, only "
+        "pretraining does it. Turn it on for many short rows: an epoch has fewer, fuller steps.",
+    )
+    dataloader_num_workers: int = knob(
+        0,         "Processes that prepare batches while the model computes. Raise it only where the log shows that the device "
+        "waits.", unit="processes", ge=0,
+        level="advanced",
+    )  # fmt: skip

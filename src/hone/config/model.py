@@ -13,27 +13,111 @@ from hone.config.section import Section, knob
 class Quantization(Section):
     """Weights held in few bits while an adapter is trained on top (QLoRA), or while the model is used."""
 
-    bit: Literal[4, 8] = knob(4, "Bits a weight.", flat="quantization_bit")
-    method: Literal["bnb"] = knob("bnb", "Library that quantizes on the fly.", flat="quantization_method")
-    type: Literal["nf4", "fp4"] = knob("nf4", "Number format of 4-bit weights.", flat="quantization_type")
-    double: bool = knob(True, "Quantize the scales too.", flat="double_quantization")
+    bit: Literal[4, 8] = knob(
+        4,
+        "Holds the frozen weights in this many bits, which divides the memory they take by four (4) or two (8). Set "
+        "it where the base model does not fit; needs bitsandbytes and finetuning_type lora.",
+        flat="quantization_bit",
+        unit="bits",
+    )
+    method: Literal["bnb"] = knob(
+        "bnb",
+        "Library that quantizes while loading. Only bitsandbytes (bnb) is here; a checkpoint that is already "
+        "quantized needs no key.",
+        flat="quantization_method",
+        level="advanced",
+    )
+    type: Literal["nf4", "fp4"] = knob(
+        "nf4",
+        "Number format of 4-bit weights. nf4 fits normally distributed weights and is almost always the better one.",
+        flat="quantization_type",
+        level="advanced",
+    )
+    double: bool = knob(
+        True,
+        "Quantizes the scales of 4-bit weights too, which saves about 0.4 bits a weight. Turn it off on devices that "
+        "cannot do it.",
+        flat="double_quantization",
+        level="advanced",
+    )
 
 
 class ModelConfig(Section):
     """The base model."""
 
-    model_name_or_path: str = knob(..., "Folder or hub id of the base model.")
-    model_revision: str = knob("main", "Branch, tag or commit on the hub.")
-    cache_dir: str | None = knob(None, "Where downloads are kept.")
-    trust_remote_code: bool = knob(False, "Run Python code that comes with the model.")
-    hf_hub_token: str | None = knob(None, "Token for private or gated models.")
-    use_fast_tokenizer: bool = knob(True, "Use the Rust tokenizer.")
-    split_special_tokens: bool = knob(False, "Kept for old files.")
-    resize_vocab: bool = knob(False, "Grow the embeddings to the tokenizer's size, padded to a multiple of 64.")
-    add_tokens: tuple[str, ...] = knob((), "Tokens to add to the vocabulary.")
-    add_special_tokens: tuple[str, ...] = knob((), "Special tokens to add to the vocabulary.")
-    train_from_scratch: bool = knob(False, "Start from random weights.")
-    low_cpu_mem_usage: bool = knob(True, "Load weights without a second copy in memory.")
-    rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = knob(None, "Stretch positions for longer text.")
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = knob("auto", "Attention implementation.")
+    model_name_or_path: str = knob(
+        ...,
+        "Folder of the base model, or its id on the hub. Every command needs it.",
+        example="meta-llama/Llama-3.1-8B-Instruct",
+    )
+    model_revision: str = knob(
+        "main", "Branch, tag or commit of the model on the hub. Name a commit to get the same files for ever.", level="advanced"
+    )
+    cache_dir: str | None = knob(
+        None,
+        "Folder where downloads are kept. Left out, the hub's own cache is used; change it where your home folder is small.",
+        level="advanced",
+        example="/data/hub",
+    )
+    trust_remote_code: bool = knob(
+        False,
+        "Runs Python code that comes with the model. Some models need it; it can do anything you can, so turn it on "
+        "only for authors you trust.",
+    )
+    hf_hub_token: str | None = knob(
+        None,
+        "Token for private or gated models. The environment variable HF_TOKEN or `hf auth login` keep it out of your "
+        "files; it is never written to a log or a saved configuration.",
+        secret=True,
+        example="hf_...",
+    )
+    use_fast_tokenizer: bool = knob(
+        True,
+        "Uses the fast (Rust) tokenizer. Turn it off only for a model whose fast tokenizer is known to be wrong.",
+        level="advanced",
+    )
+    split_special_tokens: bool = knob(
+        False,
+        "Reads the names of special tokens as plain text wherever the tokenizer is called. In conversations hone "
+        "always does so for the user's text, so that it can never become a control token; the key matters for plain-"
+        "text pretraining.",
+        level="advanced",
+    )
+    resize_vocab: bool = knob(
+        False,
+        "Grows the embeddings to the tokenizer's size, padded to a multiple of 64. Needed where the tokenizer has "
+        "more tokens than the model; turned on by add_tokens and add_special_tokens.",
+    )
+    add_tokens: tuple[str, ...] = knob(
+        (),
+        "Ordinary tokens to add to the vocabulary, such as words of your field that would be split otherwise. Turns "
+        "on resize_vocab.",
+        example="<unit_mg>,<unit_ml>",
+    )
+    add_special_tokens: tuple[str, ...] = knob(
+        (),
+        "Special tokens to add to the vocabulary, such as marks of your own format. Turns on resize_vocab.",
+        example="<|start_of_svg|>,<|end_of_svg|>",
+    )
+    train_from_scratch: bool = knob(
+        False,
+        "Starts from random weights of the model's shape and does not read its checkpoint. For pretraining a model of your own.",
+        level="advanced",
+    )
+    low_cpu_mem_usage: bool = knob(
+        True,
+        "Loads weights without a second copy in memory. Turn it off only for a model that fails to load with it.",
+        level="advanced",
+    )
+    rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = knob(
+        None,
+        "Stretches the position code, so that text longer than the model was trained for can be used. Set it when "
+        "cutoff_len is above the model's own limit, and use the same value in every command.",
+        level="advanced",
+    )
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = knob(
+        "auto",
+        "Attention implementation. auto takes the fastest one that is installed and right for the model; disabled is "
+        "the plain one; fa2 and fa3 need the flash-attn package.",
+    )
     quantization: Quantization | None = knob(None, "Hold the frozen weights in few bits.")

@@ -14,8 +14,16 @@ class Sft(Section):
     """Learn the answers of conversations."""
 
     kind: Literal["sft"] = "sft"
-    train_on_prompt: bool = knob(False, "Learn the prompts too.")
-    mask_history: bool = knob(False, "Learn only the last answer of each conversation.")
+    train_on_prompt: bool = knob(
+        False,
+        "Learns the questions and system prompts too, not the answers alone. For models that shall also write like your users.",
+        level="advanced",
+    )
+    mask_history: bool = knob(
+        False,
+        "Learns only the last answer of each conversation. Turn it on where the earlier answers are of another hand, "
+        "or where every conversation is repeated with one more answer.",
+    )
 
 
 class Pretrain(Section):

@@ -13,6 +13,7 @@ from hone.config.data import DataConfig
 from hone.config.model import ModelConfig
 from hone.config.objective import Objective, Sft
 from hone.config.optimizer import OptimizerConfig
+from hone.config.parallel import ParallelConfig
 from hone.config.section import Section
 from hone.config.train import TrainConfig
 from hone.config.use import ExportConfig, GenerateConfig, ServeConfig, TrackConfig
@@ -28,6 +29,7 @@ class Run(Section):
     objective: Objective = Field(Sft(), discriminator="kind")
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    parallel: ParallelConfig = ParallelConfig()
     generate: GenerateConfig = GenerateConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()

@@ -16,9 +16,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-def knob(default: Any, help: str, *, flat: str = "", unit: str = "", level: str = "basic", **bounds: Any) -> Any:
-    """A setting. help: a sentence, with when to change it; flat: the YAML key where it is not the attribute's own name;
+def knob(
+    default: Any,
+    help: str,
+    *,
+    flat: str = "",
+    unit: str = "",
+    level: str = "basic",
+    example: str = "",
+    secret: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A setting. help: full sentences, with when to change it; flat: the YAML key where it is not the attribute's own name;
 
-    unit: of a number ("tokens", "steps"); level: "basic" or "advanced"; bounds: pydantic's ge, gt, le, lt.
+    unit: of a number ("tokens", "steps"); level: "basic" or "advanced"; example: a value as it is written in YAML;
+    secret: never written to a file or a log; bounds: pydantic's ge, gt, le, lt.
     """
-    return Field(default, description=help, json_schema_extra={"flat": flat, "unit": unit, "level": level}, **bounds)
+    extra = {"flat": flat, "unit": unit, "level": level, "example": example, "secret": secret}
+    return Field(default, description=help, json_schema_extra=extra, repr=not secret, **bounds)

@@ -15,40 +15,119 @@ Strategy = Literal["no", "steps", "epoch"]
 class TrainConfig(Section):
     """How the run goes."""
 
-    output_dir: str = knob("", "Folder of everything the run writes.")
-    do_train: bool = knob(False, "Train.")
-    do_eval: bool = knob(False, "Evaluate at the end.")
-    overwrite_output_dir: bool = knob(False, "Start anew although output_dir holds checkpoints; they are removed when the first new one is complete.")
-    resume_from_checkpoint: str | bool | None = knob(None, "Checkpoint to continue; true for the newest complete one.")
-    num_train_epochs: float = knob(3.0, "Passes over the data.", unit="epochs", gt=0)
-    max_steps: int = knob(-1, "Optimizer steps; overrules num_train_epochs where positive.", unit="steps")
-    per_device_train_batch_size: int = knob(8, "Sequences a device takes at once.", gt=0)
-    per_device_eval_batch_size: int = knob(8, "Sequences a device evaluates at once.", gt=0)
-    gradient_accumulation_steps: int = knob(1, "Batches that make one optimizer step.", gt=0)
-    max_grad_norm: float = knob(1.0, "Gradients are scaled down to this norm; 0 leaves them.", ge=0)
-    bf16: bool = knob(False, "Compute in bfloat16, keep trained weights in float32.")
-    fp16: bool = knob(False, "Compute in float16 with loss scaling.")
-    pure_bf16: bool = knob(False, "Keep trained weights in bfloat16 too.")
-    use_cpu: bool = knob(False, "Train on the CPU although there is an accelerator.")
-    gradient_checkpointing: bool = knob(True, "Recompute activations in the backward pass to save memory.")
-    neftune_noise_alpha: float | None = knob(None, "Noise on the embeddings (Jain et al. 2023).")
-    seed: int = knob(42, "Seed of everything random.", ge=0)
-    data_seed: int | None = knob(None, "Seed of the order of samples; `seed` where left out.", ge=0)
-    disable_shuffling: bool = knob(False, "Take samples in the order of the files.")
-    full_determinism: bool = knob(False, "Use only deterministic algorithms; slower.")
-    dataloader_drop_last: bool = knob(False, "Leave out the last, smaller batch of an epoch.")
-    logging_steps: float = knob(500, "Steps between log lines (a share of all steps where below 1).", unit="steps", gt=0)
-    logging_first_step: bool = knob(False, "Log the first step too.")
-    eval_strategy: Strategy = knob("no", "When to evaluate.")
-    eval_steps: float | None = knob(None, "Steps between evaluations; logging_steps where left out.", unit="steps", gt=0)
-    eval_on_start: bool = knob(False, "Evaluate before the first step.")
-    save_strategy: Strategy = knob("steps", "When to save a checkpoint.")
+    output_dir: str = knob(
+        "",
+        "Folder of everything the run writes: checkpoints, the result, logs and the resolved settings.",
+        example="saves/llama3-8b/lora/sft",
+    )
+    do_train: bool = knob(False, "Trains. `hone train` does so where neither this nor do_eval is written.")
+    do_eval: bool = knob(
+        False, "Evaluates after training, or the model as it is where do_train is false. Needs eval_dataset or val_size."
+    )
+    overwrite_output_dir: bool = knob(
+        False,
+        "Starts anew although output_dir holds checkpoints; they are removed when the first new one is complete. Left"
+        " off, the newest checkpoint is continued.",
+    )
+    resume_from_checkpoint: str | bool | None = knob(
+        None,
+        "Checkpoint folder to continue; true for the newest complete one of output_dir, false to start anew.",
+        example="true",
+    )
+    num_train_epochs: float = knob(
+        3.0, "Passes over the data. Fewer for large sets, more for small ones; watch the evaluation loss.", unit="epochs", gt=0
+    )
+    max_steps: int = knob(
+        -1, "Number of optimizer steps; overrules num_train_epochs where positive.", unit="steps", ge=-1, example="1000"
+    )
+    per_device_train_batch_size: int = knob(
+        8,
+        "Sequences a device takes at once. Lower it where memory runs out, and raise gradient_accumulation_steps by "
+        "the same factor: the result is the same.",
+        unit="sequences",
+        gt=0,
+    )
+    per_device_eval_batch_size: int = knob(
+        8, "Sequences a device evaluates at once. It changes speed and memory only.", unit="sequences", gt=0
+    )
+    gradient_accumulation_steps: int = knob(
+        1, "Batches whose gradients make one optimizer step. Raise it for a larger step in the same memory.", unit="batches", gt=0
+    )
+    max_grad_norm: float = knob(
+        1.0, "Gradients longer than this are scaled down to it; 0 leaves them. Lower it where the loss jumps.", ge=0
+    )
+    bf16: bool = knob(False, "Computes in bfloat16 and keeps trained weights in float32. Right for every GPU since 2020.")
+    fp16: bool = knob(False, "Computes in float16 with loss scaling. For older GPUs without bfloat16.")
+    pure_bf16: bool = knob(
+        False,
+        "Keeps trained weights in bfloat16 too, which halves their memory; small updates can be lost in rounding.",
+        level="advanced",
+    )
+    use_cpu: bool = knob(False, "Trains on the CPU although there is an accelerator.", level="advanced")
+    gradient_checkpointing: bool = knob(
+        True,
+        "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
+        "Turn it off where memory is plenty.",
+    )
+    neftune_noise_alpha: float | None = knob(
+        None,
+        "Strength of noise added to the embeddings while training, which can make answers longer and richer (Jain et "
+        "al. 2023). 5 is usual.",
+        ge=0,
+        level="advanced",
+        example="5",
+    )
+    seed: int = knob(42, "Seed of everything random: new weights, dropout, order of the data.", ge=0)
+    data_seed: int | None = knob(None, "Seed of the order of samples alone; `seed` where left out.", ge=0, level="advanced")
+    disable_shuffling: bool = knob(
+        False, "Takes samples in the order of the files. For data sorted on purpose, such as from easy to hard.", level="advanced"
+    )
+    full_determinism: bool = knob(
+        False, "Uses only deterministic algorithms, so that two runs give the same bits. Slower.", level="advanced"
+    )
+    dataloader_drop_last: bool = knob(False, "Leaves out the last, smaller step of an epoch.", level="advanced")
+    logging_steps: float = knob(
+        500,
+        "Steps between log lines (a share of all steps where below 1). 10 is comfortable to watch.",
+        unit="steps",
+        gt=0,
+        example="10",
+    )
+    logging_first_step: bool = knob(False, "Logs the first step too.", level="advanced")
+    eval_strategy: Strategy = knob("no", "When to evaluate: never, every eval_steps, or after each epoch.")
+    eval_steps: float | None = knob(
+        None,
+        "Steps between evaluations (a share of all steps where below 1); logging_steps where left out. Needs "
+        "eval_strategy: steps.",
+        unit="steps",
+        gt=0,
+        example="100",
+    )
+    eval_on_start: bool = knob(False, "Evaluates before the first step too, which gives the figure to compare with.")
+    save_strategy: Strategy = knob("steps", "When to save a checkpoint: never, every save_steps, or after each epoch.")
     save_steps: float = knob(500, "Steps between checkpoints (a share of all steps where below 1).", unit="steps", gt=0)
-    save_total_limit: int | None = knob(None, "Checkpoints kept; older ones are removed.", gt=0)
-    save_only_model: bool = knob(False, "Leave optimizer and random state out of checkpoints; such a run cannot be continued.")
-    load_best_model_at_end: bool = knob(False, "End with the checkpoint of the best metric.")
-    metric_for_best_model: str | None = knob(None, "Metric that decides; the evaluation loss where left out.")
-    greater_is_better: bool | None = knob(None, "Whether the metric should rise.")
-    early_stopping_steps: int | None = knob(None, "Stop after this many evaluations without a better metric.", gt=0)
-    include_effective_tokens_per_second: bool = knob(False, "Report tokens that are not padding a second in the results.")
-    disable_tqdm: bool = knob(False, "Show no progress bar.")
+    save_total_limit: int | None = knob(
+        None, "Number of checkpoints kept; older ones are removed, the best one stays.", unit="checkpoints", gt=0, example="3"
+    )
+    save_only_model: bool = knob(
+        False, "Leaves optimizer and random state out of checkpoints. They are much smaller, and such a run cannot be continued."
+    )
+    load_best_model_at_end: bool = knob(
+        False, "Ends with the checkpoint of the best metric instead of the last. Needs evaluation."
+    )
+    metric_for_best_model: str | None = knob(
+        None,
+        "Metric that decides which checkpoint is best; the evaluation loss where left out.",
+        level="advanced",
+        example="eval_loss",
+    )
+    greater_is_better: bool | None = knob(
+        None, "Whether the metric should rise. Left out, it should where its name does not end in loss.", level="advanced"
+    )
+    early_stopping_steps: int | None = knob(
+        None, "Stops after this many evaluations without a better metric.", unit="evaluations", gt=0, example="3"
+    )
+    include_effective_tokens_per_second: bool = knob(
+        False, "Reports tokens that are not padding a second in the results.", level="advanced"
+    )
+    disable_tqdm: bool = knob(False, "Shows no progress bar. For logs that are kept in a file.", level="advanced")

@@ -13,37 +13,78 @@ from hone.config.section import Section, knob
 class GenerateConfig(Section):
     """How answers are drawn."""
 
-    do_sample: bool = knob(True, "Draw at random; false takes the likeliest token.")
-    temperature: float = knob(0.95, "Below 1 sharper, above 1 wilder.", gt=0)
-    top_p: float = knob(0.7, "Draw from the likeliest tokens of this total probability.", gt=0, le=1)
-    top_k: int = knob(50, "Draw from this many likeliest tokens; 0 for all.", ge=0)
-    num_beams: int = knob(1, "Beams of a beam search.", gt=0)
-    max_length: int = knob(1024, "Longest prompt and answer together; used where max_new_tokens is 0.", unit="tokens", gt=0)
-    max_new_tokens: int = knob(1024, "Longest answer.", unit="tokens", ge=0)
-    repetition_penalty: float = knob(1.0, "Above 1 discourages repeats.", gt=0)
-    length_penalty: float = knob(1.0, "Beam search: above 0 favours long answers.")
-    skip_special_tokens: bool = knob(True, "Leave special tokens out of the answer.")
+    do_sample: bool = knob(
+        True, "Draws each token at random by its probability; false takes the likeliest one, so that answers repeat exactly."
+    )
+    temperature: float = knob(
+        0.95, "Sharpens (below 1) or flattens (above 1) the probabilities. Lower it for facts, raise it for ideas.", gt=0
+    )
+    top_p: float = knob(
+        0.7, "Draws only from the likeliest tokens that have this probability together. 1 draws from all.", gt=0, le=1
+    )
+    top_k: int = knob(50, "Draws only from this many likeliest tokens; 0 draws from all.", ge=0)
+    num_beams: int = knob(
+        1,
+        "Follows this many beginnings of an answer at once and keeps the likeliest (beam search); needs do_sample: false.",
+        gt=0,
+        level="advanced",
+    )
+    max_length: int = knob(
+        1024, "Longest prompt and answer together; used where max_new_tokens is 0.", unit="tokens", gt=0, level="advanced"
+    )
+    max_new_tokens: int = knob(1024, "Longest answer. Raise it where answers are cut off.", unit="tokens", ge=0)
+    repetition_penalty: float = knob(
+        1.0, "Above 1 it discourages tokens that came before. 1.05 to 1.2 against loops.", gt=0, level="advanced"
+    )
+    length_penalty: float = knob(1.0, "In a beam search, above 0 favours long answers and below 0 short ones.", level="advanced")
+    skip_special_tokens: bool = knob(
+        True, "Leaves special tokens out of the answer's text. Turn it off to see what the model really wrote.", level="advanced"
+    )
 
 
 class ExportConfig(Section):
     """Where and how a merged model is written."""
 
-    export_dir: str | None = knob(None, "Folder to write.")
-    export_size: int = knob(5, "Largest file.", unit="GB", gt=0)
-    export_device: Literal["cpu", "auto"] = knob("cpu", "Where merging is computed.")
+    export_dir: str | None = knob(None, "Folder into which the merged model is written.", example="saves/llama3-8b/merged")
+    export_size: int = knob(5, "Largest file of the exported weights.", unit="GB", gt=0)
+    export_device: Literal["cpu", "auto"] = knob(
+        "cpu", "Where merging is computed. auto takes the accelerator, which is faster for large models."
+    )
 
 
 class ServeConfig(Section):
     """Which engine answers."""
 
-    infer_backend: Literal["huggingface"] = knob("huggingface", "Engine.")
-    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob("auto", "Number format of the weights in use.")
+    infer_backend: Literal["huggingface"] = knob("huggingface", "Engine that answers in chat.")
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
+        "auto",
+        "Number format of the weights in chat and export. auto takes the checkpoint's own, or bfloat16 where that is float32.",
+    )
 
 
 class TrackConfig(Section):
     """Who is told how the run goes."""
 
-    report_to: tuple[str, ...] = knob((), "Trackers: tensorboard, wandb, mlflow, swanlab.")
-    run_name: str | None = knob(None, "Name of the run.")
-    logging_dir: str | None = knob(None, "Folder of TensorBoard's files; output_dir/runs where left out.")
-    plot_loss: bool = knob(False, "Draw training_loss.png.")
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "swanlab"], ...] = knob(
+        (),
+        "Trackers that follow the run: tensorboard, wandb, mlflow, swanlab, with commas between them; none for none of them.",
+        example="tensorboard",
+    )
+    run_name: str | None = knob(None, "Name of the run in the trackers; output_dir where left out.", example="llama3-lora-1")
+    logging_dir: str | None = knob(
+        None, "Folder of TensorBoard's files; output_dir/runs where left out.", level="advanced", example="logs"
+    )
+    plot_loss: bool = knob(False, "Draws training_loss.png into output_dir at the end. Needs matplotlib.")
+    swanlab_project: str = knob("llamafactory", "Project in SwanLab.", level="advanced")
+    swanlab_workspace: str | None = knob(None, "Workspace in SwanLab; your own where left out.", level="advanced")
+    swanlab_run_name: str | None = knob(None, "Name of the run in SwanLab; run_name where left out.", level="advanced")
+    swanlab_mode: Literal["cloud", "local"] = knob(
+        "cloud", "Whether SwanLab keeps the run in its cloud or on this machine.", level="advanced"
+    )
+    swanlab_api_key: str | None = knob(
+        None,
+        "Key for SwanLab's cloud. `swanlab login` keeps it out of your files; it is never written to a log or a saved file.",
+        level="advanced",
+        secret=True,
+    )
+    swanlab_logdir: str | None = knob(None, "Folder of SwanLab's own files.", level="advanced")
