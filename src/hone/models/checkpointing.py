@@ -1,0 +1,22 @@
+"""Activations recomputed in the backward pass instead of kept.
+
+Does not know whether they would fit: the plan decides.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hone.errors import ModelError
+
+
+def recompute_activations(module: nn.Module) -> None:
+    """Recompute each layer in the backward pass, non-reentrant, so that frozen inputs need no gradient.
+
+    Raises ModelError for a family that cannot.
+    """
+    causal = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
+    if causal is None or not causal.supports_gradient_checkpointing:
+        raise ModelError(f"{type(module).__name__} cannot recompute its activations; write gradient_checkpointing: false")
+    causal.gradient_checkpointing_enable({"use_reentrant": False})

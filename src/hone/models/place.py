@@ -1,0 +1,71 @@
+"""Where a model's files are, and what to tell a user whose files are not there: shared by tokenizer and weights.
+
+Does not know what the files hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from hone.config.model import ModelConfig
+from hone.errors import ModelError
+
+
+def hub_arguments(model: ModelConfig) -> dict[str, Any]:
+    """What every `from_pretrained` needs to find the files and may run."""
+    return {
+        "revision": model.model_revision,
+        "cache_dir": model.cache_dir,
+        "token": model.hf_hub_token,
+        "trust_remote_code": model.trust_remote_code,
+    }
+
+
+def is_local(place: str) -> bool:
+    """Whether `place` means a folder, present or missing, rather than an id on the hub (one name, or owner/name)."""
+    return Path(place).is_dir() or place.startswith((".", "/", "~")) or place.count("/") > 1 or "\\" in place
+
+
+def check_folder(place: str, needed: tuple[str, ...], what: str) -> None:
+    """Raise ModelError where `place` is a local folder that is missing or holds none of the `needed` files."""
+    if not is_local(place):
+        return
+    folder = Path(place)
+    if not folder.is_dir():
+        seen = "is a file" if folder.exists() else "does not exist"
+        raise ModelError(
+            f"model_name_or_path: {place} {seen}; name a folder that holds a model, or an id on the hub (owner/name)"
+        )
+    if any((folder / name).is_file() for name in needed):
+        return
+    held = sorted(path.name for path in folder.iterdir())[:12]
+    hint = ""
+    if (folder / "adapter_config.json").is_file():
+        hint = "; it is an adapter: put it under adapter_name_or_path, and its base under model_name_or_path"
+    raise ModelError(f"{place} holds no {what} ({' or '.join(needed)}); it holds {', '.join(held) or 'nothing'}{hint}")
+
+
+def find_file(model: ModelConfig, name: str) -> Path | None:
+    """One file of the model, fetched from the hub where need be; None where the model has none of that name."""
+    arguments = hub_arguments(model)
+    arguments.pop("trust_remote_code")
+    path = cached_file(model.model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **arguments)
+    return None if path is None else Path(path)
+
+
+def explain(place: str, what: str, problem: Exception) -> ModelError:
+    """The error for a `from_pretrained` that failed: our words first, the library's first lines after."""
+    if is_local(place):
+        return ModelError(f"the {what} in {place} cannot be read: {_first_lines(problem)}")
+    return ModelError(
+        f"the {what} of {place} cannot be had: there is no such folder here, and the hub said: {_first_lines(problem)}\n"
+        "check the spelling and the network; a private or gated model needs hf_hub_token or `hf auth login`"
+    )
+
+
+def _first_lines(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:500] or type(problem).__name__

@@ -1,0 +1,118 @@
+"""Policy: the model as objectives see it, giving the log-prob of each label token without forming all logits.
+
+Does not know the loss, the data's rooms or the optimizer; a batch is any object with the four tensors named here.
+
+Axes: B row, T token, N trained token, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hone import log
+from hone.errors import ModelError
+from hone.kernels.token_logprobs import LogitMap, of_logits
+from hone.models.quirks import leave_out_router_loss, logit_map_of
+from hone.models.selftest import SelfTest, compare
+from hone.models.tap import IGNORE, HeadTap
+
+
+class TokenBatch(Protocol):
+    """Encoded sequences as tensors. ids_BT, labels_BT (IGNORE where nothing is learned), positions_BT: int64.
+
+    segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding. Labels are not shifted.
+    """
+
+    @property
+    def ids_BT(self) -> Tensor: ...
+    @property
+    def labels_BT(self) -> Tensor: ...
+    @property
+    def positions_BT(self) -> Tensor: ...
+    @property
+    def segments_BT(self) -> Tensor: ...
+
+
+def find_causal(module: nn.Module) -> PreTrainedModel:
+    """The language model inside `module`, whatever wraps it (PEFT, DDP); ModelError where there is none."""
+    for inner in module.modules():
+        if isinstance(inner, PreTrainedModel):
+            return inner
+    raise ModelError(f"{type(module).__name__} holds no transformers model; a policy needs one")
+
+
+class Policy:
+    """`Policy(module).token_logprobs(batch)`; module: a causal model, also wrapped in PEFT or DDP.
+
+    can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.causal = find_causal(module)
+        self.can_pack = True
+        self.fast = self.causal.get_output_embeddings() is not None
+        self.logit_map: LogitMap = logit_map_of(self.causal.config)
+        leave_out_router_loss(self.causal.config)
+
+    def token_logprobs(self, batch: TokenBatch) -> Tensor:
+        """fp32 [B, T]: log-prob of labels_BT[b, t] given the tokens before t, 0 where the label is IGNORE; with gradient.
+
+        Raises ModelError when gradients are on, the module trains and none would flow.
+        """
+        assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"
+        logprobs_BT = self._tapped(batch) if self.fast else self._plain(batch)
+        if torch.is_grad_enabled() and self.module.training and not logprobs_BT.requires_grad:
+            raise ModelError(
+                "no gradient reaches the trained weights: no weight is trainable, or the quantised base cuts the gradient; "
+                "attach an adapter, or load the base with another quantization_method or without one"
+            )
+        return logprobs_BT
+
+    def self_test(self) -> SelfTest:
+        """Compare tapped with plain and packed with apart on two short sequences (no gradient), and keep what was found.
+
+        On several processes call it on all of them. What fell back is said once.
+        """
+        found = compare(self)
+        if not found.fast:
+            log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
+        if not found.can_pack:
+            log.once(
+                f"{self._name()}: packed sequences would attend to each other (difference {found.packed_difference:.2g}); "
+                "batches are padded"
+            )
+        self.fast, self.can_pack = found.fast, found.can_pack
+        return found
+
+    def _name(self) -> str:
+        return type(self.causal).__name__
+
+    def _inputs(self, batch: TokenBatch) -> dict[str, Tensor | None | bool]:
+        """One row is packed: positions that start again isolate its sequences, only without a mask and without a cache."""
+        inputs: dict[str, Tensor | None | bool] = {
+            "input_ids": batch.ids_BT,
+            "position_ids": batch.positions_BT,
+            "use_cache": False,
+        }
+        packed = batch.ids_BT.shape[0] == 1
+        inputs["attention_mask"] = None if packed else (batch.segments_BT != 0).long()
+        return inputs
+
+    def _tapped(self, batch: TokenBatch) -> Tensor:
+        with HeadTap(self.causal, batch.labels_BT, self.logit_map) as tap:
+            output = self.module(**self._inputs(batch), labels=batch.labels_BT)
+        return tap.collect(output.loss)
+
+    def _plain(self, batch: TokenBatch) -> Tensor:
+        logits_BTV = self.module(**self._inputs(batch)).logits
+        labels_BT = batch.labels_BT[:, 1:]
+        trained_BT = labels_BT != IGNORE
+        logprobs_N = of_logits(logits_BTV[:, :-1][trained_BT], labels_BT[trained_BT])
+        empty_BT = torch.zeros(batch.labels_BT.shape, dtype=torch.float32, device=logits_BTV.device)
+        return empty_BT.masked_scatter(batch.labels_BT != IGNORE, logprobs_N)

@@ -1,0 +1,111 @@
+"""The tokenizer of a model, giving the ids that its own files say, with a padding token and the tokens the user added.
+
+Does not know chat formats: templates are the chat room's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hone import log
+from hone.config.model import ModelConfig
+from hone.errors import ModelError
+from hone.models.place import check_folder, explain, find_file, hub_arguments
+from hone.models.sentencepiece import backend_of, is_sentencepiece
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
+_UNUSED = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|endoftext|>", "<unk>", "[UNK]")
+"""Tokens that serve as padding where the tokenizer names none, best first; none may be the end of sequence."""
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model`, local or from the hub; it pads, and holds the added tokens.
+
+    Raises ModelError for a missing folder, a folder without tokenizer files, a hub that cannot be reached, and files that cannot
+    be read.
+    """
+    place = model.model_name_or_path
+    check_folder(place, _FILES, "tokenizer")
+    try:
+        tokenizer = _load(model)
+    except (OSError, ValueError, ImportError, KeyError) as problem:
+        raise explain(place, "tokenizer", problem) from problem
+    tokenizer.padding_side = "left"
+    _add_tokens(tokenizer, model)
+    _name_padding(tokenizer)
+    return tokenizer
+
+
+def _load(model: ModelConfig) -> PreTrainedTokenizerBase:
+    place = model.model_name_or_path
+    pieces = find_file(model, "tokenizer.model")
+    if pieces is not None and find_file(model, "tokenizer.json") is None and is_sentencepiece(pieces):
+        find_file(model, "tokenizer_config.json")  # puts it beside tokenizer.model in the hub's cache
+        return _from_sentencepiece(pieces)
+    arguments = {**hub_arguments(model), "use_fast": model.use_fast_tokenizer, "split_special_tokens": model.split_special_tokens}
+    tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
+    altered = _altered_parts(tokenizer, model)
+    if not altered:
+        return tokenizer
+    log.once(
+        f"{place}: the class {type(tokenizer).__name__} would replace the {' and '.join(altered)} of tokenizer.json and so give "
+        "other ids; the file is used as it is"
+    )
+    arguments.pop("use_fast")
+    return PreTrainedTokenizerFast.from_pretrained(place, **arguments)
+
+
+def _altered_parts(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> list[str]:
+    """Which parts of tokenizer.json the tokenizer's class has replaced; transformers 5.23 does so for LlamaTokenizer and others."""
+    file = find_file(model, "tokenizer.json")
+    if file is None or not tokenizer.is_fast:
+        return []
+    wanted = json.loads(file.read_text(encoding="utf-8"))
+    got = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [name for name in ("normalizer", "pre_tokenizer") if _plain(wanted.get(name)) != _plain(got.get(name))]
+
+
+def _plain(part: Any) -> Any:
+    """A part of tokenizer.json without the fields that the library adds when it writes a file back."""
+    if isinstance(part, dict):
+        return {name: _plain(value) for name, value in part.items() if name not in ("use_regex", "trim_offsets")}
+    return [_plain(item) for item in part] if isinstance(part, list) else part
+
+
+def _from_sentencepiece(file: Path) -> PreTrainedTokenizerBase:
+    """Built from tokenizer.model itself: transformers 5.23 gives wrong ids for repeated spaces there."""
+    folder = file.parent
+    backend, names = backend_of(file)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in ("tokenizer_class", "auto_map", "added_tokens_decoder", "sp_model_kwargs"):
+        settings.pop(name, None)
+    settings = {**names, **{name: value for name, value in settings.items() if value is not None}}
+    log.once(f"{folder}: there is no tokenizer.json; the tokenizer is built from tokenizer.model")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=str(folder), **settings)
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> None:
+    for names, special in ((model.add_tokens, False), (model.add_special_tokens, True)):
+        new = [AddedToken(name, special=special, normalized=not special) for name in names]
+        if new:
+            added = tokenizer.add_tokens(new, special_tokens=special)
+            log.once(f"{added} of {len(new)} {'special ' if special else ''}tokens are new to the vocabulary: {', '.join(names)}")
+
+
+def _name_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Padding must not be the end of sequence where that can be helped: whoever masks padding would mask the stop token."""
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer names neither a padding nor an end-of-sequence token")
+    vocabulary = tokenizer.get_vocab()
+    reserved = sorted(name for name in vocabulary if name.startswith("<|reserved_special_token_"))
+    free = [name for name in (*_UNUSED, *reserved[:1], tokenizer.unk_token) if name in vocabulary and name != tokenizer.eos_token]
+    tokenizer.pad_token = free[0] if free else tokenizer.eos_token
+    log.once(f"{tokenizer.name_or_path}: no padding token; {tokenizer.pad_token} pads")
