@@ -53,11 +53,8 @@ class Conductor:
             self._records.log_step(progress, grad_norm=result.grad_norm, learning_rate=result.learning_rate)
         improved = _due(plan.eval_every, step) and self._judge(progress)
         tired = 0 < self._choice.patience <= progress.stale_evaluations
-        if (
-            result.stop
-            or (self._saves and (_due(plan.save_every, step) or last or tired))
-            or (improved and self._choice.keep_best)
-        ):
+        saves = self._saves and (_due(plan.save_every, step) or last or tired)
+        if saves or result.stop or (improved and self._choice.keep_best):
             self._save(progress)
         if tired:
             log.info(f"{self._choice.metric} did not get better in {progress.stale_evaluations} evaluations: the run ends early")

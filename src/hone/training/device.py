@@ -89,9 +89,7 @@ class Device:
         """Move the module to the device, wrap it for several processes and mixed precision; wrap the optimizer alike."""
         wrapped = self._accelerator.prepare_model(module)
         if self.world > 1 and not isinstance(wrapped, nn.parallel.DistributedDataParallel):
-            raise TrainingError(
-                f"the model of a run of {self.world} processes is a {type(wrapped).__name__}, not wrapped for them"
-            )
+            raise TrainingError(f"{self.world} processes, but the model is a {type(wrapped).__name__}, not wrapped for them")
         return wrapped, optimizer if optimizer is None else self._accelerator.prepare_optimizer(optimizer)
 
     @contextlib.contextmanager

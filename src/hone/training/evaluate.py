@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -18,16 +19,16 @@ from hone.training.device import Device
 from hone.training.feed import lay_out
 
 
-def evaluate(
-    policy: Policy,
-    objective: Objective,
-    sets: dict[str, TokenSet],
-    device: Device,
-    *,
-    micro_batch: int,
-    packed: bool,
-    pad_id: int,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Layout:
+    """How evaluation batches are laid out. micro_batch: sequences a process takes at once."""
+
+    micro_batch: int
+    packed: bool
+    pad_id: int
+
+
+def evaluate(policy: Policy, objective: Objective, sets: dict[str, TokenSet], device: Device, layout: Layout) -> dict[str, float]:
     """`eval_loss` (sum over items / count of items) and its perplexity, run time and rates.
 
     sets: by name; the one named "" gives eval_loss, one named x gives eval_x_loss. Without "" eval_loss is that of all together.
@@ -38,7 +39,7 @@ def evaluate(
     policy.module.eval()
     with torch.no_grad():
         for name, tokens in sets.items():
-            total, items = _sum_loss(policy, objective, tokens, device, micro_batch=micro_batch, packed=packed, pad_id=pad_id)
+            total, items = _sum_loss(policy, objective, tokens, device, layout)
             sums = [sums[0] + total, sums[1] + items]
             if name:
                 metrics[f"eval_{name}_loss"] = total / items
@@ -50,12 +51,10 @@ def evaluate(
     return {"eval_loss": loss, "eval_perplexity": perplexity, **metrics, **rates}
 
 
-def _sum_loss(
-    policy: Policy, objective: Objective, tokens: TokenSet, device: Device, *, micro_batch: int, packed: bool, pad_id: int
-) -> tuple[float, float]:
+def _sum_loss(policy: Policy, objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> tuple[float, float]:
     total, items = 0.0, 0.0
-    for rows in _shares(len(tokens), micro_batch, device):
-        batch = lay_out(tokens, rows, packed=packed, pad_id=pad_id)
+    for rows in _shares(len(tokens), layout.micro_batch, device):
+        batch = lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
         items += objective.count(batch)
         total += float(objective.loss(policy, batch.to(device.device)).total)
     total, items = device.total([total, items])

@@ -101,7 +101,7 @@ class Keeper:
         if missing:
             raise CheckpointError(
                 f"{folder} has no {' and no '.join(missing)}: it was saved with save_only_model: true and cannot be continued. "
-                "Train on from its weights instead (adapter_name_or_path or model_name_or_path), or resume from another checkpoint"
+                "Train on from its weights (adapter_name_or_path or model_name_or_path), or resume from another checkpoint"
             )
         self._parts.load_weights(folder)
         self._parts.optimizer.load_state_dict(_load(folder / OPTIMIZER))

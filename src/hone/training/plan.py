@@ -63,9 +63,10 @@ class Plan:
         return [
             f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
-            f"data         {self.num_rows:,} sequences, {self.tokens_per_epoch:,} tokens, {self.trained_tokens_per_epoch:,} trained",
-            f"step         {self.per_step} sequences = {self.micro_batch} x {self.accumulation} accumulated x {self.world} processes, "
-            f"{self.layout}",
+            f"data         {self.num_rows:,} sequences, {self.tokens_per_epoch:,} tokens, "
+            f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} sequences to evaluate",
+            f"step         {self.per_step} sequences = {self.micro_batch} x {self.accumulation} accumulated "
+            f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
             f"activations  {'recomputed in the backward pass' if self.recompute else 'kept'}",

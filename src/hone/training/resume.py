@@ -36,7 +36,8 @@ def choose_start(train: TrainConfig) -> Start:
         log.warn(f"passed over, not complete: {problem}")
     if newest is None and (asked is True or problems):
         raise CheckpointError(
-            f"{output_dir} holds no complete checkpoint to continue. Write overwrite_output_dir: true to start anew, or another output_dir"
+            f"{output_dir} holds no complete checkpoint to continue. "
+            "Write overwrite_output_dir: true to start anew, or another output_dir"
         )
     if newest is None:
         _refuse_to_overwrite(output_dir)

@@ -6,6 +6,7 @@ Does not load weights nor train; it drafts the same data and plan that training 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def paint(encoded: Encoded, tokenizer: Any, *, colour: bool) -> str:
     learned = encoded.labels != IGNORE
     borders = [0, *(index for index in range(1, len(encoded)) if learned[index] != learned[index - 1]), len(encoded)]
     text = []
-    for first, last in zip(borders, borders[1:], strict=False):
+    for first, last in pairwise(borders):
         piece = tokenizer.decode(encoded.ids[first:last].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         text.append(f"{start}{piece}{end}" if learned[first] else piece)
     return "".join(text)

@@ -19,12 +19,11 @@ from hone.config.run import Run
 from hone.data.order import Steps
 from hone.models.load import load_model
 from hone.models.policy import Policy
-from hone.models.tokenizer import load_tokenizer
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training.conduct import Choice, Conductor
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
-from hone.training.evaluate import evaluate
+from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
@@ -81,20 +80,21 @@ def prepare(run: Run, *, settings: str) -> Session:
         (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
     module = build_module(run, device, recompute=plan.recompute)
     policy, work = make_work(run, plan, device, material, module)
-    keeper = make_keeper(run, plan, device, module, work, settings=settings, start=start)
+    keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
     return Session(run, plan, device, material, steps, policy, work, keeper, start)
 
 
 def open_device(run: Run) -> Device:
     """The processes and trackers of a run."""
     parallel = run.parallel
-    wiring = Wiring(
-        parallel.ddp_timeout, parallel.ddp_backend, bool(parallel.ddp_find_unused_parameters), parallel.ddp_bucket_cap_mb
-    )
-    folder = run.track.logging_dir or str(Path(run.train.output_dir) / "runs")
-    precision = precision_of(run.train)
+    unused = bool(parallel.ddp_find_unused_parameters)
+    wiring = Wiring(parallel.ddp_timeout, parallel.ddp_backend, unused, parallel.ddp_bucket_cap_mb)
     return Device(
-        precision=precision, use_cpu=run.train.use_cpu, wiring=wiring, trackers=run.track.report_to, tracker_folder=folder
+        precision=precision_of(run.train),
+        use_cpu=run.train.use_cpu,
+        wiring=wiring,
+        trackers=run.track.report_to,
+        tracker_folder=run.track.logging_dir or str(Path(run.train.output_dir) / "runs"),
     )
 
 
@@ -144,9 +144,11 @@ def _name_rows(material: Material, rows: list[int]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def make_keeper(run: Run, plan: Plan, device: Device, module: nn.Module, work: Work, *, settings: str, start: Start) -> Keeper:
+def make_keeper(
+    run: Run, plan: Plan, material: Material, module: nn.Module, work: Work, *, settings: str, start: Start
+) -> Keeper:
     """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
-    tokenizer = load_tokenizer(run.model)
+    tokenizer = material.codec.tokenizer
 
     def save_weights(folder: Path) -> None:
         save_trained(module, folder)
@@ -156,7 +158,7 @@ def make_keeper(run: Run, plan: Plan, device: Device, module: nn.Module, work: W
     return Keeper(
         parts,
         plan,
-        device,
+        work.device,
         settings=settings,
         limit=run.train.save_total_limit,
         only_model=run.train.save_only_model,
@@ -172,12 +174,7 @@ def carry_out(session: Session) -> Outcome:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     device.start_trackers("hone", run.track.run_name or plan.output_dir, {"plan": plan.output_dir})
-    sizes = {
-        "micro_batch": run.train.per_device_eval_batch_size,
-        "packed": session.policy.can_pack,
-        "pad_id": session.material.pad_id,
-    }
-    measure = partial(evaluate, session.policy, session.material.objective, session.material.evals, device, **sizes)
+    measure = partial(measure_now, session)
     choice = choose_metric(run)
     saves = run.train.save_strategy != "no"
     conductor = Conductor(
@@ -196,6 +193,22 @@ def carry_out(session: Session) -> Outcome:
     metrics = {} if unfinished else conclude(session, progress, records, measure)
     device.close()
     return Outcome(metrics, unfinished)
+
+
+def measure_now(session: Session) -> dict[str, float]:
+    """The evaluation's figures at the present weights."""
+    material, policy = session.material, session.policy
+    layout = Layout(session.run.train.per_device_eval_batch_size, policy.can_pack, material.pad_id)
+    return evaluate(policy, material.objective, material.evals, session.device, layout)
+
+
+def evaluate_only(session: Session) -> dict[str, float]:
+    """do_eval without do_train: the figures of the model as it is, written to eval_results.json."""
+    metrics = measure_now(session)
+    if session.device.is_main:
+        write_metrics(Path(session.plan.output_dir), "eval", metrics)
+    session.device.close()
+    return metrics
 
 
 def conclude(session: Session, progress: Progress, records: Records, measure: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -31,9 +31,8 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         self._restore()
-        log.info(
-            f"\n{signal.Signals(number).name} received: the run saves a checkpoint after this step and ends; once more ends it now"
-        )
+        name = signal.Signals(number).name
+        log.info(f"\n{name} received: the run saves a checkpoint after this step and ends; once more ends it now")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

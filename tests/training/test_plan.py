@@ -1,0 +1,92 @@
+"""Steps, cadences, launch commands and plots: the arithmetic a plan is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+
+from hone.config.train import TrainConfig
+from hone.errors import TrainingError
+from hone.training import plan
+from hone.training.launch import torchrun_command, wants_launch
+from hone.training.progress import Progress
+from hone.training.results import plot_history, smooth, write_metrics
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "expected"), [(500, 10, 500), (0.1, 95, 10), (0.001, 10, 1), (None, 10, 0), (7, 3, 7)]
+)
+def test_cadence(every, steps, expected):
+    assert plan.cadence(every, steps) == expected
+
+
+def test_steps_follow_hugging_face():
+    assert plan.count_steps(TrainConfig(num_train_epochs=2.5), 3) == (8, pytest.approx(8 / 3))
+    assert plan.count_steps(TrainConfig(max_steps=5, num_train_epochs=1), 3) == (5, pytest.approx(5 / 3))
+    with pytest.raises(TrainingError, match="dataloader_drop_last: false"):
+        plan.count_steps(TrainConfig(), 0)
+
+
+def test_evaluation_and_saving_by_step_or_epoch():
+    train = TrainConfig(eval_strategy="steps", logging_steps=7, save_strategy="epoch")
+    assert plan.eval_every(train, 100, 20) == 7
+    assert plan.save_every(train, 100, 20) == 20
+    assert plan.eval_every(TrainConfig(eval_strategy="no", eval_steps=3), 100, 20) == 0
+
+
+def test_precision_is_what_was_asked():
+    assert [plan.precision_of(TrainConfig(**{key: True})) for key in ("bf16", "pure_bf16", "fp16", "do_eval")] == [
+        "bf16",
+        "bf16",
+        "fp16",
+        "no",
+    ]
+
+
+def test_launch_keeps_arguments_whole_and_the_port_fixed():
+    command = torchrun_command({"NPROC_PER_NODE": "2"}, ["train", "my run.yaml"])
+    assert command[:5] == [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    assert command[-4:] == ["-m", "hone", "train", "my run.yaml"]
+    assert command[command.index("--master_port") + 1] == "29500"
+    elastic = torchrun_command({"RDZV_ID": "7", "MIN_NNODES": "1", "MAX_NNODES": "3", "MAX_RESTARTS": "2"}, ["train"])
+    assert elastic[elastic.index("--nnodes") + 1] == "1:3"
+    assert elastic[elastic.index("--max_restarts") + 1] == "2"
+
+
+def test_launch_is_wanted_once_only():
+    assert wants_launch({"FORCE_TORCHRUN": "1"}, use_cpu=True)
+    assert not wants_launch({"FORCE_TORCHRUN": "1", "RANK": "0", "WORLD_SIZE": "2"}, use_cpu=True)
+    assert not wants_launch({}, use_cpu=True)
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
+    assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
+    assert smooth([1.0, 2.0])[1] == pytest.approx((0.9 * 0.1 * 1 + 0.1 * 2) / (1 - 0.81))
+
+
+def test_results_are_merged_and_plots_drawn(tmp_path):
+    write_metrics(tmp_path, "train", {"train_loss": 1.0})
+    write_metrics(tmp_path, "eval", {"eval_loss": 2.0})
+    assert '"train_loss": 1.0' in (tmp_path / "all_results.json").read_text()
+    history = [{"loss": 3.0 / step, "step": step} for step in range(1, 20)] + [{"eval_loss": 1.0, "step": 5}]
+    drawn = plot_history(tmp_path, history)
+    assert [path.name for path in drawn] == ["training_eval_loss.png", "training_loss.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_progress_survives_its_file():
+    before = Progress(step=3, tokens=70, losses=[1.5], log_history=[{"loss": 2.0, "step": 1}], loss_sum=math.pi)
+    state = before.to_state(num_steps=10, steps_per_epoch=4, num_epochs=2.5)
+    assert state["global_step"] == 3 and state["epoch"] == 0.75 and state["max_steps"] == 10
+    assert Progress.from_state(json.dumps(state)) == before
+
+
+def test_the_best_metric_is_noted_both_ways():
+    progress = Progress()
+    assert [progress.improve(value, greater_is_better=False) for value in (2.0, 3.0, 1.0)] == [True, False, True]
+    assert progress.stale_evaluations == 0
+    assert not progress.improve(0.5, greater_is_better=True)
+    assert progress.stale_evaluations == 1
