@@ -1,0 +1,128 @@
+"""A LoRA adapter as it lies on disk: which low-rank additions and which whole tensors it brings, under the base's own names.
+
+Does not know the base's tensors; knows PEFT's file format, not PEFT.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hone.errors import ExportError
+from hone.export.source import Stored, read_json, stored_tensors
+
+_PREFIX = "base_model.model."
+_HARMLESS_STARTS = (True, False, None, "gaussian")
+"""Values of init_lora_weights that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ start by changing them."""
+
+
+class NeedsWholeModel(Exception):
+    """This merge cannot be done tensor by tensor; the text says why. Not an error: the whole model is merged instead."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """scale * B @ A is added to one weight of shape [outputs, inputs]. a: [rank, inputs], b: [outputs, rank]."""
+
+    a: Stored
+    b: Stored
+    scale: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What one adapter folder brings. additions and replacements: by the name of the base's tensor."""
+
+    folder: Path
+    base: str
+    additions: dict[str, Addition]
+    replacements: dict[str, Stored]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a PEFT LoRA folder: its settings and the headers of its tensors.
+
+    Raises: ExportError where the folder is no adapter or is broken; NeedsWholeModel where it holds more than low-rank additions
+    and whole tensors (DoRA, embeddings, other methods).
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise ExportError(f"{folder} is not an adapter: it has no adapter_config.json. Write a folder that a LoRA run saved.")
+    config = read_json(folder / "adapter_config.json")
+    _check_method(folder, config)
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise NeedsWholeModel("the adapter is an old .bin file")
+        raise ExportError(f"{folder} is not an adapter: it has no adapter_model.safetensors.")
+    additions, replacements = _sort_tensors(folder, config, stored_tensors(file))
+    return Adapter(folder, config.get("base_model_name_or_path") or "", additions, replacements)
+
+
+def _check_method(folder: Path, config: dict[str, Any]) -> None:
+    method = config.get("peft_type")
+    if method != "LORA":
+        raise NeedsWholeModel(f"{folder.name} is an adapter of type {method}")
+    if config.get("init_lora_weights", True) not in _HARMLESS_STARTS:
+        raise NeedsWholeModel(f"{folder.name} started by changing the base ({config['init_lora_weights']})")
+    for switch in (
+        "use_dora",
+        "lora_bias",
+        "target_parameters",
+        "trainable_token_indices",
+        "layer_replication",
+        "alora_invocation_tokens",
+    ):
+        if config.get(switch):
+            raise NeedsWholeModel(f"{folder.name} uses {switch}")
+
+
+def _sort_tensors(
+    folder: Path, config: dict[str, Any], tensors: dict[str, Stored]
+) -> tuple[dict[str, Addition], dict[str, Stored]]:
+    additions: dict[str, Addition] = {}
+    replacements: dict[str, Stored] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(_PREFIX):
+            raise ExportError(f"{folder}: the tensor {name} does not start with {_PREFIX}: this is not a file that PEFT wrote.")
+        path = name.removeprefix(_PREFIX)
+        module = path.removesuffix(".lora_A.weight")
+        if path.endswith(".lora_B.weight"):
+            if name.replace(".lora_B.", ".lora_A.") not in tensors:
+                raise ExportError(f"{folder}: {name} is there without its lora_A; the adapter is damaged, copy it again.")
+        elif module != path:
+            other = tensors.get(f"{_PREFIX}{module}.lora_B.weight")
+            if other is None:
+                raise ExportError(f"{folder}: {name} is there without its lora_B; the adapter is damaged, copy it again.")
+            additions[f"{module}.weight"] = _addition(folder, config, module, tensor, other)
+        elif "lora_" in path or ".token_adapter." in path:
+            raise NeedsWholeModel(f"{folder.name} holds {path.rpartition('.')[2]}")
+        else:
+            replacements[path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
+    if not additions and not replacements:
+        raise ExportError(f"{folder} holds an adapter without a single tensor.")
+    return additions, replacements
+
+
+def _addition(folder: Path, config: dict[str, Any], module: str, a: Stored, b: Stored) -> Addition:
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise NeedsWholeModel(f"{folder.name} adapts a convolution")
+    rank = a.shape[0]
+    alpha = _of_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    said = _of_pattern(config.get("rank_pattern") or {}, module, config["r"])
+    if not rank == b.shape[1] == said:
+        raise ExportError(
+            f"{folder}: {module} has rank {rank} in lora_A, {b.shape[1]} in lora_B and {said} in adapter_config.json; "
+            "the adapter is damaged, copy it again."
+        )
+    scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    return Addition(a, b, scale)
+
+
+def _of_pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
+    # PEFT's own rule (get_pattern_key): a key is a regular expression for the end of a module's name; the first that fits counts.
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default

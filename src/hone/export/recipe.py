@@ -1,0 +1,147 @@
+"""What becomes of every tensor of the base: copied, converted, added to, replaced, or written apart from one it was tied to.
+
+Does not read or write a number; knows the base's and the adapters' headers and the model's structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hone.errors import ExportError
+from hone.export.lora import Adapter, Addition, NeedsWholeModel
+from hone.export.source import Stored, main_dtype
+from hone.export.write import Slot
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of the result: rows of `source`, with every addition, in the slot's number format.
+
+    transposed: the weight lies as [inputs, outputs], the other way round from a Linear's.
+    """
+
+    slot: Slot
+    source: Stored
+    additions: tuple[Addition, ...] = ()
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every step in file order.
+
+    untied: input and output embeddings were one tensor and are now two; rows: the size of a vocabulary that grew.
+    """
+
+    steps: tuple[Step, ...]
+    untied: bool = False
+    rows: int | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of what will be written."""
+        return sum(step.slot.num_bytes for step in self.steps)
+
+
+def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.Module, *, dtype: str = "auto") -> Recipe:
+    """Plan the merge of `adapters`, in order, into the tensors of `base`.
+
+    skeleton: the model's structure, its weights on the meta device. dtype: "auto" keeps the base's number format; another of
+    safetensors' names ("BF16") converts every tensor of the base's main format, and leaves those stored in another as they are.
+    Raises: ExportError where an adapter does not fit; NeedsWholeModel where the files name weights unlike the model.
+    """
+    main = main_dtype(base)
+    target = main if dtype == "auto" else dtype
+    tied = _tied_names(skeleton)
+    steps = {name: _copied(tensor, main, target) for name, tensor in base.items()}
+    changed: set[str] = set()
+    for adapter in adapters:
+        for name in (*adapter.additions, *adapter.replacements):
+            _check_known(adapter, name, steps, tied, skeleton)
+            _untie(name, steps, tied)
+        for name, addition in adapter.additions.items():
+            steps[name] = _added(adapter, steps[name], addition, skeleton)
+        for name, tensor in adapter.replacements.items():
+            steps[name] = _replaced(adapter, steps[name], tensor)
+        changed |= {*adapter.additions, *adapter.replacements}
+    untied = any(name in group for name in changed for group in tied)
+    return Recipe(tuple(steps.values()), untied, _new_rows(base, steps, skeleton))
+
+
+def _copied(tensor: Stored, main: str, target: str) -> Step:
+    return Step(Slot(tensor.name, tensor.shape, target if tensor.dtype == main else tensor.dtype), tensor)
+
+
+def _tied_names(skeleton: nn.Module) -> list[tuple[str, ...]]:
+    """Names that stand for one parameter, group by group."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in skeleton.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def _check_known(adapter: Adapter, name: str, steps: dict[str, Step], tied: list[tuple[str, ...]], skeleton: nn.Module) -> None:
+    if name in steps or any(name in group and any(other in steps for other in group) for group in tied):
+        return
+    known = {parameter for parameter, _ in skeleton.named_parameters(remove_duplicate=False)}
+    if name in known:
+        raise NeedsWholeModel(f"the base's files do not hold {name} under that name")
+    said = f' (it was trained on "{adapter.base}")' if adapter.base else ""
+    raise ExportError(
+        f"{adapter.folder}: the adapter changes {name}, which the base model does not have{said}; "
+        "write the base it was trained on."
+    )
+
+
+def _untie(name: str, steps: dict[str, Step], tied: list[tuple[str, ...]]) -> None:
+    """Give every name of a tied tensor that is about to be changed a step of its own, from what is stored now."""
+    for group in tied:
+        if name not in group:
+            continue
+        stored = next(steps[other] for other in group if other in steps)
+        for other in group:
+            steps.setdefault(other, replace(stored, slot=replace(stored.slot, name=other)))
+
+
+def _added(adapter: Adapter, step: Step, addition: Addition, skeleton: nn.Module) -> Step:
+    name = step.slot.name
+    transposed = isinstance(skeleton.get_submodule(name.removesuffix(".weight")), Conv1D)
+    wanted = (addition.b.shape[0], addition.a.shape[1])
+    seen = step.slot.shape[::-1] if transposed else step.slot.shape
+    if seen != wanted:
+        _refuse_shape(adapter, name, wanted, seen)
+    return replace(step, additions=(*step.additions, addition), transposed=transposed)
+
+
+def _replaced(adapter: Adapter, step: Step, tensor: Stored) -> Step:
+    seen, brought = step.slot.shape, tensor.shape
+    if len(seen) != len(brought) or seen[1:] != brought[1:] or (seen != brought and len(seen) != 2):
+        _refuse_shape(adapter, step.slot.name, brought, seen)
+    return Step(replace(step.slot, shape=brought), tensor)
+
+
+def _refuse_shape(adapter: Adapter, name: str, wanted: tuple[int, ...], seen: tuple[int, ...]) -> None:
+    said = f' (it was trained on "{adapter.base}")' if adapter.base else ""
+    raise ExportError(
+        f"{adapter.folder}: the adapter changes {name} of shape {list(wanted)}, but the base's is {list(seen)}: "
+        f"it belongs to another base{said}."
+    )
+
+
+def _new_rows(base: dict[str, Stored], steps: dict[str, Step], skeleton: nn.Module) -> int | None:
+    """The vocabulary's new size where a whole tensor of another length was brought; None where nothing was resized."""
+    resized = {name: step.slot.shape[0] for name, step in steps.items() if name in base and step.slot.shape != base[name].shape}
+    if not resized:
+        return None
+    ends = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+    names = {f"{name}.weight" for name, module in skeleton.named_modules() if any(module is end for end in ends)}
+    rows = {steps[name].slot.shape[0] for name in names if name in steps}
+    if set(resized) - names or len(rows) != 1:
+        raise ExportError(
+            f"the adapters bring tensors of other lengths than the base's: {resized}. Only input and output embeddings "
+            "may grow, both to the same number of tokens."
+        )
+    return rows.pop()
