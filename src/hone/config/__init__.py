@@ -1,1 +1,9 @@
-"""The settings: pydantic only, never torch."""
+"""The settings: pydantic only, never torch.
+
+`load(arguments, verb)` is the door: it turns a file and overrides into a Run, or reports every mistake at once.
+"""
+
+from hone.config.flat import Loaded, load, read
+from hone.config.run import Run
+
+__all__ = ["Loaded", "Run", "load", "read"]

@@ -1,0 +1,79 @@
+"""Environment: every environment variable the house listens to, read at this one door.
+
+Knows no setting of the tree; torchrun's own variables (RANK, WORLD_SIZE ...) and the hub's are read by their libraries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hone.errors import Mistake
+
+REFUSED = {
+    "USE_RAY": "Ray is not in this version; unset it: `hone train` starts one process a GPU by itself",
+    "USE_KT": "KTransformers is not in this version; unset it",
+    "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP",
+    "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP",
+    "USE_V1": "LLaMA-Factory's second generation has other keys; unset it and write those that `hone help` lists",
+    "USE_MODELSCOPE_HUB": "the ModelScope hub is not in this version; unset it and write the model's folder",
+    "USE_OPENMIND_HUB": "the Modelers hub is not in this version; unset it and write the model's folder",
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment says about starting processes and about strictness; LLaMA-Factory's names and defaults.
+
+    num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
+    """
+
+    allow_extra_args: bool
+    force_torchrun: bool
+    num_nodes: int
+    node_rank: int
+    num_processes_per_node: int | None
+    master_addr: str
+    master_port: int | None
+    rendezvous_id: str
+    min_nodes: int | None
+    max_nodes: int | None
+    max_restarts: int
+    tune_torch: bool
+    launched: bool
+    wandb_project: str
+
+
+def is_true(text: str) -> bool:
+    """LLaMA-Factory's rule: true, y and 1, in any case."""
+    return text.strip().lower() in ("true", "y", "1")
+
+
+def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environment, list[Mistake]]:
+    """The environment, and a mistake for each variable that is not a number or asks for what is not here."""
+    mistakes = [Mistake("environment", name, reason) for name, reason in REFUSED.items() if is_true(variables.get(name, ""))]
+
+    def number(name: str) -> int | None:
+        text = variables.get(name, "").strip()
+        if text and not text.isdecimal():
+            mistakes.append(Mistake("environment", name, f'saw "{text}", wanted a whole number'))
+        return int(text) if text.isdecimal() else None
+
+    environment = Environment(
+        allow_extra_args=is_true(variables.get("ALLOW_EXTRA_ARGS", "")),
+        force_torchrun=is_true(variables.get("FORCE_TORCHRUN", "")),
+        num_nodes=number("NNODES") or 1,
+        node_rank=number("NODE_RANK") or 0,
+        num_processes_per_node=number("NPROC_PER_NODE"),
+        master_addr=variables.get("MASTER_ADDR", "127.0.0.1"),
+        master_port=number("MASTER_PORT"),
+        rendezvous_id=variables.get("RDZV_ID", ""),
+        min_nodes=number("MIN_NNODES"),
+        max_nodes=number("MAX_NNODES"),
+        max_restarts=number("MAX_RESTARTS") or 0,
+        tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
+        launched="TORCHELASTIC_RUN_ID" in variables,
+        wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
+    )
+    return environment, mistakes
