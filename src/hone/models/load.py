@@ -144,14 +144,13 @@ def _check_complete(place: str, found: dict[str, Any]) -> None:
     if missing or mismatched:
         names = ", ".join((missing + mismatched)[:8])
         raise ModelError(
-            f"{place}: {len(missing) + len(mismatched)} weights of the model are not in its files, or have another shape: {names}; "
-            "the files are incomplete or of another architecture than config.json says"
+            f"{place}: {len(missing) + len(mismatched)} weights of the model are not in its files, or have another shape: "
+            f"{names}; the files are incomplete or of another architecture than config.json says"
         )
     unread = sorted(found["unexpected_keys"])
     if unread:
-        log.once(
-            f"{place}: {len(unread)} weights in the files belong to no part of the model and are not read: {', '.join(unread[:5])}"
-        )
+        names = ", ".join(unread[:5])
+        log.once(f"{place}: {len(unread)} weights in the files belong to no part of the model and are not read: {names}")
 
 
 def _mend_generation(module: nn.Module) -> None:

@@ -93,9 +93,9 @@ class Policy:
     def _name(self) -> str:
         return type(self.causal).__name__
 
-    def _inputs(self, batch: TokenBatch) -> dict[str, Tensor | None | bool]:
+    def _inputs(self, batch: TokenBatch) -> dict[str, Tensor | bool | None]:
         """One row is packed: positions that start again isolate its sequences, only without a mask and without a cache."""
-        inputs: dict[str, Tensor | None | bool] = {
+        inputs: dict[str, Tensor | bool | None] = {
             "input_ids": batch.ids_BT,
             "position_ids": batch.positions_BT,
             "use_cache": False,

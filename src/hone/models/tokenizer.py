@@ -61,7 +61,7 @@ def _load(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _altered_parts(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> list[str]:
-    """Which parts of tokenizer.json the tokenizer's class has replaced; transformers 5.23 does so for LlamaTokenizer and others."""
+    """Which parts of tokenizer.json the tokenizer's class has replaced: transformers 5.23 does so for LlamaTokenizer."""
     file = find_file(model, "tokenizer.json")
     if file is None or not tokenizer.is_fast:
         return []

@@ -1,0 +1,107 @@
+"""The table of what can be trained on top of a base model, and its four verbs: attach, save, load back, report.
+
+Does not know how any of it is done, nor the data, loss and optimizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hone import log
+from hone.adapters.files import open_to_readers
+from hone.adapters.full import load_whole, save_whole
+from hone.config.adapter import Adapter
+from hone.errors import ModelError
+from hone.table import Table
+
+METHODS = Table(
+    "finetuning_type",
+    {
+        "full": "hone.adapters.full:attach_full",
+        "freeze": "hone.adapters.freeze:attach_freeze",
+        "lora": "hone.adapters.lora:attach_lora",
+    },
+    group="hone.adapters",
+    error=ModelError,
+)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """num_trained of num_weights scalars learn; dtypes: of those that do."""
+
+    num_trained: int
+    num_weights: int
+    dtypes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        share = 100 * self.num_trained / max(1, self.num_weights)
+        return (
+            f"{self.num_trained:,} of {self.num_weights:,} weights are trained ({share:.3g} %), in {'/'.join(self.dtypes) or '-'}"
+        )
+
+
+def attach(
+    module: nn.Module,
+    adapter: Adapter,
+    *,
+    base_name: str,
+    trainable: bool = True,
+    trained_dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """The module with what is trained on it; the base is changed in place.
+
+    base_name: what the user calls the base, written into the adapter. trainable=False: for use; nothing has a gradient, adapters
+    are merged (a quantized base carries them beside). trained_dtype: of the weights that learn.
+    Raises ModelError for names that match nothing, adapters that cannot be read or belong to another base.
+    """
+    module = METHODS.load(adapter.kind)(module, adapter, base_name=base_name, trainable=trainable)
+    if not trainable:
+        return module.requires_grad_(False).eval()
+    for weight in module.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(trained_dtype)
+    report = trainable_report(module)
+    if not report.num_trained:
+        raise ModelError(f"finetuning_type: {adapter.kind} leaves no weight to train")
+    log.once(str(report))
+    return module
+
+
+def trainable_report(module: nn.Module) -> Trainable:
+    """How much of the module learns; weights in 4 bits are counted as they were before."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in trained})
+    total = sum(_count(weight) for weight in module.parameters())
+    return Trainable(sum(weight.numel() for weight in trained), total, tuple(dtypes))
+
+
+def save_trained(module: nn.Module, folder: Path) -> None:
+    """Write what was trained: a plain PEFT folder for an adapter, else the whole model as Hugging Face writes it."""
+    if _is_adapter(module):
+        METHODS.load("lora")  # imports the one file that knows peft, and only where an adapter is there
+        module.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        save_whole(module, folder)
+    open_to_readers(folder)
+
+
+def load_trained(module: nn.Module, folder: Path) -> None:
+    """Read back into `module` what `save_trained` wrote for a module made alike; ModelError where it does not fit."""
+    if _is_adapter(module):
+        Table("", {"load": "hone.adapters.lora:load_adapter"}).load("load")(module, folder)
+    else:
+        load_whole(module, folder)
+
+
+def _is_adapter(module: nn.Module) -> bool:
+    return hasattr(module, "peft_config")
+
+
+def _count(weight: nn.Parameter) -> int:
+    """bitsandbytes packs two 4-bit weights into each byte."""
+    return weight.numel() * 2 if type(weight).__name__ == "Params4bit" and weight.element_size() == 1 else weight.numel()

@@ -1,0 +1,74 @@
+"""A saved adapter's folder: found, opened, and understood from its config alone.
+
+Does not know peft nor the model the adapter belongs to.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from hone.errors import ModelError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """path: holds CONFIG and WEIGHTS; config: what CONFIG says."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def base_name(self) -> str:
+        """The base it says it was trained on."""
+        return str(self.config.get("base_model_name_or_path"))
+
+
+def locate(name: str, subfolder: str | None = None) -> AdapterFolder:
+    """The folder `name` (or the hub's repository of that id), opened; ModelError where there is no readable adapter in it."""
+    path = Path(name)
+    if not path.is_dir():
+        if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            seen = "is a file" if path.exists() else "does not exist"
+            raise ModelError(f"adapter_name_or_path: {name} {seen}; name a folder that holds {CONFIG}, or a hub id (owner/name)")
+        path = _fetch(name)
+    return read_folder(path / subfolder if subfolder else path)
+
+
+def read_folder(path: Path) -> AdapterFolder:
+    """Open a folder that is there; ModelError where it holds no LoRA adapter."""
+    file = path / CONFIG
+    if not file.is_file():
+        checkpoints = sorted(inner.name for inner in path.glob("checkpoint-*")) if path.is_dir() else []
+        held = f"; its {', '.join(checkpoints)} may" if checkpoints else ""
+        whole = "; it is a whole model: name it under model_name_or_path" if (path / "config.json").is_file() else ""
+        raise ModelError(f"adapter_name_or_path: {path} holds no {CONFIG}{whole or held}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as problem:
+        raise ModelError(f"{file} cannot be read: {problem}") from problem
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise ModelError(f"{file} is not an adapter's config: it names no peft_type")
+    if config["peft_type"] != "LORA":
+        raise ModelError(f"{path} is an adapter of type {config['peft_type']}; LORA adapters are loaded")
+    if not (path / WEIGHTS).is_file():
+        old = "; adapter_model.bin is not read, as it may run code" if (path / "adapter_model.bin").is_file() else ""
+        raise ModelError(f"{path} holds no {WEIGHTS}{old}")
+    return AdapterFolder(path, config)
+
+
+def _fetch(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
+        lines = str(problem).splitlines() or [type(problem).__name__]
+        raise ModelError(
+            f"adapter_name_or_path: there is no folder {name} here, and the hub does not give it: {lines[0]}"
+        ) from problem

@@ -1,0 +1,110 @@
+"""LoRA through peft: additions of low rank to linear layers, new ones, continued ones and merged ones.
+
+Does not know training; the only file that knows peft.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from hone import log
+from hone.adapters.folder import AdapterFolder, locate
+from hone.adapters.targets import check_fit, choose_targets, find_modules
+from hone.config.adapter import Lora
+from hone.errors import ModelError
+
+
+def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: bool) -> nn.Module:
+    """The module with a LoRA adapter: adapters named are merged, all but the one continued; see apply.attach."""
+    folders = [locate(name, adapter.adapter_folder) for name in adapter.adapter_name_or_path]
+    for folder in folders:
+        check_fit(module, folder, base_name)
+    quantized = any(not weight.is_floating_point() for weight in module.parameters())
+    if not trainable:
+        return _stacked(module, folders) if quantized else _merged(module, folders)
+    continued = [] if adapter.create_new_adapter else folders[-1:]
+    merged = folders[: len(folders) - len(continued)]
+    if merged and quantized:
+        raise ModelError(
+            f"adapter_name_or_path: {merged[0].path} would be merged into weights held in few bits, which spoils them; "
+            "export it into the base first, or leave quantization_bit out"
+        )
+    module = _merged(module, merged)
+    if continued:
+        return _continued(module, continued[0], base_name)
+    return _new(module, adapter, base_name, quantized)
+
+
+def load_adapter(module: nn.Module, folder: Path) -> None:
+    """Read the weights of a saved adapter into a module that carries one alike; ModelError where a weight is missing."""
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no adapter_model.safetensors")
+    outcome = set_peft_model_state_dict(module, load_file(str(path)))
+    missing = [name for name in outcome.missing_keys if "lora_" in name or "modules_to_save" in name]
+    if missing or outcome.unexpected_keys:
+        raise ModelError(f"{path} does not fit the adapter of this run: {(missing + list(outcome.unexpected_keys))[0]} differs")
+
+
+def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
+    """Weights fresh from their files only: bitsandbytes repacks them after a forward pass and would merge garbage."""
+    for folder in folders:
+        module = PeftModel.from_pretrained(module, str(folder.path)).merge_and_unload(safe_merge=True)
+        log.info(f"merged {folder.path}")
+    return module
+
+
+def _stacked(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
+    if not folders:
+        return module
+    names = [f"adapter_{number}" for number in range(len(folders))]
+    stack = PeftModel.from_pretrained(module, str(folders[0].path), adapter_name=names[0])
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        stack.load_adapter(str(folder.path), adapter_name=name)
+    stack.base_model.set_adapter(names)
+    return stack
+
+
+def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.Module:
+    tuned = PeftModel.from_pretrained(module, str(folder.path), is_trainable=True)
+    tuned.peft_config["default"].base_model_name_or_path = base_name
+    config = folder.config
+    log.info(f"continuing {folder.path}: rank {config.get('r')}, alpha {config.get('lora_alpha')}, as it was made")
+    return tuned
+
+
+def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> nn.Module:
+    if adapter.pissa_init and quantized:
+        raise ModelError("pissa_init decomposes the weights, which a quantized base does not hold; leave one of them out")
+    whole = list(adapter.additional_target)
+    whole += [name for name in vars(module).get("resized_modules", ()) if name not in whole]
+    for name in whole:
+        find_modules(module, name, "additional_target")
+    on_meta = any(weight.is_meta for weight in module.parameters())
+    tied = bool(module.config.get_text_config().tie_word_embeddings)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.lora_rank,
+        lora_alpha=adapter.lora_alpha or 2 * adapter.lora_rank,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=choose_targets(module, adapter.lora_target),
+        modules_to_save=whole or None,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        init_lora_weights=True if on_meta else _initial(adapter),
+        ensure_weight_tying=tied and bool(whole),
+        fan_in_fan_out=any(type(inner).__name__ == "Conv1D" for inner in module.modules()),
+    )
+    tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
+    tuned.peft_config["default"].base_model_name_or_path = base_name
+    return tuned
+
+
+def _initial(adapter: Lora) -> bool | str:
+    if not adapter.pissa_init:
+        return True
+    return "pissa" if adapter.pissa_iter == -1 else f"pissa_niter_{adapter.pissa_iter}"

@@ -1,0 +1,101 @@
+"""Which modules of a model a low-rank addition goes to, and whether a saved one fits.
+
+Does not know peft.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from hone import log
+from hone.adapters.files import shapes_of
+from hone.adapters.folder import WEIGHTS, AdapterFolder
+from hone.errors import ModelError
+from hone.table import nearest
+
+PREFIX = "base_model.model."
+"""What peft writes before the base's own names."""
+
+
+def choose_targets(module: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """Names for peft: the last parts of all linear layers but the output head for "all", else those asked for.
+
+    Raises ModelError for a name that matches no module that can carry an addition.
+    """
+    if "all" not in names:
+        for name in names:
+            find_modules(module, name, "lora_target", carriers(module))
+        return list(names)
+    head = module.get_output_embeddings()
+    paths = [path for path, inner in carriers(module).items() if inner is not head and not isinstance(inner, nn.Embedding)]
+    if not paths:
+        raise ModelError(f"lora_target: all: {type(module).__name__} has no linear layer but its output head; name the modules")
+    _say_experts(module)
+    lasts = {path.rpartition(".")[-1] for path in paths}
+    head_name = next((path for path, inner in module.named_modules() if inner is head), "")
+    return paths if head_name.rpartition(".")[-1] in lasts else sorted(lasts)
+
+
+def carriers(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules that can carry an addition, by path: linear layers (quantized too), GPT-2's Conv1D and embeddings."""
+    return {
+        path: inner
+        for path, inner in module.named_modules()
+        if isinstance(inner, nn.Linear | nn.Embedding) or type(inner).__name__ == "Conv1D"
+    }
+
+
+def find_modules(module: nn.Module, name: str, key: str, among: dict[str, nn.Module] | None = None) -> list[str]:
+    """Paths whose end is `name`; ModelError with the names there are where none is."""
+    modules = dict(module.named_modules()) if among is None else among
+    found = [path for path in modules if path == name or path.endswith(f".{name}")]
+    if not found:
+        words = sorted({path.rpartition(".")[-1] for path in modules if path and not path[-1].isdigit()})
+        raise ModelError(f'{key}: no module is called "{name}"{nearest(name, words)}; there are {", ".join(words)}')
+    return found
+
+
+def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
+    """Raise ModelError where the adapter's matrices do not fit the model's layers: it belongs to another base."""
+    modules = dict(module.named_modules())
+    for name, shape in shapes_of(folder.path / WEIGHTS).items():
+        path, side = _layer_and_side(name)
+        if not side:
+            continue
+        layer = modules.get(path)
+        wanted = None if layer is None else _width(layer, side)
+        if wanted != shape[1 if side == "A" else 0]:
+            seen = (
+                "is not in it" if layer is None else f"is {wanted} wide there and {shape[1 if side == 'A' else 0]} in the adapter"
+            )
+            raise ModelError(
+                f"{folder.path} was trained on {folder.base_name} and does not fit {base_name}: {path} {seen}; "
+                "name the base it was trained on under model_name_or_path"
+            )
+    if folder.base_name != base_name:
+        log.once(f"{folder.path} says it was trained on {folder.base_name}; it fits {base_name} and is used there")
+
+
+def _layer_and_side(name: str) -> tuple[str, str]:
+    for side in ("A", "B"):
+        for mark in (f".lora_{side}.", f".lora_embedding_{side}"):
+            if mark in name:
+                return name.removeprefix(PREFIX).split(mark)[0], side
+    return name, ""
+
+
+def _width(layer: nn.Module, side: str) -> int | None:
+    """What side A takes in, or side B gives out."""
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings if side == "A" else layer.embedding_dim
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if side == "A" else layer.out_features
+    if type(layer).__name__ == "Conv1D":
+        return layer.nx if side == "A" else layer.nf
+    return None
+
+
+def _say_experts(module: nn.Module) -> None:
+    fused = {path.rpartition(".")[-1] for path, weight in module.named_parameters() if weight.dim() == 3 and "expert" in path}
+    if fused:
+        log.once(f"lora_target: all: the experts' fused weights ({', '.join(sorted(fused))}) get no addition, other layers do")
