@@ -5,5 +5,6 @@
 
 from hone.config.flat import Loaded, load, read
 from hone.config.run import Run
+from hone.config.tree import to_dict, to_yaml
 
-__all__ = ["Loaded", "Run", "load", "read"]
+__all__ = ["Loaded", "Run", "load", "read", "to_dict", "to_yaml"]

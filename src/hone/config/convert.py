@@ -132,13 +132,13 @@ def _str(value: Value) -> str:
 
 def _items(value: Value) -> tuple[Any, ...]:
     """A list, or one text with commas; empty parts are left out."""
-    whole = value.data if isinstance(value.data, list) else _str(value).split(",")
+    whole = value.data if isinstance(value.data, list) else [part.strip() for part in _str(value).split(",")]
     parts = [Value(part, _plain(part), value.where) for part in whole]
     return tuple(part for part in parts if part.text != "")
 
 
 def _plain(part: Any) -> str | None:
-    return None if isinstance(part, (list, dict)) or part is None else str(part).strip()
+    return None if isinstance(part, (list, dict)) or part is None else str(part)
 
 
 def _list(knob: Knob, parts: tuple[Value, ...]) -> tuple[Any, ...]:

@@ -88,7 +88,7 @@ NEEDS = (
     Need(("adam_epsilon",), lambda s: "adam" in s["optim"], "with this optim; write optim: adamw_torch, or remove it"),
     Need(
         ("warmup_ratio", "warmup_steps"),
-        lambda s: s["lr_scheduler_type"] not in ("constant", "reduce_lr_on_plateau"),
+        lambda s: s["lr_scheduler_type"] != "constant",
         "with this lr_scheduler_type; write lr_scheduler_type: constant_with_warmup, or remove it",
     ),
     Need(
@@ -227,8 +227,6 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
 
 
 def _of_evaluation(settings: Settings) -> Iterator[Finding]:
-    if settings["lr_scheduler_type"] == "reduce_lr_on_plateau" and settings["eval_strategy"] == "no":
-        yield "lr_scheduler_type", "reduce_lr_on_plateau goes by evaluations; write eval_strategy: steps or epoch"
     if not settings["load_best_model_at_end"] or settings["eval_strategy"] == "no":
         return
     if settings["save_strategy"] != settings["eval_strategy"]:

@@ -1,0 +1,29 @@
+"""Verbs: the words after `hone`, each with the place of its command and one line on what it does.
+
+Imports no command: each is imported when it is called.
+"""
+
+from __future__ import annotations
+
+from hone.table import Table
+
+LINES = {
+    "train": "train a model as a YAML file says",
+    "check": "look at everything before training: samples, lengths, plan, memory",
+    "chat": "talk to a model in the terminal",
+    "export": "merge adapters into the model and write it",
+    "render": "show what a chat format makes of a conversation",
+    "laws": "test a chat format with a tokenizer",
+    "convert": "print a LLaMA-Factory YAML as hone's typed tree, or why it cannot run",
+    "help": "this text, or what a command, section or setting means",
+    "schema": "print the JSON schema of all settings, for editors",
+    "env": "print versions and devices, for a report of a fault",
+    "version": "print the version",
+}
+VERBS = Table("command", {verb: f"hone.commands.{verb}:main" for verb in LINES})
+NOT_HERE = {  # verbs of LLaMA-Factory that this version does not have
+    "api": "hone chat",
+    "webchat": "hone chat",
+    "webui": "hone train with a YAML file",
+    "eval": "hone train with do_eval: true",
+}
