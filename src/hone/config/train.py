@@ -64,10 +64,10 @@ class TrainConfig(Section):
         level="advanced",
     )
     use_cpu: bool = knob(False, "Trains on the CPU although there is an accelerator.", level="advanced")
-    gradient_checkpointing: bool = knob(
-        True,
+    gradient_checkpointing: bool | None = knob(
+        None,
         "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
-        "Turn it off where memory is plenty.",
+        "Left out, the plan keeps activations where its estimate says that they fit.",
     )
     neftune_noise_alpha: float | None = knob(
         None,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hone.config.model import ModelConfig
-from hone.errors import ModelError
+from hone.models.load import load_config
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,9 @@ class Shape:
 
 def meta_model(model: ModelConfig) -> nn.Module:
     """The model with weights that have a shape and no memory (device "meta")."""
-    place = model.model_name_or_path
-    try:
-        config = AutoConfig.from_pretrained(place, revision=model.model_revision, trust_remote_code=model.trust_remote_code)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as problem:
-        raise ModelError(f"the config of {place} cannot be read: {problem}") from problem
+    config = load_config(model)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def shape_of(module: nn.Module) -> Shape:

@@ -18,6 +18,7 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.models.load import load_model
+from hone.models.neftune import add_noise
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training.conduct import Choice, Conductor
@@ -108,7 +109,9 @@ def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
-    module = load_model(run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute)
+    module = load_model(
+        run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
+    )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
     return attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
 
@@ -126,6 +129,9 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     policy = Policy(wrapped)
+    policy.self_test()
+    if run.train.neftune_noise_alpha:
+        add_noise(policy, run.train.neftune_noise_alpha)
     seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
     work = Work(
         objective=material.objective,

@@ -1,0 +1,147 @@
+"""Bad input, as a user meets it: through the command line, with the message it gives and without a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hone import cli
+from tests.training.conftest import make_rows
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.json").write_text(json.dumps(make_rows(12)))
+    (data / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    return {
+        "model_name_or_path": str(tiny_model_dir),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "dataset": "rows",
+        "dataset_dir": str(data),
+        "tokenized_path": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+
+
+def refused(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], *pattern: str) -> None:
+    """`hone train` exits with 2, prints every pattern and no traceback, and writes nothing where the model would go."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert cli.main(["train", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    for wanted in pattern:
+        assert re.search(wanted, said, re.S), f"{wanted!r} is not in:\n{said}"
+    assert not (Path(settings["output_dir"]) / "adapter_model.safetensors").exists()
+
+
+def rewrite(settings: dict[str, Any], rows: object, *, entry: dict[str, Any] | None = None, name: str = "rows.json") -> None:
+    folder = Path(settings["dataset_dir"])
+    (folder / name).write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": name, **(entry or {})}}))
+
+
+def test_a_misspelt_key_and_all_other_mistakes_at_once(settings, tmp_path, capsys):
+    wrong = {**settings, "lerning_rate": 1e-4, "cutoff_len": "many", "double_quantization": False, "stage": "sfft"}
+    refused(
+        wrong,
+        tmp_path,
+        capsys,
+        r"4 mistakes",
+        r"run\.yaml:\d+: lerning_rate: .*learning_rate",
+        r"cutoff_len: .*many",
+        r"double_quantization: .*quantization_bit",
+        r"stage: .*sfft.*sft",
+    )
+
+
+def test_a_missing_settings_file(tmp_path, capsys):
+    assert cli.main(["train", str(tmp_path / "nowhere.yaml")]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_a_missing_model(settings, tmp_path, capsys):
+    refused({**settings, "model_name_or_path": str(tmp_path / "no_model")}, tmp_path, capsys, r"no_model")
+
+
+def test_a_missing_data_file(settings, tmp_path, capsys):
+    (Path(settings["dataset_dir"]) / "rows.json").unlink()
+    refused(settings, tmp_path, capsys, r"rows\.json")
+
+
+def test_a_data_set_that_is_not_defined(settings, tmp_path, capsys):
+    refused({**settings, "dataset": "row"}, tmp_path, capsys, r'"?row"?.*did you mean "rows"')
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("rows.json", '[\n{"instruction": "a", "output": "b"},\n{"instruction": \n]'), ("rows.jsonl", '{"a": 1}\n{"b":\n')],
+)
+def test_broken_json_is_told_with_its_line(name, text, settings, tmp_path, capsys):
+    rewrite(settings, text, name=name)
+    refused(settings, tmp_path, capsys, rf"{name}.*line [234]")
+
+
+def test_wrong_columns(settings, tmp_path, capsys):
+    rewrite(settings, [{"question": "a", "answer": "b"}] * 5)
+    refused(settings, tmp_path, capsys, r"instruction", r"question")
+
+
+def test_empty_answers(settings, tmp_path, capsys):
+    rewrite(settings, [{"instruction": f"Say {n}", "output": ""} for n in range(5)])
+    refused(settings, tmp_path, capsys, r"rows", r"empty", r"5 of 5")
+
+
+def test_odd_roles(settings, tmp_path, capsys):
+    rows = [{"conversations": [{"from": "human", "value": "hi"}, {"from": "robot", "value": "ho"}]}] * 5
+    rewrite(settings, rows, entry={"formatting": "sharegpt"})
+    refused(settings, tmp_path, capsys, r"robot", r"gpt")
+
+
+def test_an_unknown_template(settings, tmp_path, capsys):
+    refused({**settings, "template": "lama3"}, tmp_path, capsys, r"lama3.*llama3")
+
+
+def test_a_row_longer_than_the_cutoff_where_that_is_an_error(settings, tmp_path, capsys):
+    refused({**settings, "cutoff_len": 16, "overlong": "error"}, tmp_path, capsys, r"rows", r"16")
+
+
+def test_an_adapter_of_another_base(settings, tmp_path, capsys, tiny_tokenizer):
+    assert cli.main(["train", *(f"{key}={value}" for key, value in settings.items())]) == 0
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
+    tiny_tokenizer.save_pretrained(tmp_path / "other")
+    again = {**settings, "model_name_or_path": str(tmp_path / "other"), "adapter_name_or_path": settings["output_dir"]}
+    refused({**again, "output_dir": str(tmp_path / "again")}, tmp_path, capsys, r"other", r"adapter")
+
+
+def test_an_unreadable_adapter(settings, tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "adapter_config.json").write_text("{")
+    refused({**settings, "adapter_name_or_path": str(tmp_path / "broken")}, tmp_path, capsys, r"broken")
+
+
+def test_an_unreadable_checkpoint(settings, tmp_path, capsys):
+    folder = tmp_path / "out" / "checkpoint-3"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    refused(settings, tmp_path, capsys, r"checkpoint-3.*not written to its end", r"overwrite_output_dir")
+    shutil.rmtree(folder)
