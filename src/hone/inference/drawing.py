@@ -1,0 +1,91 @@
+"""Token ids drawn by transformers' `generate`, handed over one at a time while it runs.
+
+Does not know conversations or text. `generate` runs in a thread, as it gives tokens only to an object that it calls; it knows
+every architecture's cache, so that nothing here depends on the model's family.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+_END = object()
+
+
+class _Inbox(BaseStreamer):
+    """Puts each new token into a queue; the first call brings the prompt, which nobody asked for."""
+
+    def __init__(self, tokens: queue.SimpleQueue):
+        self.tokens = tokens
+        self.prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if self.prompt_seen:
+            for token in value.reshape(-1).tolist():
+                self.tokens.put(token)
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing to do: the thread says itself that it ended, also after an error."""
+
+
+class _Left(StoppingCriteria):
+    """True for every sequence once the listener has left."""
+
+    def __init__(self, left: threading.Event):
+        self.left = left
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.left.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def drawn_batch(
+    module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, settings: GenerationConfig, *, seed: int | None, **listeners: object
+) -> Tensor:
+    """What `generate` makes of left-padded prompts, [B, T + new]; torch's own random state is left as it was.
+
+    seed: None draws a new one. listeners: a streamer and stopping criteria.
+    """
+    devices = [ids_BT.device] if ids_BT.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        torch.manual_seed(secrets.randbits(63) if seed is None else seed)
+        return module.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **listeners)
+
+
+def stream_ids(module: nn.Module, prompt_ids: list[int], settings: GenerationConfig, *, seed: int | None) -> Iterator[int]:
+    """The ids of one answer as they are drawn, the stop token included; closing the iterator stops the model at its next token.
+
+    A beam search gives its ids at the end: until then it has no answer. An error of the model is raised here.
+    """
+    ids_BT = torch.tensor([prompt_ids], device=module.device)
+    tokens: queue.SimpleQueue = queue.SimpleQueue()
+    left = threading.Event()
+    beams = settings.num_beams > 1
+    listeners = {"stopping_criteria": StoppingCriteriaList([_Left(left)])} | ({} if beams else {"streamer": _Inbox(tokens)})
+
+    def work() -> None:
+        try:
+            out_BT = drawn_batch(module, ids_BT, torch.ones_like(ids_BT), settings, seed=seed, **listeners)
+            for token in out_BT[0, len(prompt_ids) :].tolist() if beams else ():
+                tokens.put(token)
+            tokens.put(_END)
+        except BaseException as fault:
+            tokens.put(fault)
+
+    worker = threading.Thread(target=work, name="generate", daemon=True)
+    worker.start()
+    try:
+        while (token := tokens.get()) is not _END:
+            if isinstance(token, BaseException):
+                raise token
+            yield token
+    finally:
+        left.set()
+        worker.join()
