@@ -20,6 +20,19 @@ LINES = {
     "env": "print versions and devices, for a report of a fault",
     "version": "print the version",
 }
+USAGE = {
+    "train": "[FILE.yaml] [key=value ...]",
+    "check": "[FILE.yaml] [key=value ...] [--json]",
+    "chat": "[FILE.yaml] [key=value ...]",
+    "export": "[FILE.yaml] [key=value ...]",
+    "render": "[--template NAME] --tokenizer DIR FILE.json   (FILE: messages and tools; - for standard input)",
+    "laws": "--template NAME --tokenizer DIR",
+    "convert": "FILE.yaml [key=value ...]",
+    "help": "[COMMAND | SECTION | KEY]",
+    "schema": "",
+    "env": "[--json]",
+    "version": "",
+}
 VERBS = Table("command", {verb: f"hone.commands.{verb}:main" for verb in LINES})
 NOT_HERE = {  # verbs of LLaMA-Factory that this version does not have
     "api": "hone chat",
