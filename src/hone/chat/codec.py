@@ -1,0 +1,99 @@
+"""Codec: the one text path. Conversations to ids with what is learned, prompts to ids, answers back to messages.
+
+Does not know the model, the data or any single format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+from hone.chat.encoded import Encoded
+from hone.chat.marks import Rendered, Segment
+from hone.chat.message import Conversation, Message, message
+from hone.chat.runs import encode
+from hone.chat.stream import Decoder, Stream
+from hone.chat.template import Template, adds_bos, load_template
+from hone.chat.tokens import Place, Tokens
+from hone.config.chat import ChatConfig
+from hone.errors import TemplateError
+
+Learn = Literal["answers", "last", "all"]
+
+
+class Codec:
+    """`codec.encode([conversation])[0].ids`; made by `build_codec`. Raises TemplateError where a conversation cannot be written."""
+
+    def __init__(self, tokenizer: Any, template: Template):
+        self.tokenizer, self.template = tokenizer, template
+        self._tokens = Tokens(tokenizer)
+        self._decoder = Decoder(self._tokens, template.reading, self.stop_ids, lambda: self._answer_place)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
+        return tuple(dict.fromkeys(self._tokens.control[word].id for word in self.template.stop if word in self._tokens.control))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hexadecimal sha256 that changes whenever the ids of a conversation may."""
+        return hashlib.sha256("\0".join((self.template.source, self._tokens.json)).encode()).hexdigest()
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """The text a conversation is learned from, in segments."""
+        return self.template.render(conversation)
+
+    def encode(self, conversations: Sequence[Conversation], learn: Learn = "answers") -> list[Encoded]:
+        """One sequence a conversation, all of them tokenised in one batch.
+
+        learn: "answers" all of the assistant's messages (a message's own `train` overrules), "last" the last of them, "all" everything.
+        """
+        rows = [_learned(self.template.render(one).segments, one, learn) for one in conversations]
+        return encode(rows, self._tokens, everything=learn == "all")
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """The ids the model continues to give its next answer."""
+        rendered = self.template.render(conversation, prompt=True)
+        return encode([rendered.segments], self._tokens, everything=False)[0].ids.tolist()
+
+    def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
+        """Pretraining: bos where the tokenizer adds one, the text, end of text; all of it is learned."""
+        end = self.template.passage_end or self.tokenizer.eos_token
+        if not end:
+            raise TemplateError("the tokenizer has no eos token to end a text with")
+        head = [Segment(self.tokenizer.bos_token, "control", -1, False)] if adds_bos(self.tokenizer) else []
+        tail = Segment(end, "control", 0, True)
+        rows = [[*head, *([Segment(text, "content", 0, True)] if text else []), tail] for text in texts]
+        return encode(rows, self._tokens, everything=True)
+
+    def parse(self, ids: Sequence[int]) -> Message:
+        """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it."""
+        return self._decoder.message(ids)
+
+    def parse_text(self, text: str) -> Message:
+        """The same from text, for engines that give no ids."""
+        return self.template.reading.message(text)
+
+    def stream(self) -> Stream:
+        """A parser that is fed ids as they are sampled and gives text as soon as it is certain."""
+        return Stream(self._decoder)
+
+    @cached_property
+    def _answer_place(self) -> Place:
+        asked = self.prompt(Conversation((message("user", "a"),)))
+        return "after" if asked and asked[-1] in self._tokens.name_of else "middle"
+
+
+def _learned(segments: Sequence[Segment], conversation: Conversation, learn: Learn) -> Sequence[Segment]:
+    if learn != "last":
+        return segments
+    last = max((i for i, one in enumerate(conversation.messages) if one.role == "assistant"), default=-1)
+    return [replace(one, trained=one.trained and one.message == last) for one in segments]
+
+
+def build_codec(chat: ChatConfig, tokenizer: Any) -> Codec:
+    """The codec of the settings' template, or of the tokenizer's own where they name none."""
+    return Codec(tokenizer, load_template(chat, tokenizer))

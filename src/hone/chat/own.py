@@ -1,0 +1,234 @@
+"""OwnTemplate: the Jinja template a tokenizer carries, rendered as Hugging Face does; what is learned is found by comparing renderings.
+
+Does not know tokens beyond their spelling, nor any single template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from hone import log
+from hone.chat.locate import Span, locate
+from hone.chat.marks import Generation, Rendered, Segment, environment, run
+from hone.chat.message import Conversation, Message, Text, Think, message
+from hone.chat.openai import message_to_openai
+from hone.chat.reading import Reading
+from hone.chat.tools import find_dialect
+from hone.chat.view import split_thoughts
+from hone.config.chat import ChatConfig
+from hone.errors import TemplateError
+
+_PROBE = Conversation((message("user", "Zq1"), message("assistant", "Zq2")))
+
+
+class _Unmarked(Generation):
+    """The generation tag without effect: spans are found by comparing renderings, whatever the template marks."""
+
+    def _marked(self, caller: Any) -> str:
+        return caller()
+
+
+@dataclass(frozen=True)
+class OwnTemplate:
+    """text: the Jinja source; names: the tokenizer's special tokens by role ("bos_token"); controls: spellings of control tokens."""
+
+    text: str
+    names: Mapping[str, Any]
+    controls: frozenset[str]
+    settings: ChatConfig
+    eos: str
+    name: str = "of the tokenizer"
+    passage_end: str = ""
+
+    @classmethod
+    def load(cls, chat: ChatConfig, tokenizer: Any, controls: frozenset[str]) -> OwnTemplate:
+        """Raises TemplateError where the tokenizer carries none."""
+        text = tokenizer.chat_template
+        if isinstance(text, dict):
+            text = text.get("default")
+        if not text:
+            raise TemplateError(
+                "the tokenizer carries no chat template and the settings name none; write template: NAME (for a base model "
+                "template: empty, or template: default for a format made of plain words)"
+            )
+        return cls(text, dict(tokenizer.special_tokens_map), controls, chat, tokenizer.eos_token or "")
+
+    @cached_property
+    def source(self) -> str:
+        """The Jinja text, the settings, and the date where the template writes it."""
+        dated = datetime.now().strftime("%Y-%m-%d") if "strftime_now" in self.text else ""
+        return "\n".join([self.text, repr(self.settings), repr(sorted(self.names.items(), key=str)), dated])
+
+    @cached_property
+    def stop(self) -> tuple[str, ...]:
+        """The token after an answer, and eos."""
+        found = self._after_answer[1]
+        return tuple(dict.fromkeys(word for word in (found, self.eos) if word))
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Lead and tail as a probe shows them, the dialect by the template's markers."""
+        lead, _, tail = self._after_answer
+        opens = re.search(r"<think>\s*$", self._text(_PROBE.messages[:1], True)) is not None
+        dialect = find_dialect(self.settings.tool_format or _dialect(self.text))
+        return Reading(dialect, lead if lead.isspace() else "", tail, opens, "<think>" not in self.controls)
+
+    def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
+        """Raises TemplateError where the template refuses, or where what was written cannot be kept apart from control text."""
+        said = self._prepared(conversation)
+        shift = len(said.messages) - len(conversation.messages)
+        text = self._text(said.messages, prompt, said.tools)
+        spans = locate(text, said, lambda masked: self._text(masked.messages, prompt, masked.tools), self.controls, self.name)
+        answers = {} if prompt else self._answers(text, said)
+        segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
+        return Rendered(text, segments)
+
+    def _prepared(self, conversation: Conversation) -> Conversation:
+        """Thoughts in parts where the template asks for them so, and the settings' system prompt."""
+        made = split_thoughts(conversation) if "reasoning_content" in self.text else _inlined(conversation)
+        has_system = made.messages and made.messages[0].role == "system"
+        if self.settings.default_system and not has_system:
+            made = replace(made, messages=(message("system", self.settings.default_system), *made.messages))
+        return made
+
+    def _answers(self, text: str, said: Conversation) -> dict[int, tuple[int, int]]:
+        """Where each answer is said, [start, end) with its stop token; those not said in `text` as they would be sampled miss."""
+        found: dict[int, tuple[int, int]] = {}
+        for index, one in enumerate(said.messages):
+            if one.role != "assistant":
+                continue
+            last = index == len(said.messages) - 1
+            head = self._text(said.messages[:index], True, said.tools)
+            upto = text if last else self._text(said.messages[: index + 1], False, said.tools)
+            stop = self._end(upto, len(head)) if upto.startswith(head) else -1
+            if stop >= 0 and text.startswith(upto[:stop]):
+                found[index] = (len(head), stop)
+            elif last:
+                self._refuse(head, upto)
+            else:
+                log.once(
+                    f"template {self.name}: an answer in the middle of a conversation is not written there as it was given (thoughts are "
+                    "dropped, or the system prompt moves), so only answers written as given are learned"
+                )
+        return found
+
+    def _end(self, text: str, start: int) -> int:
+        """Behind the last control token that only white space follows; -1 where there is none after `start`."""
+        stripped = len(text.rstrip())
+        for found in reversed(list(self._stop_pattern.finditer(text, start))):
+            if found.end() == stripped:
+                return found.end()
+            break
+        return -1
+
+    def _refuse(self, head: str, upto: str) -> None:
+        if not upto.startswith(head):
+            common = next((i for i, (a, b) in enumerate(zip(head, upto, strict=False)) if a != b), min(len(head), len(upto)))
+            raise TemplateError(
+                "the tokenizer's own chat template is not prefix-stable: with the answer it renders something else than the prompt that "
+                f"asks for it (the prompt goes on with {head[common : common + 40]!r}, the full text with {upto[common : common + 40]!r}), "
+                "so training would not start where sampling starts; name a template instead (template: NAME)"
+            )
+        raise TemplateError(
+            f"the tokenizer's own chat template ends answers with {upto[-20:]!r}, which is no token to stop at; name a template instead"
+        )
+
+    @cached_property
+    def _after_answer(self) -> tuple[str, str, str]:
+        """Text before, stop token, and text between answer and stop token in a probe; '' where the template has no such thing."""
+        try:
+            head, full = self._text(_PROBE.messages[:1], True), self._text(_PROBE.messages, False)
+        except TemplateError:
+            return "", "", ""
+        before, _, after = full.rpartition("Zq2")
+        stop = self._stop_pattern.search(after)
+        lead = before[len(head) :] if before.startswith(head) else ""
+        return (lead, stop.group(), after[: stop.start()]) if stop else (lead, "", "")
+
+    @cached_property
+    def _stop_pattern(self) -> re.Pattern[str]:
+        names = sorted(self.controls, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    def _text(self, messages: tuple[Message, ...], prompt: bool, tools: tuple = ()) -> str:
+        items = [item for one in messages for item in message_to_openai(one)]
+        names = dict(self.names)
+        if self.settings.enable_thinking is not None:
+            names["enable_thinking"] = self.settings.enable_thinking
+        names["preserve_thinking"] = self.settings.preserve_thinking
+        return run(
+            self._jinja,
+            self.name,
+            messages=items,
+            tools=list(tools) or None,
+            documents=None,
+            add_generation_prompt=prompt,
+            **names,
+        )
+
+    @cached_property
+    def _jinja(self) -> Any:
+        made = environment()
+        made.add_extension(_Unmarked)
+        made.extensions.pop(Generation.identifier)
+        made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            return made.from_string(self.text)
+        except Exception as error:
+            raise TemplateError(f"the tokenizer's own chat template is not valid Jinja: {error}") from error
+
+
+def _inlined(conversation: Conversation) -> Conversation:
+    """Thoughts as ordinary words, for templates that know none."""
+
+    def changed(one: Message) -> Message:
+        thought = "".join(part.text for part in one.parts if isinstance(part, Think))
+        if not thought:
+            return one
+        rest = tuple(part for part in one.parts if not isinstance(part, Think))
+        return replace(one, parts=(Text(f"<think>\n{thought}\n</think>\n\n"), *rest))
+
+    return replace(conversation, messages=tuple(map(changed, conversation.messages)))
+
+
+def _dialect(source: str) -> str:
+    marks = {
+        "tool\u2581calls\u2581begin": "deepseek3",
+        "[TOOL_CALLS]": "mistral",
+        "<tool_call>": "qwen",
+        '"parameters": ': "llama3",
+    }
+    return next((name for mark, name in marks.items() if mark in source), "default")
+
+
+def _segments(
+    text: str, spans: list[Span], answers: dict[int, tuple[int, int]], said: Conversation, stops: re.Pattern[str], shift: int
+) -> Iterator[Segment]:
+    """The text cut at contents and answers. Control text before a content is its message's header; a first control token behind
+    a content ends that content's message."""
+    cuts = {0, len(text)}
+    owner: list[tuple[int, int, int]] = []
+    for span in spans:
+        stop = stops.match(text, span.end)
+        end = stop.end() if stop else span.end
+        owner.append((span.start, end, span.message))
+        cuts |= {span.start, span.end, end}
+    for start, end in answers.values():
+        cuts |= {start, end}
+    places = sorted(cuts)
+    for start, end in zip(places, places[1:], strict=False):
+        answer = next((i for i, (a, b) in answers.items() if a <= start and end <= b), None)
+        own = next((m for a, b, m in owner if a <= start and end <= b), None)
+        kind = "content" if any(s.start <= start and end <= s.end for s in spans) else "control"
+        following = next((m for a, _, m in owner if a >= end), owner[-1][2] if owner else -1)
+        index = answer if answer is not None else own if own is not None else following
+        one = said.messages[index] if index >= 0 else None
+        spoken = answer is not None or (own is not None and one is not None and one.role != "assistant")
+        train = one.train if one is not None else None
+        trained = spoken and (train if train is not None else answer is not None)
+        yield Segment(text[start:end], kind, index - shift, spoken, trained, answer is not None)

@@ -1,0 +1,47 @@
+"""Reading: the text of an answer to a message, with its thoughts and calls.
+
+Does not know tokens: control tokens come marked by the codec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hone.chat.message import Message, Part, Think
+from hone.chat.tools import Dialect, Mark
+
+
+def same(marker: str) -> str:
+    """The mark of plain text: a marker is searched for as it is spelled."""
+    return marker
+
+
+@dataclass(frozen=True)
+class Reading:
+    """lead, tail: text the format puts around an answer; opens_thought: the prompt has already opened a thought;
+
+    plain_thoughts: thoughts are ordinary text here, even where the tokenizer has tokens for them.
+    """
+
+    dialect: Dialect
+    lead: str = ""
+    tail: str = ""
+    opens_thought: bool = False
+    plain_thoughts: bool = False
+
+    def message(self, text: str, mark: Mark = same) -> Message:
+        """An assistant's message of what `text` says; a thought that was not closed is a thought to the end."""
+        said = text.removeprefix(self.lead).removesuffix(self.tail)
+        thought, said = self._thought(said, mark)
+        parts: list[Part] = [Think(thought)] if thought.strip() else []
+        parts += self.dialect.read(said, mark) if said or not parts else []
+        return Message("assistant", tuple(parts))
+
+    def _thought(self, text: str, mark: Mark) -> tuple[str, str]:
+        """The thought and what is said after it. Without its closing word, a thought the prompt opened counts as said."""
+        opening, closing = (same if self.plain_thoughts else mark)("<think>"), (same if self.plain_thoughts else mark)("</think>")
+        opened = text.lstrip().startswith(opening)
+        if not opened and not (self.opens_thought and closing in text):
+            return "", text
+        thought, _, rest = text.lstrip().removeprefix(opening).partition(closing)
+        return thought.strip("\n"), rest.lstrip("\n")

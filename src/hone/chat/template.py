@@ -1,0 +1,154 @@
+"""Template: a conversation to marked text, by a row of formats/table.toml or by the tokenizer's own Jinja template.
+
+Does not know tokens: the codec turns segments into ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
+from hone.chat.message import Conversation
+from hone.chat.own import OwnTemplate
+from hone.chat.reading import Reading
+from hone.chat.table import FORMATS, Row, find
+from hone.chat.tokens import control_names
+from hone.chat.tools import Dialect, find_dialect, prompt
+from hone.chat.view import Thinking, View, Views, split_thoughts
+from hone.config.chat import ChatConfig
+from hone.errors import TemplateError
+
+
+class Template(Protocol):
+    """What the codec needs of a template. source: everything its text depends on, for the fingerprint.
+
+    stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for the tokenizer's eos.
+    render: prompt=True ends with what the model continues from. reading: how an answer becomes a message.
+    """
+
+    name: str
+    stop: tuple[str, ...]
+    passage_end: str
+    source: str
+    reading: Reading
+
+    def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered: ...
+
+
+@dataclass(frozen=True)
+class NamedTemplate:
+    """A row of the table with the run's settings. eos, bos: the tokenizer's; vocabulary: its added tokens."""
+
+    row: Row
+    dialect: Dialect
+    thinking: Thinking
+    system: str
+    bos: str
+    auto_bos: str
+    eos: str
+    vocabulary: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.row.name
+
+    @property
+    def passage_end(self) -> str:
+        """The row's, where the tokenizer has that token."""
+        return self.row.passage_end if self.row.passage_end in self.vocabulary else ""
+
+    @cached_property
+    def stop(self) -> tuple[str, ...]:
+        """Stop tokens this tokenizer has, and its eos."""
+        words = [self.eos if word == "eos" else word for word in self.row.stop]
+        known = [word for word in words if word in self.vocabulary]
+        return tuple(dict.fromkeys([*known, *([self.eos] if self.eos else [])]))
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How this row's answers are read."""
+        row = self.row
+        opens = row.thinking == "prompt" and self.thinking.enable is not False
+        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none")
+
+    @cached_property
+    def source(self) -> str:
+        """Format text, tool prompt, row and settings."""
+        tools = (FORMATS / "tools" / f"{self.dialect.name}.jinja").read_text(encoding="utf-8")
+        settings = (self.row, self.dialect.name, self.thinking, self.system, self.bos, self.auto_bos, self.eos)
+        return "\n".join([self._text, tools, repr(settings)])
+
+    def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
+        """Raises TemplateError where the format cannot express the conversation."""
+        ink = Ink()
+        views, tool_prompt = self._views(split_thoughts(conversation), ink)
+        opening = Views(self.row, self.dialect, self.thinking, ink).opening()
+        marked = run(
+            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=opening, at=at, fail=fail,
+            bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
+        )  # fmt: skip
+        reduced = {view.index for view in views if view.reduced}
+        segments = tuple(_with_training(segment, conversation, reduced) for segment in ink.split(marked))
+        return Rendered("".join(segment.text for segment in segments), segments)
+
+    def _views(self, conversation: Conversation, ink: Ink) -> tuple[list[View], str]:
+        try:
+            tool_prompt = prompt(self.dialect.name, conversation.tools, ink)
+            in_format = self.row.tools_in == "format" and self.dialect.name == self.row.dialect
+            views = Views(self.row, self.dialect, self.thinking, ink)
+            built = views.build(conversation, self.system, "" if in_format else tool_prompt)
+        except TemplateError as error:
+            raise TemplateError(f"template {self.name}: {error}") from error
+        return built, tool_prompt if in_format else ""
+
+    @cached_property
+    def _text(self) -> str:
+        return (FORMATS / f"{self.row.format}.jinja").read_text(encoding="utf-8")
+
+    @cached_property
+    def _jinja(self) -> Any:
+        return environment().from_string(self._text)
+
+
+def _with_training(segment: Segment, conversation: Conversation, reduced: set[int]) -> Segment:
+    if not segment.spoken or segment.message < 0:
+        return segment
+    message = conversation.messages[segment.message]
+    answers = message.role == "assistant" and segment.message not in reduced
+    trained = message.train if message.train is not None else answers
+    return replace(segment, trained=trained, answer=message.role == "assistant")
+
+
+def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
+    """The template the settings name, or the tokenizer's own where they name none; raises TemplateError with what to write."""
+    if chat.template is None:
+        return OwnTemplate.load(chat, tokenizer, control_names(tokenizer))
+    row = find(chat.template)
+    vocabulary = frozenset(tokenizer.get_added_vocab())
+    if row.stop[0] != "eos" and row.stop[0] not in vocabulary:
+        raise TemplateError(
+            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another template, or "
+            f"write add_special_tokens: {row.stop[0]} and resize_vocab: true"
+        )
+    if row.stop[0] == "eos" and not tokenizer.eos_token:
+        raise TemplateError(f"template {row.name} ends answers with the tokenizer's eos token, and this tokenizer has none")
+    system = row.system if chat.default_system is None else chat.default_system
+    bos = tokenizer.bos_token or ""
+    return NamedTemplate(
+        row,
+        find_dialect(chat.tool_format or row.dialect),
+        Thinking(chat.enable_thinking, chat.preserve_thinking),
+        system,
+        bos,
+        bos if adds_bos(tokenizer) else "",
+        tokenizer.eos_token or "",
+        vocabulary,
+    )
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts its bos token before a text."""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id

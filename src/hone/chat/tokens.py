@@ -1,0 +1,209 @@
+"""Runs of text and control tokens to ids: control tokens by name, all other text by a tokenizer that knows none.
+
+Does not know conversations or templates. The ids are those Hugging Face gives for the whole text, where no content looks like
+a control token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from hone.errors import TemplateError
+
+Place = Literal["head", "after", "middle"]
+"""Where a run stands: at the very start, right after a control token, or in the middle of text cut by us."""
+
+_CACHED_CHARS = 64
+_CACHED_RUNS = 4096
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token: lstrip and rstrip swallow the white space beside it."""
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+
+
+def is_control(text: str, special: bool) -> bool:
+    """Special tokens, and marked-up ones such as Qwen3's <think>; added words ("ö", "  ", "mynewword") are content."""
+    return special or any(char in "<>[]{}|\u25c1\u25b7" for char in text)
+
+
+def control_names(tokenizer: Any) -> frozenset[str]:
+    """The spellings of a tokenizer's control tokens."""
+    return frozenset(
+        token.content for token in tokenizer.added_tokens_decoder.values() if is_control(token.content, token.special)
+    )
+
+
+class Tokens:
+    """Text to ids and back for one fast tokenizer; raises TemplateError for a tokenizer that is not backed by `tokenizers`."""
+
+    def __init__(self, tokenizer: Any):
+        if not tokenizer.is_fast:
+            raise TemplateError(
+                f"{type(tokenizer).__name__} is a slow tokenizer; hone needs the Rust one. Set use_fast_tokenizer: true, or save "
+                "the tokenizer once with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(folder)"
+            )
+        self.backend = tokenizer.backend_tokenizer
+        self.json = self.backend.to_str()
+        added = json.loads(self.json)["added_tokens"]
+        self.control = {
+            token["content"]: Control(token["id"], token["lstrip"], token["rstrip"])
+            for token in added
+            if is_control(token["content"], token["special"])
+        }
+        names = sorted(self.control, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+        self._special = {token["id"] for token in added if token["special"]}
+        self.name_of = {control.id: name for name, control in self.control.items()}
+        self._cache: dict[tuple[str, Place], np.ndarray] = {}
+
+    def split(self, text: str) -> list[tuple[str, Control | None]]:
+        """Control text cut at its control tokens, in order; leftmost and longest first, as Hugging Face does."""
+        if self._pattern is None:
+            return [(text, None)] if text else []
+        return [(part, self.control.get(part)) for part in self._pattern.split(text) if part]
+
+    def holds_control(self, text: str) -> str:
+        """The first control token spelled in `text`, or ''."""
+        found = self._pattern.search(text) if self._pattern else None
+        return found.group() if found else ""
+
+    def encode(self, runs: list[tuple[str, Place, bool]]) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Ids (int32 [T]) and, where the third field asks, character offsets (int32 [T, 2]) of each run, in one batch a place."""
+        found: list[Any] = [None] * len(runs)
+        waiting: dict[tuple[Place, bool], list[int]] = {}
+        for index, (text, place, wants_offsets) in enumerate(runs):
+            known = None if wants_offsets else self._cache.get((text, place))
+            if known is not None:
+                found[index] = (known, None)
+            else:
+                waiting.setdefault((place, wants_offsets), []).append(index)
+        for (place, wants_offsets), indices in waiting.items():
+            texts = [runs[index][0] for index in indices]
+            tokenizer, remap = self._plain[place]
+            batch = tokenizer.encode_batch if wants_offsets else tokenizer.encode_batch_fast
+            for index, encoding in zip(indices, batch(texts, add_special_tokens=False), strict=True):
+                ids = self._checked(np.array(encoding.ids, dtype=np.int32), remap, runs[index][0])
+                offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) if wants_offsets else None
+                found[index] = (ids, offsets)
+                if not wants_offsets and len(runs[index][0]) <= _CACHED_CHARS and len(self._cache) < _CACHED_RUNS:
+                    self._cache[runs[index][0], place] = ids
+        return found
+
+    def decode(self, ids: list[int], place: Place) -> str:
+        """The text of `ids` (none of them control) standing at `place`; bytes that are no UTF-8 become U+FFFD."""
+        if not ids:
+            return ""
+        text = self.backend.decode([*self._anchor, *ids], skip_special_tokens=False)[len(self._anchor_text) :]
+        prefixed = place != "middle" and place in self._prefixed
+        return text[1:] if prefixed and text.startswith(" ") else text
+
+    def _checked(self, ids: np.ndarray, remap: np.ndarray | None, text: str) -> np.ndarray:
+        ids = ids if remap is None else remap[ids]
+        control = self._is_control[ids]
+        if control.any():
+            name = self.name_of[int(ids[control][0])]
+            raise TemplateError(f"this tokenizer turns plain text into the control token {name!r} near {text[:60]!r}")
+        return ids
+
+    @cached_property
+    def _is_control(self) -> np.ndarray:
+        flags = np.zeros(self.backend.get_vocab_size(with_added_tokens=True) + len(self.control) + 1, dtype=bool)
+        ids = [control.id for control in self.control.values()]
+        flags = np.resize(flags, max([len(flags), *(i + 1 for i in ids)]))
+        flags[ids] = True
+        return flags
+
+    @cached_property
+    def _plain(self) -> dict[Place, tuple[Any, np.ndarray | None]]:
+        """One tokenizer without control tokens a place, and the map of its ids to ours where they differ."""
+        base = _without_control(json.loads(self.json), self.control)
+        texts = {place: _at_place(base, place) for place in ("head", "after", "middle")}
+        made = {text: self._load(text) for text in dict.fromkeys(texts.values())}
+        return {place: made[text] for place, text in texts.items()}
+
+    def _load(self, text: str) -> tuple[Any, np.ndarray | None]:
+        plain = type(self.backend).from_str(text)
+        words = {
+            token["content"]: token["id"]
+            for token in json.loads(self.json)["added_tokens"]
+            if token["content"] not in self.control
+        }
+        moved = {plain.token_to_id(word): new for word, new in words.items() if plain.token_to_id(word) != new}
+        if not moved:
+            return plain, None
+        remap = np.arange(max(plain.get_vocab_size(with_added_tokens=True), *(old + 1 for old in moved)), dtype=np.int32)
+        remap[list(moved)] = list(moved.values())
+        return plain, remap
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        # Decoders of SentencePiece kind strip the first space of what they are given: with a letter before it, nothing is lost.
+        return self.encode([("a", "middle", False)])[0][0].tolist()
+
+    @cached_property
+    def _anchor_text(self) -> str:
+        return self.backend.decode(self._anchor, skip_special_tokens=False)
+
+    @cached_property
+    def _prefixed(self) -> set[Place]:
+        """Places where the tokenizer puts a space before the text by itself."""
+        places: tuple[Place, ...] = ("head", "after")
+        bare = self.encode([("a", "middle", False)])[0][0].tolist()
+        return {place for place in places if self.encode([("a", place, False)])[0][0].tolist() != bare}
+
+
+def _without_control(data: dict[str, Any], control: dict[str, Control]) -> dict[str, Any]:
+    """The tokenizer's JSON without control tokens, in a form in which its model cannot produce their ids either."""
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in control]
+    data |= {"post_processor": None, "truncation": None, "padding": None}
+    model = data["model"]
+    vocab = model.get("vocab")
+    if isinstance(vocab, list):  # Unigram would choose "</s>" as a piece: give the piece a name no text has
+        model["vocab"] = [
+            [f"\ufdd0{index}\ufdd1", score] if name in control else [name, score] for index, (name, score) in enumerate(vocab)
+        ]
+    elif model.get("merges"):
+        model["merges"] = [merge for merge in model["merges"] if _joined(merge) not in control]
+    return data
+
+
+def _joined(merge: Any) -> str:
+    return "".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1)
+
+
+def _at_place(data: dict[str, Any], place: Place) -> str:
+    """The JSON of a tokenizer for runs at `place`: only as much prefix space as Hugging Face would add there."""
+    kept = {key: data[key] for key in ("normalizer", "pre_tokenizer")}
+    if place != "head":
+        kept["pre_tokenizer"] = _each(kept["pre_tokenizer"], "pretokenizers", lambda part: _unprefixed(part, place))
+    if place == "middle":
+        kept["normalizer"] = _each(kept["normalizer"], "normalizers", lambda part: None if part["type"] == "Prepend" else part)
+    return json.dumps(data | kept, ensure_ascii=False)
+
+
+def _each(part: Any, key: str, change: Any) -> Any:
+    if part is None:
+        return None
+    if part["type"] == "Sequence":
+        changed = [_each(inner, key, change) for inner in part[key]]
+        return part | {key: [inner for inner in changed if inner is not None]}
+    return change(part)
+
+
+def _unprefixed(part: dict[str, Any], place: Place) -> dict[str, Any]:
+    if part["type"] == "Metaspace" and (place == "middle" or part.get("prepend_scheme") == "first"):
+        return part | {"prepend_scheme": "never"}
+    if part["type"] == "ByteLevel" and place == "middle":
+        return part | {"add_prefix_space": False}
+    return part

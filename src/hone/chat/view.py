@@ -1,0 +1,145 @@
+"""View: a message as a format file sees it, its texts already marked, its thoughts and calls already written.
+
+Does not know tokens, nor where the format puts anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hone.chat.marks import Ink
+from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult
+from hone.chat.table import Row
+from hone.chat.tools import Dialect
+
+PLAIN_OPEN, PLAIN_CLOSE = "<think>\n", "\n</think>\n\n"
+"""How a thought is written, as ordinary text, in a format that has no place for thoughts."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One message for Jinja. index: in the conversation, -1 for the default system prompt. role: our four.
+
+    text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
+    opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
+    reduced: whether a thought was left out, so that the body is not what would be said.
+    """
+
+    index: int
+    role: str
+    text: str = ""
+    body: str = ""
+    opening: str = ""
+    calls: bool = False
+    reduced: bool = False
+    result: ToolResult | None = None
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The run's choice: enable true, false or null (None); preserve keeps the thoughts of earlier answers."""
+
+    enable: bool | None = True
+    preserve: bool = False
+
+
+def split_thoughts(conversation: Conversation) -> Conversation:
+    """Leading <think>...</think> of answers made Think parts, so that every source of data says thoughts the same way."""
+    return replace(conversation, messages=tuple(map(_split, conversation.messages)))
+
+
+def _split(one: Message) -> Message:
+    if one.role != "assistant" or not one.parts or not isinstance(one.parts[0], Text):
+        return one
+    head, closed, rest = one.parts[0].text.partition("</think>")
+    if not closed or not head.lstrip().startswith("<think>"):
+        return one
+    thought = head.lstrip().removeprefix("<think>").strip("\n")
+    parts = ((Think(thought),) if thought.strip() else ()) + ((Text(rest.lstrip("\n")),) if rest.strip("\n") else ())
+    return replace(one, parts=(*parts, *one.parts[1:]) or (Text(""),))
+
+
+class Views:
+    """Builds the views of one conversation."""
+
+    def __init__(self, row: Row, dialect: Dialect, thinking: Thinking, ink: Ink):
+        self.row, self.dialect, self.thinking, self.ink = row, dialect, thinking, ink
+
+    def build(self, conversation: Conversation, default_system: str, tool_prompt: str) -> list[View]:
+        """The views; tool_prompt: marked text to end the system prompt with, '' for none."""
+        messages = conversation.messages
+        last_user = max((i for i, one in enumerate(messages) if one.role == "user"), default=-1)
+        views: list[View] = []
+        for index, one in enumerate(messages):
+            if one.role == "assistant":
+                after_tool = bool(views) and views[-1].role == "tool"
+                views.append(
+                    self._assistant(
+                        index, one, current=index > last_user, final=index == len(messages) - 1, after_tool=after_tool
+                    )
+                )
+            else:
+                views += self._others(index, one)
+        if not (messages and messages[0].role == "system") and (default_system or tool_prompt):
+            views.insert(0, View(-1, "system", self._content(default_system)))
+        if tool_prompt:
+            first = views[0]
+            views[0] = replace(first, text=f"{first.text}\n\n{tool_prompt}" if first.text else tool_prompt)
+        return views
+
+    def opening(self) -> str:
+        """What the prompt says after the assistant's header."""
+        if self.row.thinking == "none":
+            return ""
+        if self.thinking.enable is False:
+            return self._empty
+        return self.row.think_open if self.row.thinking == "prompt" else ""
+
+    @property
+    def _empty(self) -> str:
+        return self.row.think_open + self.row.think_close
+
+    def _others(self, index: int, one: Message) -> list[View]:
+        if one.role == "tool":
+            results = [part for part in one.parts if isinstance(part, ToolResult)]
+            results = results or [ToolResult(one.text)]
+            return [View(index, "tool", self._content(self.dialect.result(part)), result=part) for part in results]
+        return [View(index, one.role, self._content(one.text))]
+
+    def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
+        thought = "".join(part.text for part in one.parts if isinstance(part, Think))
+        calls = [part for part in one.parts if isinstance(part, ToolCall)]
+        text = one.text.strip() if self.row.trim else one.text
+        shown = current or self.thinking.preserve
+        # After tool results a prompt that opens thoughts opens none: the header it stands behind is not there either.
+        asks = (final or self.thinking.preserve) and not (after_tool and self.row.thinking == "prompt")
+        opening, written = self._thought(thought.strip("\n"), shown, asks, after_tool)
+        said = self._said(opening + written, text)
+        reduced = bool(thought) and not shown and self.row.thinking != "none" and self.thinking.enable is not False
+        lead = "" if calls and not said and self.dialect.bare else self.row.lead
+        body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
+        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), reduced=reduced)
+
+    def _thought(self, thought: str, shown: bool, needs_block: bool, after_tool: bool) -> tuple[str, str]:
+        """The part of the thought that the prompt says, and the part the answer says."""
+        row, enable = self.row, self.thinking.enable
+        if row.thinking == "none":
+            return "", self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE) if thought else ""
+        if enable is False:
+            return (self._empty if needs_block else ""), ""
+        if not shown or not (thought or needs_block):
+            return "", ""
+        if row.thinking == "prompt" and not after_tool:
+            return row.think_open, self.ink.content(thought) + row.think_close
+        if not thought and enable is None:
+            return self._empty, ""
+        return "", row.think_open + self.ink.content(thought) + row.think_close
+
+    def _said(self, before: str, text: str) -> str:
+        return self.ink.content(text.lstrip("\n") if before and self.row.thinking != "none" else text)
+
+    def _calls(self, calls: list[ToolCall], after_text: bool) -> str:
+        return self.dialect.write(calls, self.ink, after_text) if calls else ""
+
+    def _content(self, text: str) -> str:
+        return self.ink.content(text.strip() if self.row.trim else text)
