@@ -58,7 +58,7 @@ class Device:
         ]
         places = ProjectConfiguration(project_dir=tracker_folder, logging_dir=tracker_folder)
         self._accelerator = Accelerator(
-            cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, log_with=list(trackers), project_config=places
+            cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, log_with=list(trackers) or None, project_config=places
         )
         self._check_world()
         self._check_trackers(trackers)

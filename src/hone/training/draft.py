@@ -127,7 +127,7 @@ def fingerprint(run: Run, material: Material, world: int) -> dict[str, str]:
         "model_name_or_path": run.model.model_name_or_path,
         "finetuning_type": f"{run.adapter.kind} {_digest(adapter)}",
         "stage": material.objective.fingerprint,
-        "data": material.tokens.fingerprint,
+        "data": _digest_data(material.tokens),
         "sequences of a step": str(train.per_device_train_batch_size * train.gradient_accumulation_steps * world),
         "packing": str(run.data.cutoff_len) if fills_rows(run) else "off",
         "data_seed": str(data_seed(run)),
@@ -167,3 +167,11 @@ def _measure(run: Run, material: Material, steps: Steps) -> tuple[int, int, Memo
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _digest_data(tokens: TokenSet) -> str:
+    """Of the encoded sets (their cache entries are named by content) and the order of the mixture."""
+    digest = hashlib.sha256("".join(entry.key for entry in tokens.entries).encode())
+    for indices in (tokens.sets, tokens.places):
+        digest.update(indices.tobytes())
+    return digest.hexdigest()[:12]
