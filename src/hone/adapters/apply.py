@@ -30,6 +30,10 @@ METHODS = Table(
 )
 
 
+_LORA = Table("verb", {"save": "hone.adapters.lora:save_adapter", "load": "hone.adapters.lora:load_adapter"})
+"""Imported where an adapter is there, and with it the one file that knows peft."""
+
+
 @dataclass(frozen=True)
 class Trainable:
     """num_trained of num_weights scalars learn; dtypes: of those that do."""
@@ -83,17 +87,16 @@ def trainable_report(module: nn.Module) -> Trainable:
 def save_trained(module: nn.Module, folder: Path) -> None:
     """Write what was trained: a plain PEFT folder for an adapter, else the whole model as Hugging Face writes it."""
     if _is_adapter(module):
-        METHODS.load("lora")  # imports the one file that knows peft, and only where an adapter is there
-        module.save_pretrained(str(folder), save_embedding_layers=False)
+        _LORA.load("save")(module, folder)
     else:
         save_whole(module, folder)
-    open_to_readers(folder)
+        open_to_readers(folder)
 
 
 def load_trained(module: nn.Module, folder: Path) -> None:
     """Read back into `module` what `save_trained` wrote for a module made alike; ModelError where it does not fit."""
     if _is_adapter(module):
-        Table("", {"load": "hone.adapters.lora:load_adapter"}).load("load")(module, folder)
+        _LORA.load("load")(module, folder)
     else:
         load_whole(module, folder)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
 from hone import log
+from hone.adapters.files import open_to_readers
 from hone.adapters.folder import AdapterFolder, locate
+from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
 from hone.adapters.targets import check_fit, choose_targets, find_modules
 from hone.config.adapter import Lora
 from hone.errors import ModelError
@@ -39,12 +41,23 @@ def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: 
     return _new(module, adapter, base_name, quantized)
 
 
+def save_adapter(module: nn.Module, folder: Path) -> None:
+    """Write a plain PEFT folder: adapter_config.json, which names the base, and adapter_model.safetensors."""
+    module.save_pretrained(str(folder), save_embedding_layers=False)
+    if start_of(module):
+        convert_folder(module, folder)
+    open_to_readers(folder)
+
+
 def load_adapter(module: nn.Module, folder: Path) -> None:
     """Read the weights of a saved adapter into a module that carries one alike; ModelError where a weight is missing."""
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise ModelError(f"{folder} holds no adapter_model.safetensors")
-    outcome = set_peft_model_state_dict(module, load_file(str(path)))
+    tensors = load_file(str(path))
+    if start_of(module):
+        tensors = split_file(module, tensors)
+    outcome = set_peft_model_state_dict(module, tensors)
     missing = [name for name in outcome.missing_keys if "lora_" in name or "modules_to_save" in name]
     if missing or outcome.unexpected_keys:
         raise ModelError(f"{path} does not fit the adapter of this run: {(missing + list(outcome.unexpected_keys))[0]} differs")
@@ -80,6 +93,8 @@ def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.M
 def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> nn.Module:
     if adapter.pissa_init and quantized:
         raise ModelError("pissa_init decomposes the weights, which a quantized base does not hold; leave one of them out")
+    if adapter.pissa_init and adapter.use_dora:
+        raise ModelError("pissa_init and use_dora each change how the weights are split; leave one of them out")
     whole = list(adapter.additional_target)
     whole += [name for name in vars(module).get("resized_modules", ()) if name not in whole]
     for name in whole:
@@ -101,6 +116,8 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     )
     tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
     tuned.peft_config["default"].base_model_name_or_path = base_name
+    if adapter.pissa_init and not on_meta:
+        remember_start(tuned, get_peft_model_state_dict(tuned, save_embedding_layers=False))
     return tuned
 
 

@@ -70,7 +70,7 @@ def load_model(
     _mend_generation(module)
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         _resize(module, model)
-    if model.quantization:
+    if for_training and model.quantization:
         freeze(module)
     if recompute:
         recompute_activations(module)
@@ -125,15 +125,11 @@ def _read(
         arguments["quantization_config"] = quantization_config(model.quantization, dtype)
     if model.quantization or device.type != "cpu":
         arguments["device_map"] = {"": str(device)}  # straight to the device, never whole in host memory
-    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         module, found = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as problem:
         raise explain(place, "model", problem) from problem
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     _check_complete(place, found)
     return module
 

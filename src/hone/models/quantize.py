@@ -31,6 +31,12 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
 
 
 def freeze(module: nn.Module) -> None:
-    """No weight of a quantized base is trained: an adapter's are added after this."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
+    """No weight of a quantized base is trained: an adapter's are added after this.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks 4-bit weights at the first forward in evaluation mode; gradients through
+    them are then wrong (as large as themselves) and say nothing. Its switch for that is turned off.
+    """
+    module.requires_grad_(False)
+    for layer in module.modules():
+        if type(layer).__name__ == "Linear4bit":
+            layer.support_avx512bf16_for_cpu = False

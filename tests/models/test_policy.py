@@ -1,0 +1,229 @@
+"""The policy's log-probs equal those of the plain forward, value and gradient, for every family and under every wrapper.
+
+Tolerance 1e-4 of the largest: fp32 sums over 99 words and a few layers in another order.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, VOCAB, tiny
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hone.adapters.apply import attach
+from hone.chat.encoded import IGNORE, Encoded
+from hone.config.adapter import Lora
+from hone.data.batch import Batch, pack, pad
+from hone.errors import ModelError
+from hone.models.checkpointing import recompute_activations
+from hone.models.policy import Policy
+
+CANNOT_PACK = {"falcon_h1", "gpt_oss", "opt", "bloom", "falcon", "mamba"}
+"""transformers 5.23 lets these attend across sequences that are laid end to end."""
+
+
+def sequences(lengths=(6, 9, 4)) -> list[Encoded]:
+    """Random ids; about half of the tokens are learned."""
+    draw = np.random.default_rng(0)
+    made = []
+    for length in lengths:
+        ids = draw.integers(3, VOCAB, length).astype(np.int32)
+        labels = np.where(draw.random(length) < 0.5, ids, IGNORE).astype(np.int32)
+        labels[-1] = ids[-1]
+        made.append(Encoded(ids, labels))
+    return made
+
+
+def plain(module: nn.Module, parts: list[Encoded]) -> Tensor:
+    """The summed log-prob of what is learned, every sequence by itself, from all logits."""
+    total = torch.zeros(())
+    for part in parts:
+        ids = torch.as_tensor(part.ids, dtype=torch.int64)[None]
+        labels = torch.as_tensor(part.labels, dtype=torch.int64)
+        logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        total = total - functional.cross_entropy(logits, labels[1:], ignore_index=IGNORE, reduction="sum")
+    return total
+
+
+def gradients(module: nn.Module, value: Tensor) -> dict[str, Tensor]:
+    module.zero_grad()
+    value.backward()
+    return {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
+
+
+def assert_equal(module: nn.Module, batch: Batch, parts: list[Encoded], policy: Policy, tolerance: float = 1e-4) -> None:
+    logprobs = policy.token_logprobs(batch)
+    assert logprobs.shape == batch.labels_BT.shape
+    assert logprobs.dtype == torch.float32
+    assert (logprobs[batch.labels_BT == IGNORE] == 0).all()
+    wanted = plain(module, parts)
+    assert logprobs.sum().item() == pytest.approx(wanted.item(), rel=tolerance, abs=tolerance)
+    theirs, ours = gradients(module, wanted), gradients(module, logprobs.sum())
+    largest = max(gradient.abs().max().item() for gradient in theirs.values())
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).abs().max().item() <= tolerance * largest, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_to_the_plain_forward(family):
+    module, parts = tiny(family), sequences()
+    policy = Policy(module)
+    found = policy.self_test()
+    assert found.fast, found.why
+    assert policy.can_pack == (family not in CANNOT_PACK)
+    assert_equal(module, pad(parts, 0), parts, policy)
+    if policy.can_pack:
+        assert_equal(module, pack(parts), parts, policy)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe"])
+def test_recomputed_activations_change_nothing(family):
+    module, parts = tiny(family), sequences()
+    recompute_activations(module)
+    module.train()
+    assert_equal(module, pack(parts), parts, Policy(module))
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        Lora(),
+        Lora(use_dora=True),
+        Lora(lora_target=("q_proj", "lm_head")),
+        Lora(additional_target=("lm_head",)),
+        Lora(lora_target=("embed_tokens", "v_proj")),
+    ],
+    ids=["all", "dora", "head", "whole head", "embedding"],
+)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_with_an_adapter(family, adapter):
+    module = attach(tiny(family, tie_word_embeddings=False), adapter, base_name="tiny")
+    for name, weight in module.named_parameters():
+        if "lora_B" in name or "lora_embedding_B" in name:
+            nn.init.normal_(weight, std=0.1)
+    policy = Policy(module)
+    assert policy.self_test().fast
+    assert_equal(module, pack(sequences()), sequences(), policy)
+
+
+def test_inside_ddp():
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        module = tiny("llama")
+        wrapped = nn.parallel.DistributedDataParallel(module)
+        policy = Policy(wrapped)
+        assert policy.self_test().fast
+        assert_equal(wrapped, pack(sequences()), sequences(), policy)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_under_autocast_the_log_probs_stay_fp32():
+    """bf16 keeps 8 bits: sums of 9 log-probs of size 5 agree to 1 %."""
+    module, parts = tiny("llama"), sequences()
+    policy = Policy(module)
+    exact = policy.token_logprobs(pack(parts))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = policy.token_logprobs(pack(parts))
+        assert got.dtype == torch.float32
+        assert policy.self_test().can_pack
+    assert got.sum().item() == pytest.approx(exact.sum().item(), rel=0.01)
+    assert not torch.equal(got, exact)
+
+
+def test_nothing_learned_still_reaches_every_weight_with_zeros():
+    """Under DDP every process must go backward through every weight, also where its batch teaches nothing."""
+    module = tiny("llama")
+    ids = np.arange(3, 9, dtype=np.int32)
+    logprobs = Policy(module).token_logprobs(pack([Encoded(ids, np.full_like(ids, IGNORE))]))
+    assert logprobs.shape == (1, 6)
+    logprobs.sum().backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in module.parameters())
+
+
+def test_no_tensor_as_large_as_all_logits_is_made(monkeypatch):
+    """128 positions of 5,000 ids: all logits are 640,000 numbers; four positions are learned, and the weights hold 160,000."""
+    module = tiny("llama", vocab_size=5000)
+    ids = np.arange(128, dtype=np.int32)
+    labels = np.where(ids % 32 == 31, ids, IGNORE).astype(np.int32)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max(largest, out.numel()) if isinstance(out, Tensor) else largest
+            return out
+
+    with Watch():
+        Policy(module).token_logprobs(pack([Encoded(ids, labels)])).sum().backward()
+    assert largest <= 5000 * 32
+
+
+class OwnHead(LlamaForCausalLM):
+    """Multiplies by its head's weight itself, as some families' own code does."""
+
+    def forward(self, input_ids=None, labels=None, **inputs):
+        hidden = self.model(input_ids=input_ids, **inputs).last_hidden_state
+        return type("Output", (), {"logits": hidden @ self.lm_head.weight.T, "loss": hidden.sum()})()
+
+
+class OtherMap(LlamaForCausalLM):
+    """Changes its logits in a way nobody wrote down."""
+
+    def forward(self, input_ids=None, labels=None, **inputs):
+        hidden = self.model(input_ids=input_ids, **inputs).last_hidden_state
+        logits = self.lm_head(hidden) * 3
+        loss = None if labels is None else self.loss_function(logits, labels, VOCAB)
+        return type("Output", (), {"logits": logits, "loss": loss})()
+
+
+@pytest.mark.parametrize(("family", "why"), [(OwnHead, "not called"), (OtherMap, "differ")])
+def test_a_forward_that_cannot_be_tapped_is_found_and_still_right(family, why, capsys):
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    module = family(config).eval()
+    policy = Policy(module)
+    found = policy.self_test()
+    assert not found.fast
+    assert why in found.why
+    assert family.__name__ in capsys.readouterr().err
+    assert_equal(module, pack(sequences()), sequences(), policy)
+
+
+def test_self_test_leaves_modes_and_the_module_as_they_were():
+    module = tiny("llama").train()
+    module.model.layers[0].eval()
+    Policy(module).self_test()
+    assert module.training
+    assert not module.model.layers[0].training
+    assert "forward" not in vars(module.lm_head)
+    assert "_loss_function" not in vars(module)
+
+
+def test_a_module_that_learns_nothing_is_refused():
+    module = tiny("llama").train().requires_grad_(False)
+    with pytest.raises(ModelError, match="no gradient reaches"):
+        Policy(module).token_logprobs(pack(sequences()))
+
+
+def test_a_router_loss_that_is_left_out_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("hone.log._said", set())
+    module = tiny("mixtral")
+    assert module.config.output_router_logits
+    Policy(module)
+    assert not module.config.output_router_logits
+    assert "balance loss" in capsys.readouterr().err
+
+
+def test_a_module_without_a_model_is_refused():
+    with pytest.raises(ModelError, match="no transformers model"):
+        Policy(nn.Linear(2, 2))
