@@ -1,0 +1,221 @@
+"""The token cache: encoded sequences of one set in memory-mapped files, in a folder named by the hash of what they follow from.
+
+Does not know how rows are read or encoded, nor what the key is made of. An entry is complete and sound, or it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from hone import log
+from hone.chat.encoded import IGNORE, Encoded
+from hone.data.report import SetReport
+
+FORMAT = "tokens-1"
+"""Part of every key: raise it when the files change."""
+MANIFEST = "manifest.json"
+_COLUMNS = {"ids": "uint16", "learned": "uint8", "offsets": "int64", "rows": "int64", "trained": "int32"}
+"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token.
+
+rows (in the source), trained (tokens): a value a sequence."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Sequences of one set, mapped from disk. sequence i has the tokens offsets[i] to offsets[i + 1]. key: of their content."""
+
+    key: str
+    ids: np.ndarray
+    learned: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+    trained: np.ndarray
+    report: SetReport
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Encoded:
+        """Sequence `index`: int32 ids and labels, without pieces."""
+        place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        ids = self.ids[place].astype(np.int32)
+        return Encoded(ids, np.where(self.learned[place] != 0, ids, np.int32(IGNORE)))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, int32."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+class EntryWriter:
+    """Appends sequences to the files of an entry that nobody sees yet."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._types = dict(_COLUMNS)
+        self._files: dict[str, BinaryIO] = {name: (folder / f"{name}.bin").open("wb") for name in self._types}
+        self._sums = dict.fromkeys(self._types, 0)
+        self._end = 0
+        self._append("offsets", np.zeros(1))
+
+    def append(self, sequences: Sequence[Encoded], rows: Sequence[int]) -> None:
+        """Add sequences and the row of the source each came from."""
+        if not sequences:
+            return
+        ids = np.concatenate([sequence.ids for sequence in sequences])
+        assert int(ids.min()) >= 0, "a negative token id"
+        if self._types["ids"] == "uint16" and int(ids.max()) > np.iinfo(np.uint16).max:
+            self._widen()
+        ends = self._end + np.cumsum([len(sequence) for sequence in sequences])
+        self._end = int(ends[-1])
+        self._append("ids", ids)
+        self._append("learned", np.concatenate([sequence.labels for sequence in sequences]) != IGNORE)
+        self._append("offsets", ends)
+        self._append("rows", np.asarray(rows))
+        self._append("trained", np.array([sequence.num_trained for sequence in sequences]))
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        data = values.astype(self._types[name]).tobytes()
+        self._files[name].write(data)
+        self._sums[name] = zlib.crc32(data, self._sums[name])
+
+    def _widen(self) -> None:
+        """Write the ids so far again in 32 bits: the vocabulary is larger than 16 bits tell apart."""
+        self._files["ids"].close()
+        narrow = self.folder / "ids.bin"
+        narrow.rename(self.folder / "ids.16")
+        self._types["ids"], self._sums["ids"], self._files["ids"] = "uint32", 0, narrow.open("wb")
+        with (self.folder / "ids.16").open("rb") as file:
+            while block := file.read(1 << 20):
+                self._append("ids", np.frombuffer(block, np.uint16))
+        (self.folder / "ids.16").unlink()
+
+    def column(self, name: str) -> np.ndarray:
+        """What was written so far of a column with a value a sequence."""
+        self._files[name].flush()
+        return np.fromfile(self.folder / f"{name}.bin", dtype=self._types[name])
+
+    def close(self, report: SetReport | None = None) -> None:
+        """Make the files durable; with a report, also the manifest that makes the entry complete."""
+        sizes = {}
+        for name, file in self._files.items():
+            if file.closed:
+                return
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+            file.close()
+        if report is None:
+            return
+        columns = {name: {"type": kind, "bytes": sizes[name], "crc32": self._sums[name]} for name, kind in self._types.items()}
+        content = {"format": FORMAT, "columns": columns, "report": asdict(report)}
+        with (self.folder / MANIFEST).open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def open_entry(folder: Path) -> Entry | None:
+    """The entry in `folder`; None where there is none, or where a size or checksum is not what its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            return None
+        columns = {name: _column(folder / f"{name}.bin", manifest["columns"][name]) for name in _COLUMNS}
+        report = SetReport.from_dict(manifest["report"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if folder.is_dir():
+            log.warn(f"the cache entry {folder} is broken ({error}); it is built again")
+        return None
+    return Entry(key=folder.name, **columns, report=report)
+
+
+def _column(path: Path, facts: dict) -> np.ndarray:
+    size = path.stat().st_size
+    if size != facts["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes, not {facts['bytes']}")
+    if not size:
+        return np.zeros(0, dtype=facts["type"])
+    if _crc32(path) != facts["crc32"]:
+        raise ValueError(f"{path.name} has another checksum")
+    return np.memmap(path, dtype=facts["type"], mode="r")
+
+
+def _crc32(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def find_or_build(root: Path, key: str, build: Callable[[Path], None], *, overwrite: bool) -> tuple[Entry, bool]:
+    """The entry `key` under `root` and whether it was there; `build` writes a complete one into the folder it is given.
+
+    Of several processes one builds and the others wait for it. Without working locks (some network folders) several may build,
+    and the last to finish wins; each is right, as the key says what must be in it.
+    """
+    final = root / key[:2] / key
+    if not overwrite and (entry := open_entry(final)) is not None:
+        return entry, True
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(final):
+        if not overwrite and (entry := open_entry(final)) is not None:
+            return entry, True
+        for stale in final.parent.glob(f".{key}.*.part"):
+            shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed: the lock says that nobody writes now
+        part = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{key}.", suffix=".part"))
+        try:
+            build(part)
+            _put(part, final)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        entry = open_entry(final)
+    assert entry is not None, "an entry just built cannot be opened"
+    return entry, False
+
+
+def _put(part: Path, final: Path) -> None:
+    """Rename `part` to `final`, moving what is there out of the way; whoever has that mapped keeps it."""
+    part.chmod(0o777 & ~_umask())  # mkdtemp makes folders for their owner alone
+    if final.exists():
+        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
+        os.rename(final, aside / "old")
+        os.rename(part, final)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(part, final)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    lock = FileLock(final.with_name(f".{final.name}.lock"))
+    try:
+        lock.acquire(timeout=5)
+    except Timeout:
+        log.once("another process encodes the same data; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,190 @@
+"""Encoding: the rows of one source, a chunk at a time, read into samples, encoded, cut and written to a cache entry.
+
+Does not know where rows come from or where the entry will lie. Memory is bounded by a chunk of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hone.chat.encoded import Encoded
+from hone.data.cache import FORMAT, EntryWriter
+from hone.data.catalog import DatasetSpec
+from hone.data.columns import RowError
+from hone.data.files import Source
+from hone.data.overlong import OVERLONG_VERSION, fit
+from hone.data.report import Tally
+from hone.data.sample import Dialog, Sample
+from hone.data.shapes import SHAPES_VERSION, to_sample
+from hone.data.sources import RawRow
+from hone.errors import DataError, TemplateError
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the rows of a set become sequences. max_rows: rows read at most; batch: rows encoded at a time."""
+
+    spec: DatasetSpec
+    objective: Any
+    codec: Any
+    cutoff_len: int
+    overlong: str
+    max_rows: int | None
+    batch: int
+    max_bad_rows: float
+
+    def key(self, identity: str) -> str:
+        """The name of the cache entry: a hash of the rows' identity and of all that changes what they are encoded to."""
+        spec = {name: value for name, value in asdict(self.spec).items() if name not in ("name", "place", "num_samples")}
+        facts = [
+            FORMAT, SHAPES_VERSION, OVERLONG_VERSION, identity, spec, self.codec.fingerprint, self.objective.fingerprint,
+            self.objective.sample.__name__, self.cutoff_len, self.overlong, self.max_rows,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, sample: Sample) -> Encoded:
+        """One sample encoded, whole."""
+        return self.objective.encode([sample], self.codec)[0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row. fate: "whole", "truncated", "split", "dropped", or "refused" for `reason`, with `detail`.
+
+    length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows.
+    """
+
+    row: int
+    fate: str
+    sample: Sample | None = None
+    sequences: tuple[Encoded, ...] = ()
+    reason: str = ""
+    detail: str = ""
+    length: int = 0
+    digest: int = 0
+    placeholder: bool = False
+
+
+def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
+    """What becomes of each row, in order. Rows are encoded together; where that fails, one by one to find the culprits."""
+    samples: dict[int, Sample] = {}
+    outcomes: dict[int, Outcome] = {}
+    for row in rows:
+        try:
+            samples[row.number] = _sample(recipe, row)
+        except RowError as error:
+            outcomes[row.number] = Outcome(row.number, "refused", reason=error.reason, detail=error.detail)
+    for number, encoded in zip(samples, _encoded(recipe, list(samples.values())), strict=True):
+        outcomes[number] = _outcome(recipe, number, samples[number], encoded)
+    return [outcomes[row.number] for row in rows]
+
+
+def _sample(recipe: Recipe, row: RawRow) -> Sample:
+    if row.value is None:
+        raise RowError(row.problem, row.detail)
+    return to_sample(row.value, recipe.spec, recipe.objective.sample)
+
+
+def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Encoded | RowError]:
+    if not samples:
+        return []
+    try:
+        return recipe.objective.encode(samples, recipe.codec)
+    except TemplateError as error:
+        if len(samples) == 1:
+            return [RowError("the template cannot render it", str(error))]
+    return [item for sample in samples for item in _encoded(recipe, [sample])]
+
+
+def _outcome(recipe: Recipe, row: int, sample: Sample, encoded: Encoded | RowError) -> Outcome:
+    try:
+        if isinstance(encoded, RowError):
+            raise encoded
+        fitted = fit(sample, encoded, cutoff_len=recipe.cutoff_len, overlong=recipe.overlong, encode=recipe.encode)
+    except RowError as error:
+        return Outcome(row, "refused", reason=error.reason, detail=error.detail)
+    except TemplateError as error:
+        return Outcome(row, "refused", reason="the template cannot render what is left after cutting", detail=str(error))
+    except DataError as error:
+        raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
+    digest = hashlib.blake2b(encoded.ids.tobytes() + encoded.labels.tobytes(), digest_size=8).digest()
+    return Outcome(
+        row,
+        fitted.fate,
+        sample,
+        fitted.sequences,
+        length=len(encoded),
+        digest=int.from_bytes(digest),
+        placeholder=_has_placeholder(sample),
+    )
+
+
+def _has_placeholder(sample: Sample) -> bool:
+    texts = [said.text for said in sample.conversation.messages] if isinstance(sample, Dialog) else [sample.text]
+    return any(_PLACEHOLDER.search(text) for text in texts)
+
+
+def encoded_rows(rows: Iterable[RawRow], recipe: Recipe) -> Iterator[tuple[int, Sample, Encoded]]:
+    """(row number, sample, sequence) of the rows that can be used, read and encoded as they are asked for."""
+    for chunk in chunks(rows, recipe, 8):
+        for outcome in encode_rows(recipe, chunk):
+            for sequence in outcome.sequences:
+                assert outcome.sample is not None, "a sequence of no sample"
+                yield outcome.row, outcome.sample, sequence
+
+
+def chunks(rows: Iterable[RawRow], recipe: Recipe, size: int) -> Iterator[list[RawRow]]:
+    """Rows in lists of `size`, up to the recipe's limit."""
+    limited = islice(rows, recipe.max_rows)
+    while chunk := list(islice(limited, size)):
+        yield chunk
+
+
+def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -> None:
+    """Write the whole cache entry of a source into `folder`."""
+    writer, tally, digests = EntryWriter(folder), Tally(), array("Q")
+    try:
+        for chunk in chunks(source.rows(), recipe, recipe.batch):
+            _write(writer, tally, digests, encode_rows(recipe, chunk))
+            _stop_where_hopeless(tally, recipe)
+        lengths, trained = np.diff(writer.column("offsets")), writer.column("trained")
+        duplicates = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
+        writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
+    finally:
+        writer.close()
+
+
+def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:
+    tally.read += len(outcomes)
+    for outcome in outcomes:
+        if outcome.fate == "refused":
+            tally.refuse(outcome.row, outcome.reason, outcome.detail)
+            continue
+        tally.dropped += outcome.fate == "dropped"
+        tally.kept += outcome.fate != "dropped"
+        tally.truncated += outcome.fate == "truncated"
+        tally.split += outcome.fate == "split"
+        tally.placeholders += outcome.placeholder
+        tally.longest = max(tally.longest, outcome.length)
+        digests.append(outcome.digest)
+    made = [(sequence, outcome.row) for outcome in outcomes for sequence in outcome.sequences]
+    writer.append([sequence for sequence, _ in made], [row for _, row in made])
+
+
+def _stop_where_hopeless(tally: Tally, recipe: Recipe) -> None:
+    """A set of which the whole first chunk is refused has wrong columns or a wrong template: say so now, not in an hour."""
+    if not tally.kept and not tally.dropped and tally.read == recipe.batch:
+        nothing = np.zeros(0, np.int64)
+        tally.report(recipe.spec.name, nothing, nothing, 0).check(recipe.max_bad_rows)

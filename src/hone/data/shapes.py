@@ -1,0 +1,62 @@
+"""Shapes: a raw row of a data set, in the alpaca, sharegpt or openai shape, read into the Sample an objective eats.
+
+Knows no file, template or tokenizer; what cannot be used is a RowError with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hone.data.alpaca import alpaca, user_text
+from hone.data.catalog import DatasetSpec
+from hone.data.columns import RowError
+from hone.data.sample import Dialog, Passage, Sample
+from hone.data.sharegpt import openai, sharegpt
+from hone.errors import DataError
+
+SHAPES_VERSION = "shapes-1"
+"""Part of the token cache's key: raise it when the same row would become another sample."""
+_MEDIA = ("images", "videos", "audios")
+READERS = {"alpaca": alpaca, "sharegpt": sharegpt, "openai": openai}
+
+
+def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
+    """Raise DataError where no row of the set can be a `wanted` sample."""
+    if spec.is_preference:
+        kind = "pairs of a chosen and a rejected answer" if spec.ranking else "answers rated good or bad"
+        means = "supervised fine-tuning" if wanted is Dialog else "pretraining"
+        hint = "ranking" if spec.ranking else "columns.kto_tag"
+        raise DataError(
+            f'data set "{spec.name}" holds {kind} ({hint} in its entry), which {means} cannot learn from; '
+            "choose another set, or an entry that names only the answers to learn"
+        )
+
+
+def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -> Sample:
+    """The row as a Dialog, or as a Passage: the text of its first message, as LLaMA-Factory's pretraining reads any shape."""
+    _refuse_media(row, spec)
+    if wanted is Passage:
+        return _passage(row, spec)
+    conversation = READERS[spec.shape](row, spec)
+    if not any(said.role == "assistant" for said in conversation.messages):
+        raise RowError("no assistant message")
+    return Dialog(conversation)
+
+
+def _refuse_media(row: Mapping[str, Any], spec: DatasetSpec) -> None:
+    for kind in _MEDIA:
+        column = vars(spec.columns)[kind]
+        if column and row.get(column):
+            raise RowError(f"it has {kind}", f'column "{column}"; only text can be learned here')
+
+
+def _passage(row: Mapping[str, Any], spec: DatasetSpec) -> Passage:
+    if spec.shape == "alpaca":
+        text = user_text(row, spec)
+    else:
+        first = READERS[spec.shape](row, spec).messages
+        text = next((said.text for said in first if said.role != "system"), "")
+    if not text.strip():
+        raise RowError("empty text")
+    return Passage(text)
