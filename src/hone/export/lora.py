@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hone.adapters.folder import WEIGHTS, read_folder
 from hone.errors import ExportError
-from hone.export.source import Stored, read_json, stored_tensors
+from hone.export.source import Stored, stored_tensors
 
 _PREFIX = "base_model.model."
 _HARMLESS_STARTS = (True, False, None, "gaussian")
 """Values of init_lora_weights that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ start by changing them."""
+
+_MORE_THAN_A_SUM = (
+    *("use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens"),
+    *("use_qalora", "use_bdlora", "kasa_config", "velora_config", "monteclora_config", "arrow_config"),
+)
+"""Settings of PEFT under which an adapter is not W + scale B A."""
 
 
 class NeedsWholeModel(Exception):
@@ -44,36 +51,19 @@ class Adapter:
 def read_adapter(folder: Path) -> Adapter:
     """Read a PEFT LoRA folder: its settings and the headers of its tensors.
 
-    Raises: ExportError where the folder is no adapter or is broken; NeedsWholeModel where it holds more than low-rank additions
-    and whole tensors (DoRA, embeddings, other methods).
+    Raises: ModelError where the folder is no LoRA adapter; ExportError where its tensors are damaged; NeedsWholeModel where it
+    holds more than low-rank additions and whole tensors (DoRA, embeddings).
     """
-    if not (folder / "adapter_config.json").is_file():
-        raise ExportError(f"{folder} is not an adapter: it has no adapter_config.json. Write a folder that a LoRA run saved.")
-    config = read_json(folder / "adapter_config.json")
-    _check_method(folder, config)
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        if (folder / "adapter_model.bin").is_file():
-            raise NeedsWholeModel("the adapter is an old .bin file")
-        raise ExportError(f"{folder} is not an adapter: it has no adapter_model.safetensors.")
-    additions, replacements = _sort_tensors(folder, config, stored_tensors(file))
-    return Adapter(folder, config.get("base_model_name_or_path") or "", additions, replacements)
+    opened = read_folder(folder)
+    _check_start(folder, opened.config)
+    additions, replacements = _sort_tensors(folder, opened.config, stored_tensors(folder / WEIGHTS))
+    return Adapter(folder, opened.base_name, additions, replacements)
 
 
-def _check_method(folder: Path, config: dict[str, Any]) -> None:
-    method = config.get("peft_type")
-    if method != "LORA":
-        raise NeedsWholeModel(f"{folder.name} is an adapter of type {method}")
+def _check_start(folder: Path, config: dict[str, Any]) -> None:
     if config.get("init_lora_weights", True) not in _HARMLESS_STARTS:
         raise NeedsWholeModel(f"{folder.name} started by changing the base ({config['init_lora_weights']})")
-    for switch in (
-        "use_dora",
-        "lora_bias",
-        "target_parameters",
-        "trainable_token_indices",
-        "layer_replication",
-        "alora_invocation_tokens",
-    ):
+    for switch in _MORE_THAN_A_SUM:
         if config.get(switch):
             raise NeedsWholeModel(f"{folder.name} uses {switch}")
 

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 from hone.chat.message import Conversation, Message
 from hone.config.use import GenerateConfig
 
-Finish = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: the model said it is done; its length was reached; the listener left."""
+Finish = Literal["stop", "length"]
+"""Why an answer ended: the model said that it is done, or its length was reached."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Delta:
-    """The next words of an answer; never half a character.
+    """The next words of an answer; never half a character. answer: with the last Delta alone, which may have no text.
 
-    kind: "text" for the reader, "think" for the assistant itself. answer: with the last Delta alone, which may have no text.
+    Thoughts and calls are in `text` as the model wrote them, and parts of `answer.message` in the end.
     """
 
     text: str
-    kind: Literal["text", "think"] = "text"
     answer: Answer | None = None
 
 
