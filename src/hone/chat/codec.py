@@ -25,7 +25,7 @@ Learn = Literal["answers", "last", "all"]
 
 
 class Codec:
-    """`codec.encode([conversation])[0].ids`; made by `build_codec`. Raises TemplateError where a conversation cannot be written."""
+    """`codec.encode([conversation])[0].ids`; made by `build_codec`. Raises TemplateError for what cannot be written."""
 
     def __init__(self, tokenizer: Any, template: Template):
         self.tokenizer, self.template = tokenizer, template
@@ -36,6 +36,15 @@ class Codec:
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer."""
         return tuple(dict.fromkeys(self._tokens.control[word].id for word in self.template.stop if word in self._tokens.control))
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """The spellings of the tokenizer's control tokens."""
+        return tuple(self._tokens.control)
+
+    def control_ids(self, conversation: Conversation) -> list[int]:
+        """The control tokens among a conversation's ids, in order."""
+        return [token for token in self.encode([conversation])[0].ids.tolist() if token in self._tokens.name_of]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,7 +58,8 @@ class Codec:
     def encode(self, conversations: Sequence[Conversation], learn: Learn = "answers") -> list[Encoded]:
         """One sequence a conversation, all of them tokenised in one batch.
 
-        learn: "answers" all of the assistant's messages (a message's own `train` overrules), "last" the last of them, "all" everything.
+        learn: "answers" all of the assistant's messages (a message's own `train` overrules), "last" the last of them, "all" every
+        token.
         """
         rows = [_learned(self.template.render(one).segments, one, learn) for one in conversations]
         return encode(rows, self._tokens, everything=learn == "all")

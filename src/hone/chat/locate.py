@@ -29,21 +29,47 @@ def locate(
 ) -> list[Span]:
     """The spans of what was written, in order.
 
-    Raises TemplateError where something written spells a control token and its place is not certain.
+    Raises TemplateError where the template leaves something out (thoughts apart), and where something written spells a control
+    token and its place is not certain.
     """
+    _check_calls(text, conversation, name)
     spans = _by_stand_ins(text, conversation, render)
     loose = list(_structured(conversation))
-    if spans is None:
+    if spans is not None:
+        _check_complete(spans, conversation, name)
+    else:
         spans = _by_search(text, conversation)
         loose += [words for _, words in _written(conversation)]
     for words in loose:
         found = next((control for control in controls if control in words), "")
         if found:
             raise TemplateError(
-                f"template {name}: a text of this conversation spells the control token {found!r}, and the template writes it in a way "
-                "that cannot be told from its own; name a template (template: NAME) or take the token out of the text"
+                f"template {name}: a text of this conversation spells the control token {found!r}, and the template writes it "
+                "in a way that cannot be told from its own; name a template (template: NAME) or take the token out of the text"
             )
     return spans
+
+
+def _check_calls(text: str, conversation: Conversation, name: str) -> None:
+    names = [tool.get("function", tool).get("name", "") for tool in conversation.tools]
+    names += [part.name for one in conversation.messages for part in one.parts if isinstance(part, ToolCall)]
+    missing = next((called for called in names if called not in text), None)
+    if missing is not None:
+        raise TemplateError(
+            f"template {name} has no place for tools: it leaves out {missing!r}; name a template (template: NAME)"
+        )
+
+
+def _check_complete(spans: list[Span], conversation: Conversation, name: str) -> None:
+    shown = {span.message for span in spans}
+    for index, one in enumerate(conversation.messages):
+        written = any(isinstance(part, Text) and part.text.strip() for part in one.parts)
+        written |= any(isinstance(part, ToolResult) and part.content.strip() for part in one.parts)
+        if written and index not in shown:
+            raise TemplateError(
+                f"template {name} leaves out what message {index} ({one.role}) says; name a template that has a place for it "
+                "(template: NAME)"
+            )
 
 
 def _by_stand_ins(text: str, conversation: Conversation, render: Callable[[Conversation], str]) -> list[Span] | None:

@@ -134,6 +134,8 @@ def environment(*extensions: Any) -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols", *extensions]
     )
     made.filters["tojson"] = to_json
+    # Jinja's own `safe` makes a string that HTML-escapes whatever is joined to it; no HTML is written here.
+    made.filters["safe"] = str
     made.globals["raise_exception"] = fail
     return made
 

@@ -1,4 +1,4 @@
-"""OwnTemplate: the Jinja template a tokenizer carries, rendered as Hugging Face does; what is learned is found by comparing renderings.
+"""OwnTemplate: the Jinja template a tokenizer carries; what is learned of it is found by comparing renderings.
 
 Does not know tokens beyond their spelling, nor any single template.
 """
@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
+
+from jinja2 import TemplateSyntaxError
 
 from hone import log
 from hone.chat.locate import Span, locate
@@ -35,7 +38,7 @@ class _Unmarked(Generation):
 
 @dataclass(frozen=True)
 class OwnTemplate:
-    """text: the Jinja source; names: the tokenizer's special tokens by role ("bos_token"); controls: spellings of control tokens."""
+    """text: the Jinja source; names: special tokens by role ("bos_token"); controls: spellings of control tokens."""
 
     text: str
     names: Mapping[str, Any]
@@ -88,6 +91,13 @@ class OwnTemplate:
         segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
         return Rendered(text, segments)
 
+    def plain(self, conversation: Conversation, prompt: bool) -> str:
+        """The text alone; works where nothing could be learned. Raises TemplateError where the template leaves something out."""
+        said = self._prepared(conversation)
+        text = self._text(said.messages, prompt, said.tools)
+        locate(text, said, lambda masked: self._text(masked.messages, prompt, masked.tools), frozenset(), self.name)
+        return text
+
     def _prepared(self, conversation: Conversation) -> Conversation:
         """Thoughts in parts where the template asks for them so, and the settings' system prompt."""
         made = split_thoughts(conversation) if "reasoning_content" in self.text else _inlined(conversation)
@@ -112,8 +122,8 @@ class OwnTemplate:
                 self._refuse(head, upto)
             else:
                 log.once(
-                    f"template {self.name}: an answer in the middle of a conversation is not written there as it was given (thoughts are "
-                    "dropped, or the system prompt moves), so only answers written as given are learned"
+                    f"template {self.name}: some answers in the middle of a conversation are not written as they were given "
+                    "(thoughts are dropped, or the system prompt moves); they are not learned"
                 )
         return found
 
@@ -127,15 +137,16 @@ class OwnTemplate:
         return -1
 
     def _refuse(self, head: str, upto: str) -> None:
-        if not upto.startswith(head):
-            common = next((i for i, (a, b) in enumerate(zip(head, upto, strict=False)) if a != b), min(len(head), len(upto)))
+        if upto.startswith(head):
             raise TemplateError(
-                "the tokenizer's own chat template is not prefix-stable: with the answer it renders something else than the prompt that "
-                f"asks for it (the prompt goes on with {head[common : common + 40]!r}, the full text with {upto[common : common + 40]!r}), "
-                "so training would not start where sampling starts; name a template instead (template: NAME)"
+                f"the tokenizer's own chat template ends answers with {upto[-20:]!r}, which is no token to stop at; "
+                "name a template instead (template: NAME)"
             )
+        at = next((i for i, (a, b) in enumerate(zip(head, upto, strict=False)) if a != b), min(len(head), len(upto)))
         raise TemplateError(
-            f"the tokenizer's own chat template ends answers with {upto[-20:]!r}, which is no token to stop at; name a template instead"
+            "the tokenizer's own chat template is not prefix-stable: with the answer it renders something else than the prompt "
+            f"that asks for it (the prompt goes on with {head[at : at + 40]!r}, the full text with {upto[at : at + 40]!r}), so "
+            "training would not start where sampling starts; name a template instead (template: NAME)"
         )
 
     @cached_property
@@ -179,7 +190,7 @@ class OwnTemplate:
         made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             return made.from_string(self.text)
-        except Exception as error:
+        except TemplateSyntaxError as error:
             raise TemplateError(f"the tokenizer's own chat template is not valid Jinja: {error}") from error
 
 
@@ -221,7 +232,7 @@ def _segments(
     for start, end in answers.values():
         cuts |= {start, end}
     places = sorted(cuts)
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         answer = next((i for i, (a, b) in answers.items() if a <= start and end <= b), None)
         own = next((m for a, b, m in owner if a <= start and end <= b), None)
         kind = "content" if any(s.start <= start and end <= s.end for s in spans) else "control"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -130,9 +131,7 @@ def _attributed(
     owner = np.where(~is_control[first_of] & is_control[last_of], last_of, first_of)
     cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), num_tokens]
     pieces = [
-        (start, end, segments[owner[start]].kind, segments[owner[start]].message)
-        for start, end in zip(cuts, cuts[1:], strict=False)
-        if end > start
+        (start, end, segments[owner[start]].kind, segments[owner[start]].message) for start, end in pairwise(cuts) if end > start
     ]
     return trains[first_of] & trains[last_of], pieces
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from hone import log
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
@@ -24,7 +25,7 @@ from hone.errors import TemplateError
 class Template(Protocol):
     """What the codec needs of a template. source: everything its text depends on, for the fingerprint.
 
-    stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for the tokenizer's eos.
+    stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for eos.
     render: prompt=True ends with what the model continues from. reading: how an answer becomes a message.
     """
 
@@ -91,6 +92,11 @@ class NamedTemplate:
             bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
         )  # fmt: skip
         reduced = {view.index for view in views if view.reduced}
+        if reduced:
+            log.once(
+                f"template {self.name}: answers before the last question lose their thoughts, as when the model is used, and are "
+                "not learned in that form; write preserve_thinking: true to keep and learn them all"
+            )
         segments = tuple(_with_training(segment, conversation, reduced) for segment in ink.split(marked))
         return Rendered("".join(segment.text for segment in segments), segments)
 
@@ -130,8 +136,8 @@ def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
     vocabulary = frozenset(tokenizer.get_added_vocab())
     if row.stop[0] != "eos" and row.stop[0] not in vocabulary:
         raise TemplateError(
-            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another template, or "
-            f"write add_special_tokens: {row.stop[0]} and resize_vocab: true"
+            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another template, "
+            f"or write add_special_tokens: {row.stop[0]} and resize_vocab: true"
         )
     if row.stop[0] == "eos" and not tokenizer.eos_token:
         raise TemplateError(f"template {row.name} ends answers with the tokenizer's eos token, and this tokenizer has none")
