@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str
 
         # Only one of several processes overwrites; the same key gives the others the same content before or after.
         entry, found = find_or_build(root, key, build, overwrite=data.overwrite_cache and log.rank() == 0)
+        entry = replace(entry, report=replace(entry.report, name=spec.name))
         entry.report.check(data.max_bad_rows)
         entries.append(entry)
         reused += [spec.name] * found

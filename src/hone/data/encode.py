@@ -61,15 +61,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one row. fate: "whole", "truncated", "split", "dropped", or "refused" for `reason`, with `detail`.
+    """What became of one row: sequences (none where it was dropped as too long), or refused for `reason`, with `detail`.
 
     length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows.
     """
 
     row: int
-    fate: str
     sample: Sample | None = None
     sequences: tuple[Encoded, ...] = ()
+    truncated: bool = False
     reason: str = ""
     detail: str = ""
     length: int = 0
@@ -85,7 +85,7 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
         try:
             samples[row.number] = _sample(recipe, row)
         except RowError as error:
-            outcomes[row.number] = Outcome(row.number, "refused", reason=error.reason, detail=error.detail)
+            outcomes[row.number] = Outcome(row.number, reason=error.reason, detail=error.detail)
     for number, encoded in zip(samples, _encoded(recipe, list(samples.values())), strict=True):
         outcomes[number] = _outcome(recipe, number, samples[number], encoded)
     return [outcomes[row.number] for row in rows]
@@ -114,17 +114,17 @@ def _outcome(recipe: Recipe, row: int, sample: Sample, encoded: Encoded | RowErr
             raise encoded
         fitted = fit(sample, encoded, cutoff_len=recipe.cutoff_len, overlong=recipe.overlong, encode=recipe.encode)
     except RowError as error:
-        return Outcome(row, "refused", reason=error.reason, detail=error.detail)
+        return Outcome(row, reason=error.reason, detail=error.detail)
     except TemplateError as error:
-        return Outcome(row, "refused", reason="the template cannot render what is left after cutting", detail=str(error))
+        return Outcome(row, reason="the template cannot render what is left after cutting", detail=str(error))
     except DataError as error:
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
     digest = hashlib.blake2b(encoded.ids.tobytes() + encoded.labels.tobytes(), digest_size=8).digest()
     return Outcome(
         row,
-        fitted.fate,
         sample,
         fitted.sequences,
+        fitted.truncated,
         length=len(encoded),
         digest=int.from_bytes(digest),
         placeholder=_has_placeholder(sample),
@@ -169,13 +169,13 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
 def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:
     tally.read += len(outcomes)
     for outcome in outcomes:
-        if outcome.fate == "refused":
+        if outcome.reason:
             tally.refuse(outcome.row, outcome.reason, outcome.detail)
             continue
-        tally.dropped += outcome.fate == "dropped"
-        tally.kept += outcome.fate != "dropped"
-        tally.truncated += outcome.fate == "truncated"
-        tally.split += outcome.fate == "split"
+        tally.dropped += not outcome.sequences
+        tally.kept += bool(outcome.sequences)
+        tally.truncated += outcome.truncated
+        tally.split += len(outcome.sequences) > 1
         tally.placeholders += outcome.placeholder
         tally.longest = max(tally.longest, outcome.length)
         digests.append(outcome.digest)

@@ -6,6 +6,7 @@ Does not know dataset_info.json.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,9 @@ def _readings(row: Mapping[str, Any]) -> list[dict[str, Any]]:
             readings.append({"shape": "openai", "columns": named, "tags": OPENAI_TAGS})
         if {"from", "value"} <= keys:
             readings.append({"shape": "sharegpt", "columns": named})
-    for prompt, query, response in (
-        ("instruction", "input", "output"),
-        ("prompt", None, "response"),
-        ("question", None, "answer"),
-    ):
+    for prompt, response in product(("instruction", "prompt", "question"), ("output", "response", "answer")):
         if prompt in row and response in row:
-            query = query if query in row else None
+            query = "input" if prompt == "instruction" and "input" in row else None
             readings.append({"columns": Columns(**{**_EMPTY, "prompt": prompt, "query": query, "response": response, **also})})
     if "text" in row and not readings:
         readings.append({"columns": Columns(**{**_EMPTY, "prompt": "text"})})

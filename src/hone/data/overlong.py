@@ -32,10 +32,10 @@ Encode = Callable[[Sample], Encoded]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What became of a sample. fate: "whole", "dropped", "truncated" or "split"."""
+    """What became of a sample: no sequence (dropped), one, or several (split); truncated where tokens went."""
 
     sequences: tuple[Encoded, ...]
-    fate: str
+    truncated: bool = False
 
 
 def fit(sample: Sample, encoded: Encoded, *, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
@@ -46,38 +46,39 @@ def fit(sample: Sample, encoded: Encoded, *, cutoff_len: int, overlong: str, enc
     if not encoded.num_trained:
         raise RowError("nothing to learn", "no token of it is trained")
     if len(encoded) <= cutoff_len:
-        return Fitted((encoded,), "whole")
+        return Fitted((encoded,))
     if overlong == "drop":
-        return Fitted((), "dropped")
+        return Fitted(())
     if overlong == "error":
         raise DataError(
             f"a row has {len(encoded):,} tokens, cutoff_len is {cutoff_len:,}, and overlong is error; raise cutoff_len or choose "
             "drop, truncate_left, truncate_right or split"
         )
-    parts = (
-        _passage(encoded, cutoff_len, overlong)
-        if isinstance(sample, Passage)
-        else _dialog(sample, encoded, cutoff_len, overlong, encode)
-    )
-    learned = tuple(part for part in parts if part.num_trained)
+    if isinstance(sample, Passage):
+        fitted = _passage(encoded, cutoff_len, overlong)
+    else:
+        fitted = _dialog(sample, encoded, cutoff_len, overlong, encode)
+    learned = tuple(part for part in fitted.sequences if part.num_trained)
     if not learned:
         raise RowError("nothing to learn", "what is left after cutting has no trained token")
-    return Fitted(learned, "split" if overlong == "split" and len(learned) > 1 else "truncated")
+    return replace(fitted, sequences=learned)
 
 
-def _passage(encoded: Encoded, cutoff_len: int, overlong: str) -> list[Encoded]:
+def _passage(encoded: Encoded, cutoff_len: int, overlong: str) -> Fitted:
     if overlong == "split":
-        return windows(encoded, cutoff_len)
+        return Fitted(tuple(windows(encoded, cutoff_len)))
     kept = slice(-cutoff_len, None) if overlong == "truncate_left" else slice(cutoff_len)
-    return [Encoded(encoded.ids[kept], encoded.labels[kept])]
+    return Fitted((Encoded(encoded.ids[kept], encoded.labels[kept]),), truncated=True)
 
 
-def _dialog(sample: Dialog, encoded: Encoded, cutoff_len: int, overlong: str, encode: Encode) -> list[Encoded]:
+def _dialog(sample: Dialog, encoded: Encoded, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
     turns = _Turns(sample.conversation, encoded)
     left = overlong == "truncate_left"
     if overlong != "split" or len(turns.trained) < 2:
-        return [_shortened(turns, range(turns.count), cutoff_len, left or overlong == "split", encode)]
-    return [_shortened(turns, part, cutoff_len, False, encode) for part in turns.parts(cutoff_len)]
+        cut, _ = _shortened(turns, range(turns.count), cutoff_len, left or overlong == "split", encode)
+        return Fitted((cut,), truncated=True)
+    parts = [_shortened(turns, part, cutoff_len, False, encode) for part in turns.parts(cutoff_len)]
+    return Fitted(tuple(cut for cut, _ in parts), truncated=any(is_cut for _, is_cut in parts))
 
 
 class _Turns:
@@ -129,9 +130,9 @@ class _Turns:
         return None
 
 
-def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode: Encode) -> Encoded:
-    """The turns `wanted`, fewer where they must be, cut to the cutoff."""
-    floor = cutoff_len // 8
+def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode: Encode) -> tuple[Encoded, bool]:
+    """The turns `wanted`, fewer where they must be, cut to the cutoff; and whether anything of them went."""
+    asked, floor = wanted, cutoff_len // 8
     while True:
         whole = len(wanted) == turns.count
         conversation = turns.conversation if whole else turns.only(wanted)
@@ -140,7 +141,7 @@ def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode
         stages = _STAGES[:1] if shorter is not None else _STAGES
         cut = _cut(conversation, encoded, cutoff_len, left, [(kind, floor if low is None else low) for kind, low in stages])
         if len(cut) <= cutoff_len:
-            return cut
+            return cut, wanted != asked or len(cut) < len(encoded)
         if shorter is None:
             num_control = sum(piece.end - piece.start for piece in encoded.pieces if piece.kind == "control")
             raise RowError("cannot be cut to cutoff_len", f"the template's own tokens alone are {num_control} of {cutoff_len}")

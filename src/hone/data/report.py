@@ -25,6 +25,14 @@ class Refusal:
     count: int
     rows: tuple[tuple[int, str], ...]
 
+    def examples(self) -> str:
+        """The first rows, each with what was seen where that is not what was seen in the row before."""
+        named, last = [], ""
+        for number, detail in self.rows:
+            named.append(f"row {number} ({detail})" if detail != last else f"row {number}")
+            last = detail
+        return ", ".join(named) + (", ..." if self.count > len(self.rows) else "")
+
 
 @dataclass(frozen=True)
 class SetReport:
@@ -57,9 +65,7 @@ class SetReport:
         """The report for people, one fact a line."""
         lines = [f"{self.name}: {self.read:,} rows read, {self.kept:,} kept, {self.num_refused:,} refused"]
         for refusal in self.refused:
-            named = "; ".join(f"row {number}" + (f" ({detail})" if detail else "") for number, detail in refusal.rows)
-            more = ", ..." if refusal.count > len(refusal.rows) else ""
-            lines.append(f"  refused {refusal.count:,}: {refusal.reason}: {named}{more}")
+            lines.append(f"  refused {refusal.count:,}: {refusal.reason}: {refusal.examples()}")
         counts = {"dropped as too long": self.dropped, "truncated": self.truncated, "split": self.split}
         counts |= {"exact duplicates": self.duplicates}
         if any(counts.values()):
