@@ -39,6 +39,8 @@ def read_arguments(words: list[str]) -> Arguments:
             overrides.append(Item(_key(word[2:]), _joined(values)))
         elif word.startswith("-"):
             mistakes.append(Mistake(COMMAND_LINE, word, "unknown option; settings are written key=value or --key value"))
+        elif not word:
+            mistakes.append(Mistake(COMMAND_LINE, "", "an empty word; remove it"))
         elif file:
             message = f"a second file; one is read, {file}. Write settings as key=value"
             mistakes.append(Mistake(COMMAND_LINE, word, message))

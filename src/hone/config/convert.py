@@ -63,7 +63,6 @@ def shown(value: Value) -> str:
         text = value.text
     else:
         text = ("a mapping " if isinstance(value.data, Mapping) else "a list ") + str(value.data)
-    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return text if len(text) <= 80 else text[:77] + "..."
 
 

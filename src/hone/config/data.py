@@ -53,13 +53,6 @@ class DataConfig(Section):
         "Reads rows as they are needed instead of all at first. For sets too large to prepare; needs max_steps.",
         level="advanced",
     )
-    buffer_size: int = knob(
-        16384,
-        "Rows that are shuffled together while streaming. More rows mix better and take more memory.",
-        unit="rows",
-        gt=0,
-        level="advanced",
-    )
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob(
         "concat",
         "How several sets are mixed: one after the other (concat), or drawn in turn until the first is used up "
@@ -112,8 +105,3 @@ class DataConfig(Section):
         "Fills rows up to cutoff_len with several whole sequences, which never see each other. Left out, only "
         "pretraining does it. Turn it on for many short rows: an epoch has fewer, fuller steps.",
     )
-    dataloader_num_workers: int = knob(
-        0,         "Processes that prepare batches while the model computes. Raise it only where the log shows that the device "
-        "waits.", unit="processes", ge=0,
-        level="advanced",
-    )  # fmt: skip

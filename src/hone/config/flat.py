@@ -50,16 +50,23 @@ def read(arguments: list[str], verb: str) -> Loaded:
     items, mistakes = read_file(Path(words_given.file)) if words_given.file else ([], [])
     environment, wrong = read_environment()
     if mistakes and not items:
-        raise ConfigError([*words_given.mistakes, *mistakes, *wrong])
+        raise _told([*words_given.mistakes, *mistakes, *wrong])
     reading = _Reading(environment, mistakes=[*words_given.mistakes, *mistakes, *wrong])
     reading.take(items, rank=0)
     reading.take(list(words_given.overrides), rank=1)
     settings = reading.settings()
-    _fill_in(settings, verb)
+    if any(mistake.key == "do_predict" for mistake in reading.mistakes):
+        reading.unfit.add("do_train")  # the file says what to do; that it is refused is said already
+    _fill_in(settings, verb, predicts="do_train" in reading.unfit)
     reading.mistakes += broken_rules(settings, verb, file=words_given.file, unfit=reading.unfit)
     if reading.mistakes:
-        raise ConfigError(sorted(reading.mistakes, key=_line))
+        raise _told(sorted(reading.mistakes, key=_line))
     return Loaded(settings.build(), (*reading.notes, *notes_of(settings)))
+
+
+def _told(mistakes: list[Mistake]) -> ConfigError:
+    """The error, each mistake on one line whatever stands in the file."""
+    return ConfigError([Mistake(*(_printable(part) for part in vars(mistake).values())) for mistake in mistakes])
 
 
 def _line(mistake: Mistake) -> tuple[bool, int]:
@@ -68,9 +75,9 @@ def _line(mistake: Mistake) -> tuple[bool, int]:
     return (not line.isdecimal(), int(line) if line.isdecimal() else 0)
 
 
-def _fill_in(settings: Settings, verb: str) -> None:
+def _fill_in(settings: Settings, verb: str, *, predicts: bool) -> None:
     """What follows from what was written: `hone train` trains, and new tokens need room."""
-    if verb in ("train", "check") and not {"do_train", "do_eval"} & set(settings.given):
+    if verb in ("train", "check") and not predicts and not {"do_train", "do_eval"} & set(settings.given):
         settings.given["do_train"] = Given(True, f"hone {verb}", "do_train", 0)
     for key in ("add_tokens", "add_special_tokens"):
         if settings.asks(key):
@@ -138,7 +145,7 @@ class _Reading:
             self._wrong(written, value, f"unknown setting{near}; `hone help {path[0]}` lists this section's")
 
     def _wrong(self, key: str, value: Value, message: str) -> None:
-        self.mistakes.append(Mistake(value.where, _printable(key), message))
+        self.mistakes.append(Mistake(value.where, key, message))
 
     def settings(self) -> Settings:
         """Fit every value to its knob; refuse, explain or translate the keys that are not knobs."""
@@ -182,7 +189,7 @@ class _Reading:
             self.notes.append(f"{raw.written}: {raw.value.data} has nothing to do here: {switch.notes[str(raw.value.data)]}")
         elif raw.value.data is not None and not _same(raw.value, switch.default):
             allowed = ", ".join(_text(word) for word in (switch.default, switch.when, *switch.notes))
-            self._wrong(raw.written, raw.value, f"saw {_printable(str(raw.value.data))}, wanted one of {allowed}")
+            self._wrong(raw.written, raw.value, f"saw {raw.value.data}, wanted one of {allowed}")
 
     def _unknown(self, key: str, raw: _Raw) -> None:
         if self.environment.allow_extra_args:
@@ -237,4 +244,4 @@ def _same(value: Value, default: Any) -> bool:
 
 
 def _printable(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text)

@@ -104,11 +104,6 @@ class ModelConfig(Section):
         "Starts from random weights of the model's shape and does not read its checkpoint. For pretraining a model of your own.",
         level="advanced",
     )
-    low_cpu_mem_usage: bool = knob(
-        True,
-        "Loads weights without a second copy in memory. Turn it off only for a model that fails to load with it.",
-        level="advanced",
-    )
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = knob(
         None,
         "Stretches the position code, so that text longer than the model was trained for can be used. Set it when "

@@ -74,7 +74,7 @@ class OptimizerConfig(Section):
         example="0.1",
     )
     warmup_steps: float = knob(
-        0,         "Steps in which the learning rate rises from 0 (a share of all steps where below 1). Give either this or "
+        0.0,         "Steps in which the learning rate rises from 0 (a share of all steps where below 1). Give either this or "
         "warmup_ratio.", unit="steps", ge=0,
         example="20",
     )  # fmt: skip

@@ -40,7 +40,6 @@ NEEDS = (
         lambda s: s["mix_strategy"] != "concat",
         "with mix_strategy: concat; write mix_strategy: interleave_under, interleave_over or interleave_once, or remove it",
     ),
-    Need(("buffer_size",), lambda s: s["streaming"], "without streaming: true; write that, or remove it"),
     Need(("eval_on_each_dataset",), lambda s: bool(s["eval_dataset"]), "without eval_dataset; write that, or remove it"),
     Need(("per_device_eval_batch_size", "eval_strategy", "do_eval", "eval_on_start"), _evaluates, NO_DATA),
     Need(

@@ -87,7 +87,7 @@ class TrainConfig(Section):
     )
     dataloader_drop_last: bool = knob(False, "Leaves out the last, smaller step of an epoch.", level="advanced")
     logging_steps: float = knob(
-        500,
+        500.0,
         "Steps between log lines (a share of all steps where below 1). 10 is comfortable to watch.",
         unit="steps",
         gt=0,
@@ -105,7 +105,7 @@ class TrainConfig(Section):
     )
     eval_on_start: bool = knob(False, "Evaluates before the first step too, which gives the figure to compare with.")
     save_strategy: Strategy = knob("steps", "When to save a checkpoint: never, every save_steps, or after each epoch.")
-    save_steps: float = knob(500, "Steps between checkpoints (a share of all steps where below 1).", unit="steps", gt=0)
+    save_steps: float = knob(500.0, "Steps between checkpoints (a share of all steps where below 1).", unit="steps", gt=0)
     save_total_limit: int | None = knob(
         None, "Number of checkpoints kept; older ones are removed, the best one stays.", unit="checkpoints", gt=0, example="3"
     )

@@ -75,7 +75,7 @@ class TrackConfig(Section):
         None, "Folder of TensorBoard's files; output_dir/runs where left out.", level="advanced", example="logs"
     )
     plot_loss: bool = knob(False, "Draws training_loss.png into output_dir at the end. Needs matplotlib.")
-    swanlab_project: str = knob("llamafactory", "Project in SwanLab.", level="advanced")
+    swanlab_project: str = knob("llamafactory", "Project of the run in SwanLab.", level="advanced")
     swanlab_workspace: str | None = knob(None, "Workspace in SwanLab; your own where left out.", level="advanced")
     swanlab_run_name: str | None = knob(None, "Name of the run in SwanLab; run_name where left out.", level="advanced")
     swanlab_mode: Literal["cloud", "local"] = knob(

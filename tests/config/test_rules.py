@@ -1,0 +1,132 @@
+"""Rules between settings: each broken once, with the key and the remedy, and each kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from hone.config import read
+from hone.config.knobs import knobs
+from hone.config.rules import NEEDS
+from hone.errors import ConfigError
+
+BASE = "model_name_or_path=m output_dir=o dataset=d,e"
+
+BROKEN = [  # settings, key of the only mistake, a part of its message
+    ("finetuning_type=full lora_rank=4", "lora_rank", "write finetuning_type: lora"),
+    ("finetuning_type=full adapter_name_or_path=a", "adapter_name_or_path", "write finetuning_type: lora"),
+    ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
+    ("finetuning_type=full use_dora=true", "use_dora", "write finetuning_type: lora"),
+    ("finetuning_type=full loraplus_lr_ratio=16", "loraplus_lr_ratio", "write that"),
+    ("stage=pt mask_history=true", "mask_history", "write stage: sft"),
+    ("stage=pt train_on_prompt=true", "train_on_prompt", "write stage: sft"),
+    ("mask_history=true train_on_prompt=true", "mask_history", "remove one of them"),
+    ("double_quantization=false", "double_quantization", "write that"),
+    ("quantization_bit=8 double_quantization=false", "double_quantization", "without quantization_bit: 4"),
+    ("quantization_type=fp4", "quantization_type", "write that"),
+    ("quantization_bit=4 finetuning_type=full", "quantization_bit", "write finetuning_type: lora"),
+    ("quantization_bit=4 resize_vocab=true", "resize_vocab", "remove quantization_bit"),
+    ("quantization_bit=4 add_tokens=x", "add_tokens", "remove quantization_bit"),
+    ("quantization_bit=4 pissa_init=true", "pissa_init", "remove one"),
+    ("quantization_bit=4 adapter_name_or_path=a create_new_adapter=true", "create_new_adapter", "remove one"),
+    ("quantization_bit=4 adapter_name_or_path=a,b", "adapter_name_or_path", "name one"),
+    ("quantization_bit=4 train_from_scratch=true", "train_from_scratch", "remove"),
+    ("pissa_iter=4", "pissa_iter", "write that"),
+    ("create_new_adapter=true", "create_new_adapter", "write that"),
+    ("adapter_folder=x", "adapter_folder", "write that"),
+    ("loraplus_lr_embedding=1e-5", "loraplus_lr_embedding", "write that"),
+    ("warmup_ratio=0.1 warmup_steps=10", "warmup_ratio", "remove one"),
+    ("lr_scheduler_type=constant warmup_steps=10", "warmup_steps", "constant_with_warmup"),
+    ("optim=sgd adam_beta2=0.95", "adam_beta2", "write optim: adamw_torch"),
+    ("optim=lion_32bit adam_epsilon=1e-6", "adam_epsilon", "write optim: adamw_torch"),
+    ("interleave_probs=0.5,0.5", "interleave_probs", "write mix_strategy"),
+    ("mix_strategy=interleave_over interleave_probs=0.5", "interleave_probs", "saw 1 shares for 2 names"),
+    ("mix_strategy=interleave_over interleave_probs=1,-1", "interleave_probs", "positive"),
+    ("streaming=true", "streaming", "write max_steps"),
+    ("streaming=true max_steps=9 val_size=0.1", "val_size", "number of rows"),
+    ("streaming=true max_steps=9 max_samples=9", "max_samples", "write max_steps"),
+    ("val_size=1", "val_size", "2 rows and more"),
+    ("val_size=2.5", "val_size", "whole rows"),
+    ("val_size=0.1 eval_dataset=f", "val_size", "remove one"),
+    ("eval_on_each_dataset=true", "eval_on_each_dataset", "write that"),
+    ("eval_strategy=steps", "eval_strategy", "write eval_dataset or val_size"),
+    ("do_eval=true do_train=true", "do_eval", "write eval_dataset or val_size"),
+    ("per_device_eval_batch_size=1", "per_device_eval_batch_size", "write eval_dataset or val_size"),
+    ("val_size=0.1 eval_steps=5", "eval_steps", "write that"),
+    ("val_size=0.1 eval_strategy=epoch eval_steps=5", "eval_steps", "write that"),
+    ("save_strategy=epoch save_steps=5", "save_steps", "write that"),
+    ("save_strategy=no save_total_limit=5", "save_total_limit", "write steps or epoch"),
+    ("load_best_model_at_end=true", "load_best_model_at_end", "write eval_strategy"),
+    ("early_stopping_steps=2", "early_stopping_steps", "write eval_strategy"),
+    ("greater_is_better=true", "greater_is_better", "remove it"),
+    ("val_size=0.1 eval_strategy=epoch load_best_model_at_end=true", "load_best_model_at_end", "write save_strategy: epoch"),
+    ("val_size=9 eval_strategy=steps eval_steps=3 save_steps=5 load_best_model_at_end=true", "save_steps", "a multiple"),
+    ("max_steps=0", "max_steps", "saw 0"),
+    ("bf16=true fp16=true", "fp16", "remove one"),
+    ("overwrite_output_dir=true resume_from_checkpoint=true", "resume_from_checkpoint", "remove one"),
+    ("do_sample=false top_p=0.9", "top_p", "write do_sample: true"),
+    ("length_penalty=2.0", "length_penalty", "write that"),
+    ("max_length=99", "max_length", "write max_new_tokens instead"),
+    ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
+]
+KEPT = [
+    "finetuning_type=full lora_rank=8",  # the default, given in so many words
+    "finetuning_type=full lora_target=all double_quantization=true",
+    "finetuning_type=freeze freeze_trainable_layers=3",
+    "quantization_bit=4 double_quantization=false quantization_type=fp4",
+    "stage=pt mask_history=false",
+    "warmup_ratio=0.1 warmup_steps=0",
+    "optim=paged_adamw_8bit adam_beta2=0.95",
+    "optim=lion_8bit adam_beta1=0.95",
+    "mix_strategy=interleave_under interleave_probs=0.3,0.7",
+    "streaming=true max_steps=9 val_size=10",
+    "val_size=0.1 eval_strategy=steps eval_steps=5 per_device_eval_batch_size=1 save_steps=10 load_best_model_at_end=true",
+    "eval_dataset=f eval_on_each_dataset=true do_eval=true",
+    "val_size=0.1 eval_strategy=epoch save_strategy=epoch early_stopping_steps=2 metric_for_best_model=eval_loss",
+    "max_length=99 max_new_tokens=0",
+    "num_beams=4 length_penalty=2.0 do_sample=false",
+    "overwrite_output_dir=true resume_from_checkpoint=null",
+    "report_to=swanlab swanlab_project=p",
+    "max_steps=2 num_train_epochs=1",
+]
+
+
+@pytest.mark.parametrize(("settings", "key", "said"), BROKEN)
+def test_a_broken_rule_names_its_key_and_the_remedy(settings: str, key: str, said: str):
+    with pytest.raises(ConfigError) as caught:
+        read([*BASE.split(), *settings.split()], "train")
+    (mistake,) = caught.value.mistakes
+    assert mistake.key == key and mistake.where == "command line" and said in mistake.message
+
+
+@pytest.mark.parametrize("settings", KEPT)
+def test_what_goes_together_is_accepted(settings: str):
+    assert read([*BASE.split(), *settings.split()], "train").run.model.model_name_or_path == "m"
+
+
+def test_a_value_that_could_not_be_read_breaks_no_rule_beside():
+    with pytest.raises(ConfigError) as caught:
+        read(
+            [
+                *BASE.split(),
+                "quantization_bit=x",
+                "double_quantization=false",
+                "eval_dataset=f",
+                "eval_strategy=sometimes",
+                "eval_steps=2",
+            ],
+            "train",
+        )
+    assert [mistake.key for mistake in caught.value.mistakes] == ["quantization_bit", "eval_strategy"]
+
+
+def test_val_size_needs_a_training_set():
+    with pytest.raises(ConfigError, match="val_size: holds back rows of dataset"):
+        read(["model_name_or_path=m", "output_dir=o", "do_eval=true", "val_size=0.1"], "train")
+
+
+def test_every_need_is_about_knobs_and_tells_what_to_write():
+    for need in NEEDS:
+        assert set(need.keys) <= set(knobs())
+        assert "write" in need.why
+        broken = {key for _, key, _ in BROKEN}
+        assert broken & set(need.keys), f"no case breaks the rule of {need.keys}"
