@@ -1,0 +1,43 @@
+"""hone chat: talk with a model in the terminal, ask it one question (`--ask TEXT`), or one a line through a pipe.
+
+Holds no logic: it puts rooms together.
+"""
+
+from __future__ import annotations
+
+from hone.config import load
+from hone.errors import HoneError
+from hone.inference.build import build_engine
+from hone.inference.terminal import Talk, converse
+
+_ASK = "--ask"
+
+
+def main(arguments: list[str]) -> int:
+    """`hone chat run.yaml [key=value ...] [--ask TEXT ...]`; questions of several --ask follow each other in one conversation."""
+    questions, rest = split_questions(arguments)
+    run = load(rest, "chat")
+    talk = Talk(build_engine(run.model, run.chat, run.adapter, dtype=run.serve.infer_dtype), run.generate)
+    for question in questions:
+        talk.say(question)
+    if not questions:
+        converse(talk)
+    return 0
+
+
+def split_questions(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The texts after each --ask (or in --ask=TEXT), and the other arguments. Raises: HoneError where a text is missing."""
+    questions: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word.startswith(f"{_ASK}="):
+            questions.append(word.removeprefix(f"{_ASK}="))
+        elif word == _ASK:
+            text = next(words, None)
+            if text is None:
+                raise HoneError(f'{_ASK} needs the question after it: {_ASK} "What is the capital of France?"')
+            questions.append(text)
+        else:
+            rest.append(word)
+    return questions, rest

@@ -1,0 +1,185 @@
+"""Talk: a conversation in the terminal. Answers go to standard output as they come, everything else to standard error.
+
+Does not know which engine answers, nor where the lines come from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hone import log
+from hone.chat.message import Conversation, Message, message
+from hone.chat.openai import message_to_openai
+from hone.config.use import GenerateConfig
+from hone.errors import HoneError
+from hone.inference.base import Delta, Engine, Request
+from hone.table import nearest
+
+try:
+    import readline  # noqa: F401  once imported, input() edits lines and remembers them
+except ImportError:  # not on every platform, and only a comfort
+    log.once("lines are not editable here: this Python has no readline")
+
+HELP = """  clear, /clear        forget the conversation
+  exit, /exit          leave (so does Ctrl-D)
+  /system TEXT         another system prompt, and a new conversation; without TEXT the one of the settings
+  /set NAME=VALUE      change a generation setting or seed; without NAME=VALUE show them
+  /save FILE           write the conversation as JSON
+  /help                show this
+  Ctrl-C stops an answer. A line that shall begin with a slash is written with two."""
+
+
+@dataclass
+class Talk:
+    """One conversation and how it is answered. `say` asks and prints; `take` also understands commands."""
+
+    engine: Engine
+    settings: GenerateConfig
+    seed: int | None = None
+    system: str = ""
+    messages: list[Message] = field(default_factory=list)
+
+    def take(self, line: str) -> bool:
+        """One line of the user: a command or a question; False where the user wants to leave.
+
+        Raises: HoneError where a question cannot be answered; the conversation then is as before.
+        """
+        word, _, rest = line.strip().partition(" ")
+        if word in ("exit", "/exit", "/quit") and not rest:
+            return False
+        if word == "clear" and not rest:
+            word = "/clear"
+        if word.startswith("//") or not word.startswith("/"):
+            if word:
+                self.say(line.strip().removeprefix("/") if word.startswith("//") else line)
+            return True
+        command = self._commands().get(word)
+        if command is None:
+            log.info(
+                f"unknown command {word}{nearest(word, list(self._commands()))}; /help lists them, // begins a line with a slash"
+            )
+        else:
+            command(rest.strip())
+        return True
+
+    def say(self, text: str) -> None:
+        """Ask `text` and print the answer as it comes; both join the conversation. Ctrl-C keeps what was said until then."""
+        self.messages.append(message("user", text))
+        try:
+            self.messages.append(self._answer())
+        except HoneError:
+            self.messages.pop()
+            raise
+
+    def _answer(self) -> Message:
+        head = (message("system", self.system),) if self.system else ()
+        stream = self.engine.generate(Request(Conversation((*head, *self.messages)), self.settings, self.seed))
+        said: list[str] = []
+        last: Delta | None = None
+        try:
+            for last in stream:
+                said.append(last.text)
+                print(last.text, end="", flush=True)
+            print(flush=True)
+        except KeyboardInterrupt:
+            print(flush=True)
+            log.info("(stopped)")
+            return message("assistant", "".join(said))
+        assert last is not None and last.answer is not None, "an engine's last Delta carries the answer"
+        if last.answer.finish == "length":
+            log.info(f"(cut off after {last.answer.num_tokens} tokens; a larger max_new_tokens allows more)")
+        return last.answer.message
+
+    def _commands(self) -> dict[str, Callable[[str], None]]:
+        return {
+            "/clear": self._clear,
+            "/system": self._set_system,
+            "/set": self._set,
+            "/save": self._save,
+            "/help": lambda _: log.info(HELP),
+            "/exit": lambda _: log.info("/exit takes nothing after it"),
+        }
+
+    def _clear(self, _: str) -> None:
+        self.messages.clear()
+        log.info("(new conversation)")
+
+    def _set_system(self, text: str) -> None:
+        self.system = text
+        self._clear("")
+
+    def _set(self, text: str) -> None:
+        known = {"seed": self.seed, **self.settings.model_dump()}
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            log.info("  ".join(f"{key}={number}" for key, number in known.items()))
+        elif name not in known:
+            log.info(f"unknown setting {name}{nearest(name, list(known))}; /set alone shows them")
+        elif name == "seed":
+            self._set_seed(value)
+        else:
+            try:
+                self.settings = GenerateConfig.model_validate({**self.settings.model_dump(), name: value})
+            except ValidationError as fault:
+                log.info(f"{name}={value}: {fault.errors()[0]['msg']}")
+
+    def _set_seed(self, value: str) -> None:
+        if value.lower() in ("none", "null"):
+            self.seed = None
+        elif value.isdecimal():
+            self.seed = int(value)
+        else:
+            log.info(f"seed={value}: a whole number is wanted, or none")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            log.info("/save needs the name of a file")
+            return
+        system = [message("system", self.system)] if self.system else []
+        items = [item for one in (*system, *self.messages) for item in message_to_openai(one)]
+        try:
+            Path(name).expanduser().write_text(
+                json.dumps({"messages": items}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as fault:
+            log.info(f"{name} cannot be written: {fault.strerror}")
+            return
+        log.info(f"(saved {len(items)} messages to {name})")
+
+
+def converse(talk: Talk) -> None:
+    """Read lines from standard input until its end: with a prompt and second chances at a terminal, one question a line else.
+
+    Raises: HoneError where a question of a pipe cannot be answered; at a terminal it is shown and the talk goes on.
+    """
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            if not talk.take(line.rstrip("\n")):
+                return
+        return
+    log.info("Ask, or write /help. exit or Ctrl-D leaves.")
+    while True:
+        try:
+            if not talk.take(_ask_for_line("User: ")):
+                return
+        except EOFError:
+            log.info("")
+            return
+        except KeyboardInterrupt:
+            log.info("\n(exit or Ctrl-D leaves)")
+        except HoneError as fault:
+            log.info(f"error: {fault}")
+
+
+def _ask_for_line(prompt: str) -> str:
+    """A line from the terminal; the prompt stays out of standard output where that goes elsewhere."""
+    if sys.stdout.isatty():
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return input()
