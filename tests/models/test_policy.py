@@ -10,7 +10,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, VOCAB, tiny
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +22,7 @@ from hone.data.batch import Batch, pack, pad
 from hone.errors import ModelError
 from hone.models.checkpointing import recompute_activations
 from hone.models.policy import Policy
+from tests.families import FAMILIES, VOCAB, tiny
 
 CANNOT_PACK = {"falcon_h1", "gpt_oss", "opt", "bloom", "falcon", "mamba"}
 """transformers 5.23 lets these attend across sequences that are laid end to end."""

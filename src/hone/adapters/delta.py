@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from hone.adapters.files import read_tensors
 from hone.adapters.folder import WEIGHTS, AdapterFolder, locate
 from hone.adapters.targets import PREFIX
 
@@ -89,7 +89,7 @@ def _collect(folder: AdapterFolder) -> LoraDelta:
     sides: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     embeddings: set[str] = set()
-    for name, tensor in load_file(str(folder.path / WEIGHTS)).items():
+    for name, tensor in read_tensors(folder.path / WEIGHTS).items():
         name = name.removeprefix(PREFIX)
         if found := _LOW_RANK.match(name):
             sides.setdefault(found["path"], {})[found["what"][-1]] = tensor

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
 from hone.errors import ModelError
 
@@ -20,6 +22,14 @@ def open_to_readers(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(0o666 & ~mask)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, on the CPU; ModelError where it cannot be read."""
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"{path} cannot be read: {problem}") from problem
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:

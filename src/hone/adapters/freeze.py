@@ -55,7 +55,9 @@ def _inside(layer: nn.Module, name: str) -> list[nn.Module]:
 
 def _outside(module: nn.Module, prefix: str, name: str) -> list[nn.Module]:
     others = {
-        path: inner for path, inner in module.named_modules() if not path.startswith(f"{prefix}.") and any(inner.parameters())
+        path: inner
+        for path, inner in module.named_modules()
+        if not path.startswith(f"{prefix}.") and next(inner.parameters(), None) is not None
     }
     return _matching(
         "freeze_extra_modules", {path: inner for path, inner in others.items() if path and not prefix.startswith(path)}, name

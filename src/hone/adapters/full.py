@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hone.adapters.files import read_tensors
 from hone.config.adapter import Full
 from hone.errors import ModelError
 
@@ -47,7 +47,7 @@ def load_whole(module: nn.Module, folder: Path) -> None:
     own = dict(module.state_dict(keep_vars=False))
     found: set[str] = set()
     for file in files:
-        tensors = load_file(str(file))
+        tensors = read_tensors(file)
         if not set(tensors) <= set(own):
             # Families whose files carry other names than their modules (fused experts): transformers alone knows the mapping.
             _load_by_family(module, folder)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import nn
 
 from hone import log
-from hone.adapters.files import open_to_readers
+from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import AdapterFolder, locate
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
 from hone.adapters.targets import check_fit, choose_targets, find_modules
@@ -54,7 +53,7 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise ModelError(f"{folder} holds no adapter_model.safetensors")
-    tensors = load_file(str(path))
+    tensors = read_tensors(path)
     if start_of(module):
         tensors = split_file(module, tensors)
     outcome = set_peft_model_state_dict(module, tensors)

@@ -13,9 +13,10 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hone.adapters.files import read_tensors
 from hone.adapters.folder import CONFIG, WEIGHTS
 from hone.errors import ModelError
 
@@ -37,7 +38,7 @@ def start_of(tuned: nn.Module) -> dict[str, Tensor]:
 def convert_folder(tuned: nn.Module, folder: Path) -> None:
     """Rewrite a folder that peft has just saved as the plain LoRA of twice the rank."""
     start = start_of(tuned)
-    tensors = load_file(str(folder / WEIGHTS))
+    tensors = read_tensors(folder / WEIGHTS)
     for name, first in start.items():
         learned, first = tensors[name], first.to(tensors[name].device, tensors[name].dtype)
         tensors[name] = torch.cat([learned, first], 0) if _side(name) == "A" else torch.cat([learned, -first], 1)

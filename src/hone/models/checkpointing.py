@@ -19,4 +19,6 @@ def recompute_activations(module: nn.Module) -> None:
     causal = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
     if causal is None or not causal.supports_gradient_checkpointing:
         raise ModelError(f"{type(module).__name__} cannot recompute its activations; write gradient_checkpointing: false")
-    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    renamed = hasattr(causal, "activation_checkpointing_enable")  # its name since transformers 5.23
+    enable = causal.activation_checkpointing_enable if renamed else causal.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -128,7 +129,7 @@ def _read(
     transformers_logging.disable_progress_bar()
     try:
         module, found = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as problem:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as problem:
         raise explain(place, "model", problem) from problem
     _check_complete(place, found)
     return module
