@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hone.config import read
 from hone.config.knobs import knobs
-from hone.config.rules import NEEDS
+from hone.config.needs import NEEDS
 from hone.errors import ConfigError
 
 BASE = "model_name_or_path=m output_dir=o dataset=d,e"
@@ -117,6 +119,18 @@ def test_a_value_that_could_not_be_read_breaks_no_rule_beside():
             "train",
         )
     assert [mistake.key for mistake in caught.value.mistakes] == ["quantization_bit", "eval_strategy"]
+
+
+def test_what_the_command_line_sets_aside_in_the_file_is_said_and_no_mistake(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model_name_or_path: m\noutput_dir: o\ndataset: d\nsave_steps: 5\nlora_rank: 4\n")
+    notes = read([str(path), "save_strategy=no", "finetuning_type=full"], "train").notes
+    assert notes == (
+        "lora_rank has no effect with finetuning_type: full; write finetuning_type: lora, or remove it",
+        "save_steps has no effect without save_strategy: steps; write that, or remove it",
+    )
+    with pytest.raises(ConfigError, match="save_steps: has no effect"):
+        read([str(path), "save_strategy=no", "save_steps=6"], "train")
 
 
 def test_val_size_needs_a_training_set():

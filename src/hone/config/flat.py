@@ -54,14 +54,17 @@ def read(arguments: list[str], verb: str) -> Loaded:
     reading = _Reading(environment, mistakes=[*words_given.mistakes, *mistakes, *wrong])
     reading.take(items, rank=0)
     reading.take(list(words_given.overrides), rank=1)
+    alone = _Reading(environment, mistakes=[])
+    alone.take(items, rank=0)
+    file_settings = alone.settings()
     settings = reading.settings()
     if any(mistake.key == "do_predict" for mistake in reading.mistakes):
         reading.unfit.add("do_train")  # the file says what to do; that it is refused is said already
     _fill_in(settings, verb, predicts="do_train" in reading.unfit)
-    reading.mistakes += broken_rules(settings, verb, file=words_given.file, unfit=reading.unfit)
+    reading.mistakes += broken_rules(settings, verb, alone=file_settings, file=words_given.file, unfit=reading.unfit)
     if reading.mistakes:
         raise _told(sorted(reading.mistakes, key=_line))
-    return Loaded(settings.build(), (*reading.notes, *notes_of(settings)))
+    return Loaded(settings.build(), (*reading.notes, *notes_of(settings, file_settings)))
 
 
 def _told(mistakes: list[Mistake]) -> ConfigError:

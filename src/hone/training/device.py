@@ -155,10 +155,9 @@ class Device:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def start_trackers(self, project: str, run_name: str, settings: dict[str, Any]) -> None:
-        """Open the trackers, each with the run's settings (flat: numbers, texts, booleans)."""
+    def start_trackers(self, project: str, options: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
+        """Open the trackers: `options` by tracker, and the run's settings (flat: numbers, texts, booleans)."""
         if self._accelerator.log_with:
-            options = {"wandb": {"name": run_name}, "mlflow": {"run_name": run_name}, "swanlab": {"experiment_name": run_name}}
             self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
 
     def track(self, values: dict[str, float], step: int) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from hone import log
 from hone.adapters.apply import attach, load_trained, save_trained
+from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.models.load import load_model
@@ -35,6 +36,7 @@ from hone.training.records import Records
 from hone.training.results import plot_history, require_plots, write_metrics
 from hone.training.resume import Start, choose_start, require_same_run
 from hone.training.signals import StopRequest
+from hone.training.trackers import project_of, tracker_options
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ def carry_out(session: Session) -> Outcome:
     if session.start.source:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
-    device.start_trackers("hone", run.track.run_name or plan.output_dir, {"plan": plan.output_dir})
+    environment, _ = read_environment()
+    options = tracker_options(run.track, run.track.run_name or plan.output_dir)
+    device.start_trackers(project_of(run.track, environment), options, {"plan": plan.output_dir})
     measure = partial(measure_now, session)
     choice = choose_metric(run)
     saves = run.train.save_strategy != "no"

@@ -1,0 +1,135 @@
+"""Needs: which settings do something only beside others, and those that therefore do nothing in a run.
+
+Does not know files nor commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hone.config.knobs import KINDS, knobs
+from hone.config.settings import Settings
+
+Finding = tuple[str, str]  # key, message
+
+
+@dataclass(frozen=True)
+class Need:
+    """`keys` do something only where `holds`. why: what to write, after "has no effect "."""
+
+    keys: tuple[str, ...]
+    holds: Callable[[Settings], bool]
+    why: str
+
+
+def _evaluates(settings: Settings) -> bool:
+    return bool(settings["eval_dataset"]) or settings["val_size"] > 0
+
+
+NO_DATA = "without data to evaluate on; write eval_dataset or val_size, or remove it"
+NEEDS = (
+    Need(
+        ("quantization_type", "double_quantization"),
+        lambda s: s["quantization_bit"] == 4,
+        "without quantization_bit: 4; write that, or remove it",
+    ),
+    Need(
+        ("interleave_probs",),
+        lambda s: s["mix_strategy"] != "concat",
+        "with mix_strategy: concat; write mix_strategy: interleave_under, interleave_over or interleave_once, or remove it",
+    ),
+    Need(("eval_on_each_dataset",), lambda s: bool(s["eval_dataset"]), "without eval_dataset; write that, or remove it"),
+    Need(("per_device_eval_batch_size", "eval_strategy", "do_eval", "eval_on_start"), _evaluates, NO_DATA),
+    Need(
+        ("eval_steps",),
+        lambda s: s["eval_strategy"] == "steps",
+        "without eval_strategy: steps; write that, or remove it",
+    ),
+    Need(("save_steps",), lambda s: s["save_strategy"] == "steps", "without save_strategy: steps; write that, or remove it"),
+    Need(
+        ("save_total_limit", "save_only_model"),
+        lambda s: s["save_strategy"] != "no",
+        "with save_strategy: no; write steps or epoch there, or remove it",
+    ),
+    Need(
+        ("load_best_model_at_end", "early_stopping_steps"),
+        lambda s: s["eval_strategy"] != "no",
+        "without evaluations; write eval_strategy: steps or epoch, with eval_dataset or val_size",
+    ),
+    Need(
+        ("metric_for_best_model", "greater_is_better"),
+        lambda s: s["load_best_model_at_end"] or s["early_stopping_steps"] is not None,
+        "without load_best_model_at_end: true or early_stopping_steps; write one of them, or remove it",
+    ),
+    Need(("pissa_iter",), lambda s: s["pissa_init"], "without pissa_init: true; write that, or remove it"),
+    Need(
+        ("adapter_folder", "create_new_adapter"),
+        lambda s: bool(s["adapter_name_or_path"]),
+        "without adapter_name_or_path; write that, or remove it",
+    ),
+    Need(
+        ("loraplus_lr_ratio", "loraplus_lr_embedding"),
+        lambda s: s["finetuning_type"] == "lora",
+        "without finetuning_type: lora; write that, or remove it",
+    ),
+    Need(
+        ("loraplus_lr_embedding",),
+        lambda s: s["loraplus_lr_ratio"] is not None,
+        "without loraplus_lr_ratio; write that, or remove it",
+    ),
+    Need(
+        ("adam_beta1", "adam_beta2"),
+        lambda s: "adam" in s["optim"] or "lion" in s["optim"],
+        "with this optim; write optim: adamw_torch, or remove it",
+    ),
+    Need(("adam_epsilon",), lambda s: "adam" in s["optim"], "with this optim; write optim: adamw_torch, or remove it"),
+    Need(
+        ("warmup_ratio", "warmup_steps"),
+        lambda s: s["lr_scheduler_type"] != "constant",
+        "with this lr_scheduler_type; write lr_scheduler_type: constant_with_warmup, or remove it",
+    ),
+    Need(
+        ("temperature", "top_p", "top_k"),
+        lambda s: s["do_sample"],
+        "with do_sample: false, which takes the likeliest token; write do_sample: true, or remove it",
+    ),
+    Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
+    Need(
+        ("max_length",),
+        lambda s: s["max_new_tokens"] == 0,
+        "while max_new_tokens is above 0; write max_new_tokens instead, or max_new_tokens: 0 beside it",
+    ),
+    Need(
+        ("swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_api_key", "swanlab_logdir"),
+        lambda s: "swanlab" in s["report_to"],
+        "without report_to: swanlab; write that, or remove it",
+    ),
+)
+
+
+def idle(settings: Settings) -> list[Finding]:
+    """Every key that was written and has no effect, with what to write."""
+    return [*_of_other_kinds(settings), *_without_effect(settings)]
+
+
+def set_aside(settings: Settings, alone: Settings) -> set[str]:
+    """Keys of the file that only the command line leaves without effect: save_steps, under save_strategy=no."""
+    before = {key for key, _ in idle(alone)}
+    return {key for key, _ in idle(settings) if settings.given[key].rank == 0 and key not in before}
+
+
+def _of_other_kinds(settings: Settings) -> Iterator[Finding]:
+    """Keys of another kind of the same section: lora_rank with finetuning_type: full."""
+    for key in settings.given:
+        knob = knobs()[key]
+        if knob.kinds and settings.asks(key) and settings.kind(knob.section) not in knob.kinds:
+            flat, _, words, _ = KINDS[knob.section]
+            own = " or ".join(word for word, kind in words.items() if kind in knob.kinds)
+            yield key, f"has no effect with {flat}: {settings[flat]}; write {flat}: {own}, or remove it"
+
+
+def _without_effect(settings: Settings) -> Iterator[Finding]:
+    for need in NEEDS:
+        if not need.holds(settings):
+            yield from ((key, f"has no effect {need.why}") for key in need.keys if settings.asks(key))

@@ -1,0 +1,34 @@
+"""Trackers' own words: the project, and what each tracker is told beside the numbers.
+
+Does not know accelerate, which opens them, nor what is tracked.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hone.config.environment import Environment
+from hone.config.use import TrackConfig
+
+
+def project_of(track: TrackConfig, environment: Environment) -> str:
+    """The project's name, one for all trackers of a run: SwanLab's where it is one of them, else WANDB_PROJECT."""
+    return track.swanlab_project if "swanlab" in track.report_to else environment.wandb_project
+
+
+def tracker_options(track: TrackConfig, run_name: str) -> dict[str, dict[str, Any]]:
+    """What each tracker's own `init` is told, by tracker; also hands SwanLab its key, which it reads from the environment."""
+    if track.swanlab_api_key:
+        os.environ["SWANLAB_API_KEY"] = track.swanlab_api_key
+    swanlab = {
+        "experiment_name": track.swanlab_run_name or run_name,
+        "workspace": track.swanlab_workspace,
+        "mode": track.swanlab_mode,
+        "logdir": track.swanlab_logdir,
+    }
+    return {
+        "wandb": {"name": run_name},
+        "mlflow": {"run_name": run_name},
+        "swanlab": {name: value for name, value in swanlab.items() if value is not None},
+    }
