@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hone.kernels.token_logprobs import CHUNK_ELEMENTS
 from hone.models.shape import Shape
-
-LOGIT_ROWS = 1024
-"""Trained positions whose logits are formed at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def estimate(
         gradients=num_trained * trained_weight_bytes,
         optimizer=int(num_trained * state_bytes),
         activations=kept,
-        logits=min(tokens, LOGIT_ROWS) * shape.vocabulary * 4 * 3,
+        logits=min(tokens * shape.vocabulary, CHUNK_ELEMENTS) * 4 * 3,  # a chunk in fp32: logits, their softmax, its gradient
     )
 
 
