@@ -5,6 +5,7 @@ Does not know training; the only file that knows peft.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -17,6 +18,9 @@ from hone.adapters.pissa import convert_folder, remember_start, split_file, star
 from hone.adapters.targets import check_fit, choose_targets, find_modules
 from hone.config.adapter import Lora
 from hone.errors import ModelError
+
+# peft 0.21 asks transformers 5.23 by the old name; it means nothing to the user.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: bool) -> nn.Module:

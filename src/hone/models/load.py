@@ -20,7 +20,7 @@ from hone.errors import ModelError
 from hone.models.attention import choose_attention
 from hone.models.checkpointing import recompute_activations
 from hone.models.embeddings import resize_vocab
-from hone.models.place import check_folder, explain, hub_arguments
+from hone.models.place import check_folder, check_hub, explain, hub_arguments
 from hone.models.quantize import freeze, quantization_config
 from hone.models.rope import stretch
 from hone.models.tokenizer import load_tokenizer
@@ -83,6 +83,7 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
     """The model's config; ModelError where there is none or it is not of a causal language model."""
     place = model.model_name_or_path
     check_folder(place, ("config.json",), "config")
+    check_hub(model, "config")
     try:
         config = AutoConfig.from_pretrained(place, **hub_arguments(model))
     except (OSError, ValueError, KeyError) as problem:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils import cached_file
 
 from hone.config.model import ModelConfig
@@ -46,6 +48,21 @@ def check_folder(place: str, needed: tuple[str, ...], what: str) -> None:
     if (folder / "adapter_config.json").is_file():
         hint = "; it is an adapter: put it under adapter_name_or_path, and its base under model_name_or_path"
     raise ModelError(f"{place} holds no {what} ({' or '.join(needed)}); it holds {', '.join(held) or 'nothing'}{hint}")
+
+
+def check_hub(model: ModelConfig, what: str) -> None:
+    """Raise ModelError where a hub id cannot be reached or is not there: once, before each file is asked for by itself."""
+    place = model.model_name_or_path
+    if is_local(place):
+        return
+    try:
+        hf_hub_download(place, "config.json", revision=model.model_revision, cache_dir=model.cache_dir, token=model.hf_hub_token)
+    except LocalEntryNotFoundError as problem:  # no network, nothing kept
+        raise explain(place, what, problem) from problem
+    except EntryNotFoundError:
+        return  # the repository is there; a tokenizer may come without a config
+    except (HfHubHTTPError, HFValidationError, OSError) as problem:
+        raise explain(place, what, problem) from problem
 
 
 def find_file(model: ModelConfig, name: str) -> Path | None:
