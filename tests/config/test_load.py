@@ -172,6 +172,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"deepspeed": "ds.json"}, "deepspeed", "DeepSpeed is not in this version; leave it out"),
         ({"pref_beta": "0.2"}, "pref_beta", "not in this version"),
         ({"image_resolution": "10"}, "image_resolution", "images"),
+        ({"temperature": "0.0"}, "temperature", "write do_sample: false"),
         ({"learning_rate": "nan"}, "learning_rate", 'saw "nan", wanted a number above 0'),
         ({"learning_rate": ".inf"}, "learning_rate", "saw .inf, wanted a number above 0"),
         ({"learning_rate": ""}, "learning_rate", "saw nothing"),

@@ -25,7 +25,8 @@ class GenerateConfig(Section):
     top_k: int = knob(50, "Draws only from this many likeliest tokens; 0 draws from all.", ge=0)
     num_beams: int = knob(
         1,
-        "Follows this many beginnings of an answer at once and keeps the likeliest (beam search); needs do_sample: false.",
+        "Follows this many beginnings of an answer at once and keeps the likeliest (beam search). Slower, and the answer "
+        "comes only when it is complete; mostly used with do_sample: false.",
         gt=0,
         level="advanced",
     )
