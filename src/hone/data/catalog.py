@@ -22,6 +22,7 @@ _ENTRY_KEYS = (
     *_HUB_KEYS, "script_url", "cloud_file_name", "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples",
     "columns", "tags",
 )  # fmt: skip
+_OLD_KEYS = ("file_sha1", "cloud_file_sha1")
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,12 @@ def _spec(name: str, entry: Any, catalog: Catalog) -> DatasetSpec:
 
 
 def _check_keys(entry: Mapping[str, Any], where: str) -> None:
-    """A key near a known one is a slip of the pen; another (old files carry checksums) is named once and has no effect."""
+    """A key near a known one is a slip of the pen; another (an old file's checksum) is named once, without effect."""
     for key in entry:
         if key in _ENTRY_KEYS:
             continue
         hint = nearest(str(key), list(_ENTRY_KEYS))
-        if hint:
+        if hint and key not in _OLD_KEYS:
             raise DataError(f'{where}: unknown key "{key}"{hint}; known: {", ".join(_ENTRY_KEYS)}')
         log.once(f'note: {where}: the key "{key}" has no meaning here')
 

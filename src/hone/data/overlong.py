@@ -132,7 +132,7 @@ class _Turns:
 
 def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode: Encode) -> tuple[Encoded, bool]:
     """The turns `wanted`, fewer where they must be, cut to the cutoff; and whether anything of them went."""
-    asked, floor = wanted, cutoff_len // 8
+    asked, floor = wanted, max(cutoff_len // 8, 1)
     while True:
         whole = len(wanted) == turns.count
         conversation = turns.conversation if whole else turns.only(wanted)

@@ -214,8 +214,8 @@ class JsonStream:
                 if self._ended or not _may_be_cut_off(error, len(self._text)):
                     raise self._broken(error.msg, error.pos) from error
             else:
-                # A number at the very end of what was read may go on in the next chunk.
-                if self._ended or end < len(self._text):
+                # A number near the end of what was read may go on in the next chunk: "1" of "1.5", "1.5" of "1.5e+3".
+                if self._ended or end + 2 < len(self._text):
                     line = self._line
                     self._move(end)
                     return value, line
