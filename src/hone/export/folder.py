@@ -66,6 +66,8 @@ def unfinished(place: Path) -> Iterator[Path]:
     try:
         yield draft
     except OSError as fault:
+        if fault.errno is None:  # transformers' own, which is not of the disk
+            raise
         raise ExportError(
             f"writing {place} failed: {fault.strerror or fault}. Nothing of the export is left; "
             "free some space or write an export_dir on another disk."

@@ -30,6 +30,11 @@ DTYPES = {
 """safetensors' names of the number formats that are copied or merged; any other is a quantized base."""
 
 
+def torch_name(code: str) -> str:
+    """torch's and the settings' name of a number format ("bfloat16" for "BF16")."""
+    return str(DTYPES[code]).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Stored:
     """One tensor in one file. dtype: safetensors' name of the number format ("F32", "BF16")."""

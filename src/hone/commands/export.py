@@ -1,0 +1,21 @@
+"""hone export: merge adapters into their base, write it, and prove that it is the trained model.
+
+Holds no logic: it puts rooms together.
+"""
+
+from __future__ import annotations
+
+from hone.chat.codec import build_codec
+from hone.config import load
+from hone.export.job import export
+from hone.models.tokenizer import load_tokenizer
+
+
+def main(arguments: list[str]) -> int:
+    """`hone export run.yaml [key=value ...]`; 0, or ExportError (exit 1) where the result is not the trained model."""
+    run = load(arguments, "export")
+    tokenizer = load_tokenizer(run.model)
+    codec = build_codec(run.chat, tokenizer)
+    report = export(run.model, run.adapter, run.export, dtype=run.serve.infer_dtype, tokenizer=tokenizer, codec=codec)
+    print("\n".join(report.lines()))
+    return 0

@@ -1,0 +1,96 @@
+"""What stands beside the weights: config, generation config, tokenizer, licences, the model's own code, a short card.
+
+Does not know how the weights were made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hone import __version__
+from hone.config.model import ModelConfig
+from hone.export.recipe import Recipe
+from hone.export.source import read_json, torch_name
+from hone.models.load import load_config
+from hone.models.rope import stretch
+
+_KEPT = ("*.py", "LICENSE*", "NOTICE*", "USE_POLICY*", "preprocessor_config.json", "processor_config.json")
+"""Files of the base that belong to every copy of it."""
+
+
+def write_config(model: ModelConfig, base: Path, draft: Path, recipe: Recipe, dtype: str) -> None:
+    """The base's config.json with what the export changed: number format, tied embeddings, vocabulary, stretched positions.
+
+    dtype: safetensors' name of the main number format written.
+    """
+    data = read_json(base / "config.json")
+    if model.rope_scaling:
+        config = load_config(model)
+        stretch(config, model.rope_scaling, None)
+        data = config.to_dict()
+    # Older readers look for torch_dtype; transformers 5 writes dtype and reads both.
+    for key in {"torch_dtype", "dtype"} & data.keys() or {"dtype"}:
+        data[key] = torch_name(dtype)
+    if recipe.untied:
+        data["tie_word_embeddings"] = False
+    if recipe.rows is not None:
+        data["vocab_size"] = recipe.rows
+    _write_json(draft / "config.json", data)
+
+
+def write_generation_config(base: Path, draft: Path, stop_ids: Sequence[int], pad_id: int | None) -> None:
+    """The base's generation_config.json, which from now on stops at every token that ends an answer of the trained format."""
+    file = base / "generation_config.json"
+    data = read_json(file) if file.is_file() else {}
+    data.pop("_from_model_config", None)  # else transformers makes the file anew from config.json
+    known = data.get("eos_token_id")
+    known = [] if known is None else known if isinstance(known, list) else [known]
+    data["eos_token_id"] = list(dict.fromkeys([*stop_ids, *known]))
+    if data.get("pad_token_id") is None and pad_id is not None:
+        data["pad_token_id"] = pad_id
+    _write_json(draft / "generation_config.json", data)
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, draft: Path, template: str | None) -> None:
+    """The tokenizer as it was used. template: Jinja that takes the place of its own chat template, None to leave it."""
+    own = tokenizer.chat_template
+    if template is not None:
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(draft)
+    tokenizer.chat_template = own
+    file = draft / "tokenizer_config.json"
+    data = read_json(file)
+    # transformers 5 writes a class name that version 4 (and with it vLLM's and others' environments) does not know.
+    if data.get("tokenizer_class") == "TokenizersBackend":
+        _write_json(file, data | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def copy_kept(base: Path, draft: Path) -> None:
+    """Copy the base's licences and, for a model with code of its own, that code."""
+    for pattern in _KEPT:
+        for path in sorted(base.glob(pattern)):
+            shutil.copyfile(path, draft / path.name)
+
+
+def write_card(draft: Path, *, name: str, base: str, adapters: Sequence[str], dtype: str, parity: str) -> None:
+    """README.md: what this model is made of, how to load it, and how exactly it is the trained one."""
+    made = "".join(f"- adapter, merged: `{adapter}`\n" for adapter in adapters)
+    text = (
+        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- hone\n---\n\n"
+        f"# {name}\n\n"
+        f"- base model: `{base}`\n{made}- number format: {dtype}\n- written by hone {__version__}\n- {parity}\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
+        'model = AutoModelForCausalLM.from_pretrained("this folder")\n```\n'
+    )
+    (draft / "README.md").write_text(text, encoding="utf-8")
+
+
+def _write_json(file: Path, data: dict[str, Any]) -> None:
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

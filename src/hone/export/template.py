@@ -1,0 +1,109 @@
+"""The chat template of an export: Jinja that makes of messages what the trained format made of them, or word that there is none.
+
+Does not know any format: it looks at what the codec renders. Whether a template is right is measured, never assumed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from jinja2 import TemplateError as JinjaError
+from transformers import PreTrainedTokenizerBase
+
+from hone.chat.codec import Codec
+from hone.chat.message import Conversation, message
+from hone.chat.openai import message_to_openai
+
+_ASKED, _SAID = message("user", "Qaaq"), message("assistant", "Sbbs")
+_ASKED_AGAIN, _SAID_AGAIN, _RULE = message("user", "Qccq"), message("assistant", "Sdds"), message("system", "Reer")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """text: Jinja for the exported tokenizer, None to keep its own; agrees: it renders the format used; origin: for people."""
+
+    text: str | None
+    agrees: bool
+    origin: str
+
+
+def choose_template(codec: Codec, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    """The tokenizer's own template where it renders as the codec does, else one written from the codec's renderings."""
+    if tokenizer.chat_template and renders_alike(codec, tokenizer, None):
+        return ChatTemplate(None, True, "the tokenizer's own, which renders the format that was used")
+    made = written_template(codec)
+    if made is not None and renders_alike(codec, tokenizer, made):
+        return ChatTemplate(made, True, f"written from the format {codec.template.name}, and renders the same")
+    return ChatTemplate(None, False, f"the tokenizer's own, which does NOT render the format {codec.template.name}")
+
+
+def probes() -> list[tuple[Conversation, bool]]:
+    """Conversations on which templates are compared, and whether each ends with the prompt for an answer."""
+    talks = [(_ASKED,), (_RULE, _ASKED), (_ASKED, _SAID, _ASKED_AGAIN), (_RULE, _ASKED, _SAID, _ASKED_AGAIN, _SAID_AGAIN, _ASKED)]
+    return [(Conversation(one), True) for one in talks] + [(Conversation((_ASKED, _SAID)), False)]
+
+
+def renders_alike(codec: Codec, tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
+    """Whether `apply_chat_template` gives the codec's ids on every probe. template: in place of the tokenizer's own."""
+    for talk, prompt in probes():
+        ids = codec.prompt(talk) if prompt else codec.encode([talk])[0].ids.tolist()
+        items = [item for one in talk.messages for item in message_to_openai(one)]
+        try:
+            theirs = tokenizer.apply_chat_template(
+                items, chat_template=template, add_generation_prompt=prompt, tokenize=True, return_dict=False
+            )
+        except JinjaError:
+            return False
+        if not _alike(ids, list(theirs), prompt):
+            return False
+    return True
+
+
+def _alike(ids: list[int], theirs: list[int], prompt: bool) -> bool:
+    """Prompts are equal; behind a last answer official templates may write white space, which is never sampled."""
+    common = min(len(ids), len(theirs))
+    return ids[:common] == theirs[:common] and max(len(ids), len(theirs)) - common <= (0 if prompt else 2)
+
+
+def written_template(codec: Codec) -> str | None:
+    """Jinja out of the pieces that the codec puts around each message; None where a message changes its neighbours' pieces."""
+    asked, answer = _ASKED.text, _SAID.text
+    plain = _text(codec, (_ASKED, _SAID, _ASKED_AGAIN), prompt=True)
+    ruled = _text(codec, (_RULE, _ASKED), prompt=True)
+    alone = _text(codec, (_ASKED,), prompt=True)
+    if not all(word in plain for word in (asked, answer, _ASKED_AGAIN.text)) or _RULE.text not in ruled:
+        return None
+    head, rest = plain.split(asked, 1)
+    to_answer, rest = rest.split(answer, 1)
+    to_question, to_prompt = rest.split(_ASKED_AGAIN.text, 1)
+    rule_head, rule_rest = ruled.split(_RULE.text, 1)
+    rule_tail = rule_rest.split(asked, 1)[0]
+    if alone != head + asked + to_answer or to_prompt != to_answer:
+        return None
+    return (
+        "{%- if messages[0]['role'] == 'system' -%}"
+        + _put(rule_head) + "{{- messages[0]['content'] -}}" + _put(rule_tail) + "{%- set turns = messages[1:] -%}"
+        + "{%- else -%}" + _put(head) + "{%- set turns = messages -%}{%- endif -%}"
+        + "{%- for message in turns -%}"
+        + "{%- if message['role'] == 'user' -%}{{- message['content'] -}}"
+        + "{%- if not loop.last or add_generation_prompt -%}" + _put(to_answer) + "{%- endif -%}"
+        + "{%- elif message['role'] == 'assistant' -%}{{- message['content'] -}}" + _put(_stop(codec, to_question))
+        + "{%- if not loop.last -%}" + _put(to_question.removeprefix(_stop(codec, to_question))) + "{%- endif -%}"
+        + "{%- else -%}{{- raise_exception('this chat template knows system (first), user and assistant') -}}{%- endif -%}"
+        + "{%- endfor -%}"
+    )  # fmt: skip
+
+
+def _text(codec: Codec, messages: tuple, *, prompt: bool) -> str:
+    return codec.template.render(Conversation(messages), prompt=prompt).text
+
+
+def _stop(codec: Codec, after_answer: str) -> str:
+    """The stop token an answer ends with, where what follows an answer begins with it."""
+    return next((word for word in codec.template.stop if after_answer.startswith(word)), "")
+
+
+def _put(text: str) -> str:
+    """Jinja that writes `text` as it is."""
+    return "{{- " + json.dumps(text, ensure_ascii=False) + " -}}" if text else ""

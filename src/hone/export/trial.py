@@ -1,0 +1,75 @@
+"""The trial of an export: base + adapter and the exported folder are loaded one after the other and compared.
+
+Does not know how the folder was made, nor what becomes of one that fails.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hone import log
+from hone.adapters.lora import attach_lora
+from hone.chat.codec import Codec
+from hone.config.adapter import Adapter, Lora
+from hone.config.model import ModelConfig
+from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts
+from hone.models.load import load_model
+from hone.models.shape import meta_model
+
+_SPARE = 1.2
+"""Memory asked for, in sizes of the fp32 weights: one model at a time, its logits and its activations."""
+
+
+def measure_parity(
+    model: ModelConfig, adapter: Adapter, folder: Path, codec: Codec, *, dtype: str, device: torch.device
+) -> tuple[Parity | None, str]:
+    """The parity of `folder` with base + adapter, both in fp32; or None and why it cannot be measured here.
+
+    dtype: of the exported weights. Raises: ExportError where the folder lacks weights or has another vocabulary.
+    """
+    lack = _lack_of_memory(model, device)
+    if lack:
+        log.warn(f"parity is not measured: {lack}")
+        return None, lack
+    texts = probe_texts(codec)
+    trained, base = _logits_of_parts(model, adapter, texts, device)
+    gc.collect()
+    exported = logits_of(load_plain(folder, device, trust_remote_code=model.trust_remote_code), texts)
+    return compare(trained, exported, dtype=dtype, base=base), ""
+
+
+def _logits_of_parts(
+    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Logits with the last adapter beside the base (not merged into it), and those without it; None where there is no adapter."""
+    module = load_model(model, dtype=torch.float32, device=device, for_training=False)
+    if not isinstance(adapter, Lora) or not adapter.adapter_name_or_path:
+        return logits_of(module, texts), None
+    beside = adapter.model_copy(update={"create_new_adapter": False})
+    module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
+    with module.disable_adapter():
+        without = logits_of(module, texts)
+    return logits_of(module, texts), without
+
+
+def _lack_of_memory(model: ModelConfig, device: torch.device) -> str:
+    needed = _SPARE * 4 * sum(weight.numel() for weight in meta_model(model).parameters())
+    free = available_bytes(device)
+    if free is None or needed <= free:
+        return ""
+    return f"the model in fp32 needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of the device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    said = Path("/proc/meminfo")
+    if device.type != "cpu" or not said.is_file():
+        return None
+    line = next(line for line in said.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
