@@ -198,3 +198,7 @@ def test_several_processes_encode_the_same(tmp_path):
     together = build(tmp_path, preprocessing_num_workers=2, preprocessing_batch_size=5, overwrite_cache=True)
     assert texts(together) == texts(alone)
     assert together.report == alone.report
+    rows = [*alpaca_rows(40), {"instruction": "q" * 90, "output": "a"}]
+    write_set(tmp_path, rows)
+    with pytest.raises(DataError, match="toy, row 40: a row has"):
+        build(tmp_path, preprocessing_num_workers=2, preprocessing_batch_size=5, cutoff_len=50, overlong="error")

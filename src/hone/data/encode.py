@@ -10,7 +10,8 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hone.data.report import Tally
 from hone.data.sample import Dialog, Sample
 from hone.data.shapes import SHAPES_VERSION, to_sample
 from hone.data.sources import RawRow
+from hone.data.workers import in_order
 from hone.errors import DataError, TemplateError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
@@ -156,14 +158,20 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
     """Write the whole cache entry of a source into `folder`."""
     writer, tally, digests = EntryWriter(folder), Tally(), array("Q")
     try:
-        for chunk in chunks(source.rows(), recipe, recipe.batch):
-            _write(writer, tally, digests, encode_rows(recipe, chunk))
+        for outcomes in in_order(partial(_lean_outcomes, recipe), chunks(source.rows(), recipe, recipe.batch), workers):
+            _write(writer, tally, digests, outcomes)
             _stop_where_hopeless(tally, recipe)
         lengths, trained = np.diff(writer.column("offsets")), writer.column("trained")
         duplicates = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
         writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
     finally:
         writer.close()
+
+
+def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
+    """`encode_rows` without what is not stored, so that little goes from one process to another."""
+    outcomes = encode_rows(recipe, rows)
+    return [replace(one, sample=None, sequences=tuple(Encoded(s.ids, s.labels) for s in one.sequences)) for one in outcomes]
 
 
 def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:
