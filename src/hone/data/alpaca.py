@@ -15,6 +15,7 @@ from hone.data.columns import RowError, answer, list_of, missing_column, read_to
 
 
 def alpaca(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
+    """`{"instruction": "Add.", "input": "1 2", "output": "3"}`, with the entry's own names of columns."""
     columns = spec.columns
     if not columns.response or columns.response not in row:
         raise missing_column(row, columns.response or "response")

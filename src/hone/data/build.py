@@ -143,10 +143,11 @@ def _overlong(data: DataConfig, sample: type[Sample]) -> str:
 
 def _mixed(data: DataConfig, specs: list[DatasetSpec], entries: list[Entry], reused: list[str], seed: int) -> TokenSet:
     drawn = [_drawn(spec, entry, data.max_samples, seed) for spec, entry in zip(specs, entries, strict=True)]
-    strategy = data.mix_strategy if len(entries) > 1 else "concat"
-    sets, rows = mix(
-        [len(places) for places in drawn], strategy, probs=data.interleave_probs if len(entries) > 1 else (), seed=seed
-    )
+    names = tuple(spec.name for spec in specs)
+    # Evaluation sets are not interleaved: every row counts once.
+    together = len(names) == 1 or names == data.eval_dataset != data.dataset
+    strategy, probs = ("concat", ()) if together else (data.mix_strategy, data.interleave_probs)
+    sets, rows = mix([len(places) for places in drawn], strategy, probs=probs, seed=seed)
     lengths, trained = np.empty(len(sets), np.int32), np.empty(len(sets), np.int32)
     places = rows
     for number, (entry, own) in enumerate(zip(entries, drawn, strict=True)):
@@ -160,7 +161,7 @@ def _mixed(data: DataConfig, specs: list[DatasetSpec], entries: list[Entry], reu
         int(trained.sum(dtype=np.int64)),
         tuple(reused),
     )
-    return TokenSet(tuple(spec.name for spec in specs), tuple(entries), sets, places, lengths, trained, report)
+    return TokenSet(names, tuple(entries), sets, places, lengths, trained, report)
 
 
 def _drawn(spec: DatasetSpec, entry: Entry, max_samples: int | None, seed: int) -> np.ndarray:
