@@ -100,9 +100,13 @@ class Catalog:
         if self.any_hub_id:
             return DatasetSpec(name, "hub", name)
         if name not in self.entries:
-            known = f"it defines {', '.join(sorted(self.entries)[:20])}" if self.entries else "it defines nothing"
+            known = f"it defines {_listed(sorted(self.entries))}" if self.entries else "it defines nothing"
             raise DataError(f'data set "{name}" is not defined in {self.where}{nearest(name, list(self.entries))}; {known}')
         return _spec(name, self.entries[name], self)
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def load_catalog(dataset_dir: str | Mapping[str, Any]) -> Catalog:
