@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import IGNORE
+from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, Message, ToolCall
 from hone.chat.own import OwnTemplate
 from hone.chat.probes import Probe, hostile, probes
@@ -35,17 +35,28 @@ class LawResult:
     detail: str
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A probe the codec can express, with the ids of its prompt and what of it is learned as the last answer."""
+
+    probe: Probe
+    prompt: list[int]
+    encoded: Encoded
+
+
 def check_laws(codec: Codec, official: Official | None = None) -> list[LawResult]:
     """Try all laws; official: the maker's template, without which the first law is not tried."""
-    tried = [
-        _verdict("renders what the official template renders", _official_breaks(codec, official) if official else iter(())),
-        _verdict("the prompt is a token prefix of the full text", _prefix_breaks(codec)),
-        _verdict("training starts where sampling starts", _start_breaks(codec)),
-        _verdict("the stop token is trained", _stop_breaks(codec)),
-        _verdict("a tool call written and read back is the same", _call_breaks(codec)),
+    trials = list(_trials(codec))
+    return [
+        _verdict(
+            "renders what the official template renders", _official_breaks(codec, official, probes()) if official else iter(())
+        ),
+        _verdict("the prompt is a token prefix of the full text", map(_prefix_break, trials)),
+        _verdict("training starts where sampling starts", map(_start_break, trials)),
+        _verdict("the stop token is trained", (_stop_break(codec, trial) for trial in trials)),
+        _verdict("a tool call written and read back is the same", _call_breaks(codec, trials)),
         _verdict("user text cannot make a control token", _control_breaks(codec)),
     ]
-    return tried
 
 
 def official_of(tokenizer: Any, chat: ChatConfig | None = None) -> Official:
@@ -75,19 +86,20 @@ def _verdict(law: str, breaks: Iterator[str]) -> LawResult:
     return LawResult(law, bool(trials) or None, f"held in {len(trials)} trials" if trials else "nothing to try it on")
 
 
-def _expressible(codec: Codec, tried: Sequence[Probe]) -> Iterator[Probe]:
-    for probe in tried:
+def _trials(codec: Codec) -> Iterator[_Trial]:
+    for probe in probes():
         try:
-            codec.render(probe.conversation)
+            encoded = codec.encode([probe.conversation], "last")[0]
         except TemplateError:
-            continue
-        yield probe
+            continue  # a format need not express everything
+        yield _Trial(probe, codec.prompt(_asked(probe.conversation)), encoded)
 
 
-def _official_breaks(codec: Codec, official: Official, tried: Sequence[Probe] = ()) -> Iterator[str]:
-    for probe in _expressible(codec, tried or probes()):
+def _official_breaks(codec: Codec, official: Official, tried: Sequence[Probe]) -> Iterator[str]:
+    for probe in tried:
         whole, asked = probe.conversation, _asked(probe.conversation)
         try:
+            codec.render(whole)
             theirs = official(whole, False), official(asked, True)
         except TemplateError:
             continue
@@ -120,46 +132,31 @@ def _asked(conversation: Conversation) -> Conversation:
     return Conversation(conversation.messages[:-1], conversation.tools)
 
 
-def _prefix_breaks(codec: Codec) -> Iterator[str]:
-    for probe in _expressible(codec, probes()):
-        prompt = codec.prompt(_asked(probe.conversation))
-        ids = codec.encode([probe.conversation])[0].ids.tolist()
-        yield (
-            ""
-            if ids[: len(prompt)] == prompt
-            else f"{probe.name}: the prompt ends {prompt[-5:]}, the full text has other ids there"
-        )
+def _prefix_break(trial: _Trial) -> str:
+    ids = trial.encoded.ids[: len(trial.prompt)].tolist()
+    same = ids == trial.prompt
+    return "" if same else f"{trial.probe.name}: the prompt ends {trial.prompt[-5:]}, the full text has {ids[-5:]} there"
 
 
-def _start_breaks(codec: Codec) -> Iterator[str]:
-    for probe in _expressible(codec, probes()):
-        prompt = codec.prompt(_asked(probe.conversation))
-        labels = codec.encode([probe.conversation], "last")[0].labels
-        first = int((labels != IGNORE).argmax()) if (labels != IGNORE).any() else -1
-        yield "" if first == len(prompt) else f"{probe.name}: sampling starts at token {len(prompt)}, training at {first}"
+def _start_break(trial: _Trial) -> str:
+    learned = trial.encoded.labels != IGNORE
+    first, wanted = int(learned.argmax()) if learned.any() else -1, len(trial.prompt)
+    return "" if first == wanted else f"{trial.probe.name}: sampling starts at token {wanted}, training at {first}"
 
 
-def _stop_breaks(codec: Codec) -> Iterator[str]:
-    for probe in _expressible(codec, probes()):
-        labels = codec.encode([probe.conversation], "last")[0].labels
-        trained = labels[labels != IGNORE]
-        last = int(trained[-1]) if len(trained) else -1
-        yield (
-            ""
-            if last in codec.stop_ids
-            else f"{probe.name}: the last trained token is {last}, the stop tokens are {codec.stop_ids}"
-        )
+def _stop_break(codec: Codec, trial: _Trial) -> str:
+    learned = trial.encoded.labels[trial.encoded.labels != IGNORE]
+    last = int(learned[-1]) if len(learned) else -1
+    return "" if last in codec.stop_ids else f"{trial.probe.name}: the last learned token is {last}, none of {codec.stop_ids}"
 
 
-def _call_breaks(codec: Codec) -> Iterator[str]:
-    for probe in _expressible(codec, probes()):
-        answer = probe.conversation.messages[-1]
-        if not _calls(answer):
-            continue
-        prompt = codec.prompt(_asked(probe.conversation))
-        read = codec.parse(codec.encode([probe.conversation])[0].ids[len(prompt) :].tolist())
-        same = _calls(read) == _calls(answer) and read.text == answer.text
-        yield "" if same else f"{probe.name}: read back {read.parts!r}"
+def _call_breaks(codec: Codec, trials: list[_Trial]) -> Iterator[str]:
+    for trial in trials:
+        answer = trial.probe.conversation.messages[-1]
+        if _calls(answer):
+            read = codec.parse(trial.encoded.ids[len(trial.prompt) :].tolist())
+            same = _calls(read) == _calls(answer) and read.text == answer.text
+            yield "" if same else f"{trial.probe.name}: read back {read.parts!r}"
 
 
 def _calls(message: Message) -> list[tuple[str, dict]]:
@@ -168,15 +165,19 @@ def _calls(message: Message) -> list[tuple[str, dict]]:
 
 def _control_breaks(codec: Codec) -> Iterator[str]:
     """The control tokens of a conversation must be those it has when everybody says something harmless."""
-    harmless = {probe.name: probe for probe in hostile("x")}
+    expected = {probe.name: _control_ids(codec, probe) for probe in hostile("x")}
     for words in _lookalikes(codec):
         for probe in hostile(words):
-            try:
-                expected = codec.control_ids(harmless[probe.name].conversation)
-                seen = codec.control_ids(probe.conversation)
-            except TemplateError:
-                continue  # refused: the text made nothing
-            yield "" if seen == expected else f"{probe.name}: the text {words!r} changed the control tokens"
+            seen = _control_ids(codec, probe)
+            if seen is not None:  # refused: the text made nothing
+                yield "" if seen == expected[probe.name] else f"{probe.name}: the text {words!r} changed the control tokens"
+
+
+def _control_ids(codec: Codec, probe: Probe) -> list[int] | None:
+    try:
+        return codec.control_ids(probe.conversation)
+    except TemplateError:
+        return None
 
 
 def _lookalikes(codec: Codec) -> list[str]:

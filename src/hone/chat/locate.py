@@ -32,7 +32,7 @@ def locate(
     Raises TemplateError where the template leaves something out (thoughts apart), and where something written spells a control
     token and its place is not certain.
     """
-    _check_calls(text, conversation, name)
+    _check_tools(text, conversation, render, name)
     spans = _by_stand_ins(text, conversation, render)
     loose = list(_structured(conversation))
     if spans is not None:
@@ -50,14 +50,19 @@ def locate(
     return spans
 
 
-def _check_calls(text: str, conversation: Conversation, name: str) -> None:
-    names = [tool.get("function", tool).get("name", "") for tool in conversation.tools]
-    names += [part.name for one in conversation.messages for part in one.parts if isinstance(part, ToolCall)]
-    missing = next((called for called in names if called not in text), None)
-    if missing is not None:
-        raise TemplateError(
-            f"template {name} has no place for tools: it leaves out {missing!r}; name a template (template: NAME)"
-        )
+def _check_tools(text: str, conversation: Conversation, render: Callable[[Conversation], str], name: str) -> None:
+    calls = [part.name for one in conversation.messages for part in one.parts if isinstance(part, ToolCall)]
+    missing = next((called for called in calls if called not in text), "")
+    if missing or (conversation.tools and _without_tools(conversation, render) == text):
+        what = f"the call of {missing!r}" if missing else "the list of tools"
+        raise TemplateError(f"template {name} has no place for tools: it leaves out {what}; name a template (template: NAME)")
+
+
+def _without_tools(conversation: Conversation, render: Callable[[Conversation], str]) -> str:
+    try:
+        return render(replace(conversation, tools=()))
+    except TemplateError:
+        return ""
 
 
 def _check_complete(spans: list[Span], conversation: Conversation, name: str) -> None:

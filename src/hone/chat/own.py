@@ -17,7 +17,7 @@ from jinja2 import TemplateSyntaxError
 
 from hone import log
 from hone.chat.locate import Span, locate
-from hone.chat.marks import Generation, Rendered, Segment, environment, run
+from hone.chat.marks import Generation, Rendered, Segment, environment, run, to_json
 from hone.chat.message import Conversation, Message, Text, Think, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
@@ -171,16 +171,16 @@ class OwnTemplate:
         names = dict(self.names)
         if self.settings.enable_thinking is not None:
             names["enable_thinking"] = self.settings.enable_thinking
-        names["preserve_thinking"] = self.settings.preserve_thinking
-        return run(
-            self._jinja,
-            self.name,
-            messages=items,
-            tools=list(tools) or None,
-            documents=None,
-            add_generation_prompt=prompt,
-            **names,
-        )
+        names |= {"preserve_thinking": self.settings.preserve_thinking, "add_generation_prompt": prompt, "documents": None}
+        try:
+            return run(self._jinja, self.name, messages=items, tools=list(tools) or None, **names)
+        except TemplateError as error:
+            # Some templates (DeepSeek's) join arguments to text and so want them as JSON text, as OpenAI's API has them.
+            if not isinstance(error.__cause__, TypeError) or not any("tool_calls" in item for item in items):
+                raise
+            return run(
+                self._jinja, self.name, messages=list(map(_with_text_arguments, items)), tools=list(tools) or None, **names
+            )
 
     @cached_property
     def _jinja(self) -> Any:
@@ -192,6 +192,14 @@ class OwnTemplate:
             return made.from_string(self.text)
         except TemplateSyntaxError as error:
             raise TemplateError(f"the tokenizer's own chat template is not valid Jinja: {error}") from error
+
+
+def _with_text_arguments(item: dict[str, Any]) -> dict[str, Any]:
+    calls = [
+        call | {"function": call["function"] | {"arguments": to_json(call["function"]["arguments"])}}
+        for call in item.get("tool_calls", ())
+    ]
+    return item | ({"tool_calls": calls} if calls else {})
 
 
 def _inlined(conversation: Conversation) -> Conversation:

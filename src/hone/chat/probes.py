@@ -62,7 +62,7 @@ def probes() -> list[Probe]:
         ),
         "white space": Conversation(_said("a  b\n\n\n c\t d", "x   y\n\n  z")),
         "empty question": Conversation(_said("", "Yes?")),
-        "long": Conversation(_said("word \u4e2d\u6587 " * 3000, "long answer. " * 2000)),
+        "long": Conversation(_said("word \u4e2d\u6587 " * 600 + "end", "long answer. " * 400 + "End.")),
         "thought": Conversation((message("user", "2+2?"), thought)),
         "thoughts in turns": Conversation((message("user", "2+2?"), thought, message("user", "Sure?"), thought)),
         "call": Conversation((asked, _answer(_call("Oslo", 1))), (TOOL,)),

@@ -31,7 +31,7 @@ class Reading:
 
     def message(self, text: str, mark: Mark = same) -> Message:
         """An assistant's message of what `text` says; a thought that was not closed is a thought to the end."""
-        said = text.removeprefix(self.lead).removesuffix(self.tail)
+        said = (text if self.dialect.reads_lead else text.removeprefix(self.lead)).removesuffix(self.tail)
         thought, said = self._thought(said, mark)
         parts: list[Part] = [Think(thought)] if thought.strip() else []
         parts += self.dialect.read(said, mark) if said or not parts else []

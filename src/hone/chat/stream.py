@@ -59,7 +59,8 @@ def _untagged(part: Part) -> Part:
 class Stream:
     """`feed(ids)` gives the text that is now certain, `close()` the rest, `message()` all of it read.
 
-    Stop tokens are not text. The deltas joined are the text of the answer without the format's lead.
+    The first stop token ends it; what is fed after that counts for nothing. The deltas joined are the
+    text of the answer without the format's lead.
     """
 
     def __init__(self, decoder: Decoder):
@@ -67,20 +68,23 @@ class Stream:
         self._ids: list[int] = []
         self._waiting: list[int] = []
         self._place: Place = decoder.place()
-        self._begun = False
+        self._begun = self._ended = False
 
     def feed(self, ids: Sequence[int]) -> str:
         """Take further ids; '' while a character is incomplete."""
         found = ""
         for token in ids:
+            if self._ended:
+                break
             self._ids.append(token)
+            self._ended = token in self._decoder.stop_ids
             name = self._decoder.tokens.name_of.get(token)
             if name is None:
                 self._waiting.append(token)
                 continue
             found += self._decoder.tokens.decode(self._waiting, self._place)
             self._waiting, self._place = [], "after"
-            found += "" if token in self._decoder.stop_ids else name
+            found += "" if self._ended else name
         return self._led(found + self._certain())
 
     def close(self) -> str:

@@ -24,7 +24,7 @@ class Row:
     tokens: control tokens without which a tokenizer does not fit; stop: tokens that end an answer, the first one must exist,
     "eos" stands for the tokenizer's own; lead, tail: text the format puts around what an answer says.
     thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does. think_open, think_close: words.
-    dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" has them where the file says.
+    dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     passage_end: token after a pretraining text where it is not the tokenizer's eos. official: what the row was compared with.
     """
 

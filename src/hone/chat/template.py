@@ -136,8 +136,8 @@ def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
     vocabulary = frozenset(tokenizer.get_added_vocab())
     if row.stop[0] != "eos" and row.stop[0] not in vocabulary:
         raise TemplateError(
-            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another template, "
-            f"or write add_special_tokens: {row.stop[0]} and resize_vocab: true"
+            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another "
+            f"template, or write add_special_tokens: {row.stop[0]} and resize_vocab: true"
         )
     if row.stop[0] == "eos" and not tokenizer.eos_token:
         raise TemplateError(f"template {row.name} ends answers with the tokenizer's eos token, and this tokenizer has none")

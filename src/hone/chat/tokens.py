@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ from hone.errors import TemplateError
 
 Place = Literal["head", "after", "middle"]
 """Where a run stands: at the very start, right after a control token, or in the middle of text cut by us."""
+
+PLACES: tuple[Place, ...] = ("head", "after", "middle")
 
 _CACHED_CHARS = 64
 _CACHED_RUNS = 4096
@@ -126,25 +128,7 @@ class Tokens:
 
     @cached_property
     def _plain(self) -> dict[Place, tuple[Any, np.ndarray | None]]:
-        """One tokenizer without control tokens a place, and the map of its ids to ours where they differ."""
-        base = _without_control(json.loads(self.json), self.control)
-        texts = {place: _at_place(base, place) for place in ("head", "after", "middle")}
-        made = {text: self._load(text) for text in dict.fromkeys(texts.values())}
-        return {place: made[text] for place, text in texts.items()}
-
-    def _load(self, text: str) -> tuple[Any, np.ndarray | None]:
-        plain = type(self.backend).from_str(text)
-        words = {
-            token["content"]: token["id"]
-            for token in json.loads(self.json)["added_tokens"]
-            if token["content"] not in self.control
-        }
-        moved = {plain.token_to_id(word): new for word, new in words.items() if plain.token_to_id(word) != new}
-        if not moved:
-            return plain, None
-        remap = np.arange(max(plain.get_vocab_size(with_added_tokens=True), *(old + 1 for old in moved)), dtype=np.int32)
-        remap[list(moved)] = list(moved.values())
-        return plain, remap
+        return _plain_copies(type(self.backend), self.json, tuple(self.control))
 
     @cached_property
     def _anchor(self) -> list[int]:
@@ -163,7 +147,27 @@ class Tokens:
         return {place for place in places if self.encode([("a", place, False)])[0][0].tolist() != bare}
 
 
-def _without_control(data: dict[str, Any], control: dict[str, Control]) -> dict[str, Any]:
+@lru_cache(maxsize=2)
+def _plain_copies(kind: Any, text: str, control: tuple[str, ...]) -> dict[Place, tuple[Any, np.ndarray | None]]:
+    """A tokenizer without control tokens for each place, with the map of its ids to ours where they differ."""
+    names = frozenset(control)
+    words = {token["content"]: token["id"] for token in json.loads(text)["added_tokens"] if token["content"] not in names}
+    base = _without_control(json.loads(text), names)
+    texts = {place: _at_place(base, place) for place in PLACES}
+    made = {copy: _loaded(kind.from_str(copy), words) for copy in dict.fromkeys(texts.values())}
+    return {place: made[copy] for place, copy in texts.items()}
+
+
+def _loaded(plain: Any, words: dict[str, int]) -> tuple[Any, np.ndarray | None]:
+    moved = {plain.token_to_id(word): new for word, new in words.items() if plain.token_to_id(word) != new}
+    if not moved:
+        return plain, None
+    remap = np.arange(max(plain.get_vocab_size(with_added_tokens=True), *(old + 1 for old in moved)), dtype=np.int32)
+    remap[list(moved)] = list(moved.values())
+    return plain, remap
+
+
+def _without_control(data: dict[str, Any], control: frozenset[str]) -> dict[str, Any]:
     """The tokenizer's JSON without control tokens, in a form in which its model cannot produce their ids either."""
     data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in control]
     data |= {"post_processor": None, "truncation": None, "padding": None}

@@ -24,7 +24,8 @@ _DECODER = json.JSONDecoder()
 
 
 class Dialect(Protocol):
-    """A way of tool calls. bare: calls without text stand without the format's lead.
+    """A way of tool calls. bare: calls without text stand without the format's lead; reads_lead: and so
+    the lead tells text from calls when reading.
 
     write: marked text of calls, after_text: something was said before them in the same message.
 
@@ -33,6 +34,7 @@ class Dialect(Protocol):
 
     name: str
     bare: bool
+    reads_lead: bool
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str: ...
     def result(self, result: ToolResult) -> str: ...
@@ -90,7 +92,7 @@ def _json_at(text: str, start: int) -> tuple[Any, int]:
 class Qwen:
     """Hermes-style JSON between <tool_call> tags; Qwen 1.5 to 3."""
 
-    name, bare = "qwen", False
+    name, bare, reads_lead = "qwen", False, False
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """One block a call."""
@@ -134,7 +136,7 @@ def _tagged(text: str, opening: str, closing: str, read: Callable[[str, int], tu
 class Llama3:
     """Llama 3.1's JSON: the whole message is {"name": ..., "parameters": {...}}, a list of such for several calls."""
 
-    name, bare = "llama3", False
+    name, bare, reads_lead = "llama3", False, False
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for text beside calls: this way of calling has no place for it."""
@@ -161,7 +163,7 @@ class Llama3:
 class Mistral:
     """Mistral's JSON list after [TOOL_CALLS], each call with an id of nine letters or digits."""
 
-    name, bare = "mistral", True
+    name, bare, reads_lead = "mistral", True, False
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """A call without an id of that form gets one made from what it has."""
@@ -208,7 +210,7 @@ def _number(text: str) -> int | float | str:
 class Glm4:
     """GLM-4: the function's name on the header's line and JSON below; each call under a header of its own."""
 
-    name, bare = "glm4", True
+    name, bare, reads_lead = "glm4", True, True
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Text, where there is any, stands under the first header."""
@@ -220,13 +222,13 @@ class Glm4:
         return result.content
 
     def read(self, text: str, mark: Mark) -> list[Part]:
-        """A section that is a name, a line break and JSON is a call; others are text."""
+        """A section that begins with a line break is text; one that is a name, a line break and JSON is a call."""
         parts: list[Part] = []
         for section in text.split(mark("<|assistant|>")):
             name, _, rest = section.partition("\n")
             value, end = _json_at(rest, 0)
             is_call = name.strip() and isinstance(value, dict) and not rest[end:].strip()
-            new: Part = ToolCall(_unescaped(name.strip()), value) if is_call else Text(section)
+            new: Part = ToolCall(_unescaped(name.strip()), value) if is_call else Text(section.removeprefix("\n"))
             parts.append(new)
         return [part for part in parts if part != Text("")] or [Text("")]
 
@@ -241,7 +243,7 @@ def _unescaped(name: str) -> str:
 class DeepSeek3:
     """DeepSeek V3 and R1: a fenced JSON block a call, between tokens of their own."""
 
-    name, bare = "deepseek3", False
+    name, bare, reads_lead = "deepseek3", False, False
     begin, end = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
     call_begin, call_end = "<\uff5ctool\u2581call\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581end\uff5c>"
     sep = "<\uff5ctool\u2581sep\uff5c>"
@@ -276,7 +278,7 @@ class DeepSeek3:
 class React:
     """Plain text, for models without a way of their own: Action and Action Input lines."""
 
-    name, bare = "default", False
+    name, bare, reads_lead = "default", False, False
     _ACTION = re.compile(r"(?:^|\n)Action: ([^\n]+)\nAction Input:")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
