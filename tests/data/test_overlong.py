@@ -48,6 +48,7 @@ def test_a_question_is_cut_before_the_answer():
     sample = dialog(("user", "abcdefgh"), ("assistant", "xyz"))
     assert texts(sample, 12, "truncate_right") == ["^Uabcd.Axyz."]
     assert texts(sample, 12, "truncate_left") == ["^Uefgh.Axyz."]
+    assert texts(sample, 12, "split") == ["^Uabcd.Axyz."]  # one turn cannot be split
 
 
 def test_the_longest_is_cut_first_to_a_common_level():

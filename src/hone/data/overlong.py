@@ -75,7 +75,7 @@ def _dialog(sample: Dialog, encoded: Encoded, cutoff_len: int, overlong: str, en
     turns = _Turns(sample.conversation, encoded)
     left = overlong == "truncate_left"
     if overlong != "split" or len(turns.trained) < 2:
-        cut, _ = _shortened(turns, range(turns.count), cutoff_len, left or overlong == "split", encode)
+        cut, _ = _shortened(turns, range(turns.count), cutoff_len, left, encode)
         return Fitted((cut,), truncated=True)
     parts = [_shortened(turns, part, cutoff_len, False, encode) for part in turns.parts(cutoff_len)]
     return Fitted(tuple(cut for cut, _ in parts), truncated=any(is_cut for _, is_cut in parts))
