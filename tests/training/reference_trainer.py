@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-from hone.adapters.apply import attach, save_trained
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainingArguments
 
+from hone.adapters.apply import attach, save_trained
 from hone.config import load
 from hone.models.load import load_model
 from hone.training.draft import gather_material

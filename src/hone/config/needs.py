@@ -46,6 +46,12 @@ NEEDS = (
         lambda s: s["eval_strategy"] == "steps",
         "without eval_strategy: steps; write that, or remove it",
     ),
+    Need(
+        ("logging_steps",),
+        lambda s: s["logging_strategy"] == "steps",
+        "without logging_strategy: steps; write that, or remove it",
+    ),
+    Need(("eval_delay",), lambda s: s["eval_strategy"] != "no", "without evaluations; write eval_strategy: steps or epoch"),
     Need(("save_steps",), lambda s: s["save_strategy"] == "steps", "without save_strategy: steps; write that, or remove it"),
     Need(
         ("save_total_limit", "save_only_model"),

@@ -93,12 +93,6 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
         yield "val_size", "holds back training rows although eval_dataset names other data; remove one of them"
     if settings["val_size"] > 0 and not names:
         yield "val_size", "holds back rows of dataset, which is not there; write dataset, or eval_dataset in its place"
-    if settings["streaming"] and 0 < settings["val_size"] < 1:
-        yield "val_size", "a share needs the number of rows, which streaming does not know; write a number of rows"
-    if settings["streaming"] and settings["max_samples"] is not None:
-        yield "max_samples", "does not go with streaming: true; write max_steps for a shorter run, or streaming: false"
-    if settings["streaming"] and settings["do_train"] and settings["max_steps"] <= 0:
-        yield "streaming", "the length of the run is not known while streaming; write max_steps"
 
 
 def _of_training(settings: Settings) -> Iterator[Finding]:

@@ -63,6 +63,11 @@ class TrainConfig(Section):
         "Keeps trained weights in bfloat16 too, which halves their memory; small updates can be lost in rounding.",
         level="advanced",
     )
+    tf32: bool | None = knob(
+        None,
+        "Lets an NVIDIA GPU (Ampere or newer) compute float32 products in TF32: faster, with fewer digits.",
+        level="advanced",
+    )
     use_cpu: bool = knob(False, "Trains on the CPU although there is an accelerator.", level="advanced")
     gradient_checkpointing: bool | None = knob(
         None,
@@ -86,6 +91,9 @@ class TrainConfig(Section):
         False, "Uses only deterministic algorithms, so that two runs give the same bits. Slower.", level="advanced"
     )
     dataloader_drop_last: bool = knob(False, "Leaves out the last, smaller step of an epoch.", level="advanced")
+    logging_strategy: Strategy = knob(
+        "steps", "When to log: never, every logging_steps, or after each epoch. The last step is always logged.", level="advanced"
+    )
     logging_steps: float = knob(
         500.0,
         "Steps between log lines (a share of all steps where below 1). 10 is comfortable to watch.",
@@ -102,6 +110,12 @@ class TrainConfig(Section):
         unit="steps",
         gt=0,
         example="100",
+    )
+    eval_delay: float = knob(
+        0.0,
+        "Epochs (with eval_strategy: epoch) or steps (with eval_strategy: steps) that pass before the first evaluation.",
+        ge=0,
+        level="advanced",
     )
     eval_on_start: bool = knob(False, "Evaluates before the first step too, which gives the figure to compare with.")
     save_strategy: Strategy = knob("steps", "When to save a checkpoint: never, every save_steps, or after each epoch.")

@@ -51,7 +51,7 @@ class Conductor:
         self._records.stepped(progress)
         if _due(plan.log_every, step) or last or (self._log_first and step == 1):
             self._records.log_step(progress, grad_norm=result.grad_norm, learning_rate=result.learning_rate)
-        improved = _due(plan.eval_every, step) and self._judge(progress)
+        improved = step >= plan.eval_after and _due(plan.eval_every, step) and self._judge(progress)
         tired = 0 < self._choice.patience <= progress.stale_evaluations
         saves = self._saves and (_due(plan.save_every, step) or last or tired)
         if saves or result.stop or (improved and self._choice.keep_best):

@@ -80,6 +80,12 @@ class Device:
             if name not in held:
                 raise MissingExtra(name, "track", f"report_to: {name}")
 
+    def use_tf32(self, wanted: bool) -> None:
+        """Allow or forbid TF32 in float32 products; TrainingError where the hardware has none."""
+        if wanted and not (self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= (8, 0)):
+            raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {self.device}; leave it out")
+        torch.backends.cuda.matmul.allow_tf32 = wanted
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes files."""

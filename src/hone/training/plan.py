@@ -24,9 +24,9 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 
 @dataclass(frozen=True)
 class Plan:
-    """log_every, eval_every, save_every: optimizer steps, 0 for never. layout: how sequences lie in a batch.
+    """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: none before.
 
-    per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
+    layout: how sequences lie in a batch. per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
     device: str
@@ -45,6 +45,7 @@ class Plan:
     num_epochs: float
     log_every: int
     eval_every: int
+    eval_after: int
     save_every: int
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     recompute: bool
@@ -127,6 +128,16 @@ def eval_every(train: TrainConfig, num_steps: int, steps_per_epoch: int) -> int:
     """Steps between evaluations."""
     choices = {"no": 0, "epoch": steps_per_epoch, "steps": cadence(train.eval_steps or train.logging_steps, num_steps)}
     return choices[train.eval_strategy]
+
+
+def eval_after(train: TrainConfig, steps_per_epoch: int) -> int:
+    """Steps that pass before the first evaluation."""
+    return math.ceil(train.eval_delay * (steps_per_epoch if train.eval_strategy == "epoch" else 1))
+
+
+def log_every(train: TrainConfig, num_steps: int, steps_per_epoch: int) -> int:
+    """Steps between log lines."""
+    return {"no": 0, "epoch": steps_per_epoch, "steps": cadence(train.logging_steps, num_steps)}[train.logging_strategy]
 
 
 def save_every(train: TrainConfig, num_steps: int, steps_per_epoch: int) -> int:

@@ -36,7 +36,7 @@ from hone.training.records import Records
 from hone.training.results import plot_history, require_plots, write_metrics
 from hone.training.resume import Start, choose_start, require_same_run
 from hone.training.signals import StopRequest
-from hone.training.trackers import project_of, tracker_options
+from hone.training.trackers import flat_settings, project_of, tracker_options
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def prepare(run: Run, *, settings: str) -> Session:
     seed_all(run.train.seed)
     if run.train.full_determinism:
         be_deterministic()
+    if run.train.tf32 is not None:
+        device.use_tf32(run.train.tf32)
     material = gather_material(run)
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
@@ -183,7 +185,7 @@ def carry_out(session: Session) -> Outcome:
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     environment, _ = read_environment()
     options = tracker_options(run.track, run.track.run_name or plan.output_dir)
-    device.start_trackers(project_of(run.track, environment), options, {"plan": plan.output_dir})
+    device.start_trackers(project_of(run.track, environment), options, flat_settings(run))
     measure = partial(measure_now, session)
     choice = choose_metric(run)
     saves = run.train.save_strategy != "no"

@@ -9,12 +9,21 @@ import os
 from typing import Any
 
 from hone.config.environment import Environment
+from hone.config.run import Run
+from hone.config.tree import to_dict
 from hone.config.use import TrackConfig
 
 
 def project_of(track: TrackConfig, environment: Environment) -> str:
     """The project's name, one for all trackers of a run: SwanLab's where it is one of them, else WANDB_PROJECT."""
     return track.swanlab_project if "swanlab" in track.report_to else environment.wandb_project
+
+
+def flat_settings(run: Run) -> dict[str, float | str | bool]:
+    """The run's settings for a tracker's table: section.key to a number, a text or a boolean; no secrets."""
+    sections = to_dict(run)
+    rows = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in rows.items()}
 
 
 def tracker_options(track: TrackConfig, run_name: str) -> dict[str, dict[str, Any]]:
