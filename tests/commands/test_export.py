@@ -1,0 +1,27 @@
+"""hone export on a tiny model, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+
+from hone.cli import main
+
+
+def test_export_prints_folder_size_and_parity(tiny_model_dir, tmp_path, capsys) -> None:
+    out = tmp_path / "merged"
+    (tmp_path / "run.yaml").write_text(f"model_name_or_path: {tiny_model_dir}\nexport_dir: {out}\nexport_size: 1\n")
+    assert main(["export", str(tmp_path / "run.yaml"), "infer_dtype=bfloat16"]) == 0
+    shown = capsys.readouterr().out
+    assert str(out) in shown and "0.1 MB, bfloat16" in shown and "parity passed (bfloat16)" in shown
+    assert json.loads((out / "export_report.json").read_text())["files"] == ["model.safetensors"]
+    assert main(["chat", str(tmp_path / "run.yaml"), f"model_name_or_path={out}", "--ask", "Hi", "max_new_tokens=5"]) == 0
+
+
+def test_export_without_a_folder_or_over_other_files_is_refused(tiny_model_dir, tmp_path, capsys) -> None:
+    (tmp_path / "run.yaml").write_text(f"model_name_or_path: {tiny_model_dir}\n")
+    assert main(["export", str(tmp_path / "run.yaml")]) != 0
+    assert "export_dir" in capsys.readouterr().err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    assert main(["export", str(tmp_path / "run.yaml"), f"export_dir={tmp_path / 'full'}"]) == 1
+    assert "notes.txt" in capsys.readouterr().err
