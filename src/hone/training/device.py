@@ -163,8 +163,15 @@ class Device:
 
     def start_trackers(self, project: str, options: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
         """Open the trackers: `options` by tracker, and the run's settings (flat: numbers, texts, booleans)."""
-        if self._accelerator.log_with:
+        if not self._accelerator.log_with:
+            return
+        try:
             self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
+        except Exception as problem:  # each tracker has errors of its own, and none of them is known here
+            names = ", ".join(options)
+            raise TrainingError(
+                f"report_to: a tracker ({names}) could not start: {problem}. Mend it, or write report_to: none"
+            ) from problem
 
     def track(self, values: dict[str, float], step: int) -> None:
         """Send numbers to the trackers."""

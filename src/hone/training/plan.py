@@ -24,9 +24,10 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 
 @dataclass(frozen=True)
 class Plan:
-    """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: none before.
+    """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
 
-    layout: how sequences lie in a batch. per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
+    layout: how sequences lie in a batch.
+    per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
     device: str
