@@ -58,6 +58,7 @@ def test_a_file_that_is_wrong_is_named(text, words, tiny_tokenizer_dir, tmp_path
         (["x.json"], "name the tokenizer's folder"),
         (["--tokenizer"], "needs a value"),
         (["--tokenizr", "x", "y"], 'did you mean "tokenizer"'),
+        (["--tokenizer", "t", "enable_thinking=maybe", "x.json"], "enable_thinking: Input should be a valid boolean"),
     ],
 )
 def test_words_that_are_wrong_are_named(arguments, words, tmp_path, monkeypatch, capsys):

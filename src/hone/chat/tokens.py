@@ -35,7 +35,7 @@ class Control:
 
 
 def is_control(text: str, special: bool) -> bool:
-    """Special tokens, and marked-up ones such as Qwen3's <think>; added words ("ö", "  ", "mynewword") are content."""
+    """Special tokens, and marked-up ones such as Qwen3's <think>; added words (letters, spaces, "mynewword") are content."""
     return special or any(char in "<>[]{}|\u25c1\u25b7" for char in text)
 
 

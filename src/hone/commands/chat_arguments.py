@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import yaml
-from pydantic import ValidationError
 
 from hone.chat.codec import Codec, build_codec
 from hone.config.chat import ChatConfig
@@ -60,9 +59,8 @@ def load_codec(words: Words, verb: str) -> Codec:
     values = {key: _value(key, text) for key, text in words.settings.items() if key != "tokenizer"}
     try:
         chat = ChatConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise HoneError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
+    except ValueError as error:  # pydantic's: a headline, then the setting and what is wrong with it
+        raise HoneError(": ".join(line.strip() for line in str(error).splitlines()[1:3])) from error
     return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=words.settings["tokenizer"])))
 
 
