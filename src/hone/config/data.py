@@ -35,11 +35,12 @@ class DataConfig(Section):
         unit="tokens",
         gt=0,
     )
-    overlong: Literal["drop", "truncate_left", "truncate_right", "split", "error"] = knob(
-        "truncate_right",
+    overlong: Literal["drop", "truncate_left", "truncate_right", "split", "error"] | None = knob(
+        None,
         "What becomes of a row longer than cutoff_len. truncate_right cuts the end of the text, truncate_left its "
         "start, split makes several rows, drop leaves it out, error stops. The answer's header and stop token are "
-        "always kept.",
+        "always kept. Left out: truncate_right, and split for pretraining that is packed.",
+        example="split",
     )
     max_bad_rows: float = knob(
         0.1,

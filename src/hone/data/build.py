@@ -135,10 +135,9 @@ def make_recipe(data: DataConfig, spec: DatasetSpec, objective: Any, codec: Any)
 
 def _overlong(data: DataConfig, sample: type[Sample]) -> str:
     """Where the user chose nothing: packed pretraining learns all of a long text, in windows, as LLaMA-Factory's does."""
-    chosen = data.overlong if "overlong" in data.model_fields_set else None
-    if chosen is None:
+    if data.overlong is None:
         return "split" if sample.__name__ == "Passage" and data.packing is not False else "truncate_right"
-    return chosen
+    return data.overlong
 
 
 def _mixed(data: DataConfig, specs: list[DatasetSpec], entries: list[Entry], reused: list[str], seed: int) -> TokenSet:
