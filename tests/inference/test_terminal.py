@@ -88,7 +88,7 @@ def test_settings_change_and_wrong_ones_do_not(talk, capsys) -> None:
     asked = talk.engine.requests[-1]
     assert (asked.settings.temperature, asked.settings.do_sample, asked.seed) == (0.2, False, 7)
     notes = capsys.readouterr().err
-    assert "greater than 0" in notes and 'did you mean "temperature"?' in notes and "whole number" in notes
+    assert "wanted a number above 0" in notes and 'did you mean "temperature"?' in notes and "whole number" in notes
     talk.take("/set seed=none")
     talk.take("/set")
     assert talk.seed is None and "temperature=0.2" in capsys.readouterr().err

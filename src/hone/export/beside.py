@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hone import __version__
+import hone
 from hone.config.model import ModelConfig
 from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
@@ -84,7 +84,7 @@ def write_card(draft: Path, *, name: str, base: str, adapters: Sequence[str], dt
     text = (
         f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- hone\n---\n\n"
         f"# {name}\n\n"
-        f"- base model: `{base}`\n{made}- number format: {dtype}\n- written by hone {__version__}\n- {parity}\n\n"
+        f"- base model: `{base}`\n{made}- number format: {dtype}\n- written by hone {hone.__version__}\n- {parity}\n\n"
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
         'model = AutoModelForCausalLM.from_pretrained("this folder")\n```\n'

@@ -16,7 +16,8 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hone import __version__, log
+import hone
+from hone import log
 from hone.adapters.folder import locate
 from hone.chat.codec import Codec
 from hone.config.adapter import Adapter, Lora
@@ -70,7 +71,7 @@ class Report:
     def as_dict(self) -> dict:
         """For export_report.json."""
         return {
-            "hone": __version__,
+            "hone": hone.__version__,
             "base": self.base,
             "adapters": list(self.adapters),
             "method": self.method,

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hone import log
 from hone.chat.message import Conversation, Message, message
 from hone.chat.openai import message_to_openai
+from hone.config.convert import Wrong, convert
+from hone.config.knobs import knobs
+from hone.config.source import Value
 from hone.config.use import GenerateConfig
 from hone.errors import HoneError
 from hone.inference.base import Delta, Engine, Request
@@ -125,9 +126,11 @@ class Talk:
             self._set_seed(value)
         else:
             try:
-                self.settings = GenerateConfig.model_validate({**self.settings.model_dump(), name: value})
-            except ValidationError as fault:
-                log.info(f"{name}={value}: {fault.errors()[0]['msg']}")
+                number = convert(knobs()[name], Value(value, value, "/set"))
+            except Wrong as fault:
+                log.info(f"{name}: {fault}")
+            else:
+                self.settings = self.settings.model_copy(update={name: number})
 
     def _set_seed(self, value: str) -> None:
         if value.lower() in ("none", "null"):
