@@ -5,10 +5,14 @@ Does not know what is logged, nor torch: the rank is torchrun's own environment 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 _said: set[str] = set()
+
+# bitsandbytes 0.50 says at every import on a CPU that an optional kernel package is missing, also where nothing is quantized.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def rank() -> int:

@@ -23,10 +23,10 @@ LINES = {
 USAGE = {
     "train": "[FILE.yaml] [key=value ...]",
     "check": "[FILE.yaml] [key=value ...] [--json]",
-    "chat": "[FILE.yaml] [key=value ...]",
+    "chat": "[FILE.yaml] [key=value ...] [--ask TEXT]",
     "export": "[FILE.yaml] [key=value ...]",
     "render": "[--template NAME] --tokenizer DIR FILE.json   (FILE: messages and tools; - for standard input)",
-    "laws": "--template NAME --tokenizer DIR",
+    "laws": "[NAME] --tokenizer DIR [--json]",
     "convert": "FILE.yaml [key=value ...]",
     "help": "[COMMAND | SECTION | KEY]",
     "schema": "",
