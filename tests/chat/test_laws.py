@@ -54,7 +54,11 @@ def test_a_row_is_lawful_with_a_tokenizer_made_for_it(name, made_codec):
     assert [result.held for result in results[1:]] == [True] * 5
 
 
-@pytest.mark.parametrize("thinking", [{"enable_thinking": False}, {"preserve_thinking": True}], ids=["false", "preserved"])
+@pytest.mark.parametrize(
+    "thinking",
+    [{"enable_thinking": False}, {"enable_thinking": None}, {"preserve_thinking": True}],
+    ids=["false", "null", "preserved"],
+)
 @pytest.mark.parametrize("name", ["qwen3", "deepseekr1"])
 def test_a_row_that_thinks_is_lawful_in_every_setting(name, thinking, made_codec):
     assert_lawful(check_laws(made_codec(name, **thinking)))

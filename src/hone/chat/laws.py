@@ -6,12 +6,12 @@ Does not know any single format; it sees a codec from outside, and the maker's o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
-from hone.chat.message import Conversation, Message, ToolCall
+from hone.chat.message import Conversation, Message, Think, ToolCall
 from hone.chat.own import OwnTemplate
 from hone.chat.probes import Probe, hostile, probes
 from hone.chat.template import NamedTemplate
@@ -65,13 +65,18 @@ def official_of(tokenizer: Any, chat: ChatConfig | None = None) -> Official:
     return lambda conversation, prompt: own.plain(conversation, prompt)
 
 
+def official_for(codec: Codec) -> Official:
+    """The tokenizer's own chat template, thinking as the codec does; raises TemplateError where the tokenizer has none."""
+    template = codec.template
+    enable = template.thinking.enable if isinstance(template, NamedTemplate) else template.settings.enable_thinking
+    return official_of(codec.tokenizer, ChatConfig(enable_thinking=enable))
+
+
 def contradicts(codec: Codec, tokenizer: Any) -> str:
     """Where the named template renders otherwise than the tokenizer's own: a sentence that shows it; '' where it does not."""
     if isinstance(codec.template, OwnTemplate) or not tokenizer.chat_template:
         return ""
-    settings = codec.template.thinking if isinstance(codec.template, NamedTemplate) else None
-    chat = ChatConfig(enable_thinking=settings.enable) if settings else ChatConfig()
-    official = official_of(tokenizer, chat)
+    official = official_for(codec)
     plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns")]
     found = next((broken for broken in _official_breaks(codec, official, plain) if broken), "")
     return f"template {codec.template.name} is not what this tokenizer's own chat template says: {found}" if found else ""
@@ -92,7 +97,17 @@ def _trials(codec: Codec) -> Iterator[_Trial]:
             encoded = codec.encode([probe.conversation], "last")[0]
         except TemplateError:
             continue  # a format need not express everything
-        yield _Trial(probe, codec.prompt(_asked(probe.conversation)), encoded)
+        yield _Trial(probe, _sampler(codec, probe.conversation).prompt(_asked(probe.conversation)), encoded)
+
+
+def _sampler(codec: Codec, conversation: Conversation) -> Codec:
+    """The codec that samples such an answer: where enable_thinking is null, one without a thought is what false would sample."""
+    template = codec.template
+    if not isinstance(template, NamedTemplate) or template.thinking.enable is not None or template.row.thinking != "answer":
+        return codec
+    if any(isinstance(part, Think) for part in conversation.messages[-1].parts):
+        return codec
+    return Codec(codec.tokenizer, replace(template, thinking=replace(template.thinking, enable=False)))
 
 
 def _official_breaks(codec: Codec, official: Official, tried: Sequence[Probe]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from hone.chat.laws import check_laws, contradicts, official_of
+from hone.chat.laws import check_laws, contradicts, official_for
 from hone.commands.chat_arguments import Words, load_codec, read
 from hone.errors import HoneError, TemplateError
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
         words = Words((), {**words.settings, "template": words.rest[0]}, words.flags)
     codec = load_codec(words, "laws")
     try:
-        official = official_of(codec.tokenizer)
+        official = official_for(codec)
     except TemplateError:
         official = None  # the tokenizer carries no template to compare with
     results = check_laws(codec, official if not contradicts(codec, codec.tokenizer) else None)
