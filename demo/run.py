@@ -5,6 +5,8 @@ Does not know how any of them works; it calls `hone` and compares the models bef
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from score import score
 PROJECT = Path(__file__).resolve().parents[1]
 OUT = PROJECT / "demo" / "out"
 BASE, TUNED, MERGED = "demo/out/base", "demo/out/tuned", "demo/out/merged"
-QUESTION = "Tell me the river of Glormere."
+ASK = ("--ask", "Tell me the river of Glormere.")
 TRAINED = f"adapter_name_or_path={TUNED}"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", **os.environ}
+"""A model this small gains little from a second thread, and where the machine is busy, threads wait for each other."""
 
 
 def main() -> int:
@@ -26,15 +30,9 @@ def main() -> int:
     shutil.rmtree(OUT, ignore_errors=True)
     hone("train", "demo/base.yaml", why="A base model, from random weights")
     hone("check", "demo/tune.yaml", why="What would be learned, before it costs anything")
-    hone("chat", "demo/tune.yaml", why="One question before", question=QUESTION)
+    hone("chat", "demo/tune.yaml", *ASK, why="One question before")
     hone("train", "demo/tune.yaml", why="LoRA on questions about twenty towns the base has never read of")
-    hone(
-        "chat",
-        "demo/tune.yaml",
-        TRAINED,
-        why="The same question after; it is not among the rows that were trained",
-        question=QUESTION,
-    )
+    hone("chat", "demo/tune.yaml", TRAINED, *ASK, why="The same question after; it is not among the rows that were trained")
     hone("export", "demo/tune.yaml", TRAINED, f"export_dir={MERGED}", why="One model out of base and adapter, compared with both")
     before, asked = score(PROJECT / BASE)
     after, _ = score(PROJECT / MERGED)
@@ -43,15 +41,14 @@ def main() -> int:
     return 0 if after > before else 1
 
 
-def hone(*arguments: str, why: str, question: str = "") -> None:
+def hone(*arguments: str, why: str) -> None:
     """Print and run one command from the project's folder; the demo ends where it fails."""
-    typed = " ".join(["hone", *arguments])
-    print(f"\n# {why}\n$ " + (f'echo "{question}" | {typed}' if question else typed), flush=True)
+    print(f"\n# {why}\n$ {shlex.join(['hone', *arguments])}", flush=True)
     begun = time.monotonic()
     program = Path(sys.executable).with_name("hone")
-    done = subprocess.run([program, *arguments], cwd=PROJECT, input=f"{question}\n", text=True, check=False)
+    done = subprocess.run([program, *arguments], cwd=PROJECT, stdin=subprocess.DEVNULL, env=ENVIRONMENT, check=False)
     if done.returncode:
-        sys.exit(f"{typed} ended with exit code {done.returncode}")
+        sys.exit(f"hone {arguments[0]} ended with exit code {done.returncode}")
     print(f"({time.monotonic() - begun:.1f} s)", flush=True)
 
 

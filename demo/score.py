@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 HELDBACK = Path(__file__).resolve().parent / "data" / "heldback.json"
 LONGEST_ANSWER, AT_ONCE = 40, 64
@@ -18,6 +19,7 @@ LONGEST_ANSWER, AT_ONCE = 40, 64
 
 def ask(folder: Path, questions: list[str]) -> list[str]:
     """The likeliest answer to each question, each a conversation of its own."""
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     answers: list[str] = []
