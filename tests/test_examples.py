@@ -1,0 +1,116 @@
+"""Every example runs: two steps on a random tiny model of its family made on the spot, in this process, by the command line.
+
+Does not judge what is learned; `make demo` does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from hone import cli
+
+PROJECT = Path(__file__).resolve().parents[1]
+EXAMPLES = PROJECT / "examples"
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "export"))
+QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
+
+
+def tiny_model(folder: Path, tokenizer) -> str:
+    """A random Llama of two layers with `tokenizer` beside it; its folder."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory) -> str:
+    """A tiny model whose tokenizer has Llama 3's control tokens and carries its format."""
+    return tiny_model(tmp_path_factory.mktemp("llama3"), AutoTokenizer.from_pretrained(PROJECT / "demo" / "model"))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> str:
+    """A tiny model whose tokenizer has Qwen's control tokens and carries no format."""
+    tokenizer = AutoTokenizer.from_pretrained(PROJECT / "demo" / "model")
+    tokenizer.add_special_tokens({"additional_special_tokens": QWEN[:3], "eos_token": QWEN[1]})
+    tokenizer.add_tokens(QWEN[3:])
+    tokenizer.chat_template = None
+    return tiny_model(tmp_path_factory.mktemp("qwen"), tokenizer)
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """The folder from which an example's relative paths are meant."""
+    monkeypatch.chdir(PROJECT)
+
+
+def settings(file: Path) -> dict:
+    """What an example says."""
+    return yaml.safe_load(file.read_text())
+
+
+def model_for(file: Path, llama3: str, qwen: str) -> str:
+    """The tiny model that has the control tokens of the example's template."""
+    return qwen if settings(file).get("template", "").startswith("qwen") else llama3
+
+
+def train(file: Path, model: str, output: Path, *more: str) -> int:
+    """Train an example for two steps on the CPU; the exit code."""
+    short = ["max_steps=2", "logging_steps=1", "use_cpu=true", f"model_name_or_path={model}", f"output_dir={output}"]
+    return cli.main(["train", str(file), *short, *more])
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
+def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
+    model = model_for(file, llama3, qwen)
+    if settings(file).get("resume_from_checkpoint"):
+        assert train(file, model, tmp_path, "max_steps=1", "save_steps=1", "resume_from_checkpoint=null") == 0
+    assert train(file, model, tmp_path) == 0
+    lines = [json.loads(line) for line in (tmp_path / "trainer_log.jsonl").read_text().splitlines()]
+    assert lines[-1]["current_steps"] == 2
+    assert sum(line.get("loss", 0) > 0 for line in lines) == 2
+    trained = "model.safetensors" if settings(file)["finetuning_type"] in ("full", "freeze") else "adapter_model.safetensors"
+    assert (tmp_path / trained).stat().st_size > 0
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
+def test_check_finds_no_fault_in_it(file: Path, llama3: str, qwen: str, tmp_path: Path, here, capsys):
+    arguments = ["check", str(file), "--json", "use_cpu=true", f"model_name_or_path={model_for(file, llama3, qwen)}"]
+    if settings(file).get("resume_from_checkpoint"):
+        arguments.append("resume_from_checkpoint=null")
+    assert cli.main([*arguments, f"output_dir={tmp_path}"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["faults"] == [] and report["samples"]
+
+
+def test_chat_and_export_use_what_was_trained(llama3: str, tmp_path: Path, here, capsys):
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    assert train(EXAMPLES / "lora_sft.yaml", llama3, adapter) == 0
+    trained = [f"model_name_or_path={llama3}", f"adapter_name_or_path={adapter}"]
+    capsys.readouterr()
+    assert (
+        cli.main(["chat", str(EXAMPLES / "chat.yaml"), *trained, "max_new_tokens=4", "do_sample=false", "--ask", "Hello?"]) == 0
+    )
+    from_adapter = capsys.readouterr().out
+    assert cli.main(["export", str(EXAMPLES / "export.yaml"), *trained, f"export_dir={merged}"]) == 0
+    assert LlamaForCausalLM.from_pretrained(merged).config.vocab_size == len(AutoTokenizer.from_pretrained(merged))
+    capsys.readouterr()
+    whole = [f"model_name_or_path={merged}", "adapter_name_or_path=null", "max_new_tokens=4", "do_sample=false"]
+    assert cli.main(["chat", str(EXAMPLES / "chat.yaml"), *whole, "--ask", "Hello?"]) == 0
+    assert capsys.readouterr().out == from_adapter
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_it_says_what_it_shows(file: Path):
+    first = file.read_text().splitlines()[0]
+    assert first.startswith("# ") and len(first) > 40
+    assert f"(../examples/{file.name})" in (PROJECT / "docs" / "examples.md").read_text()
