@@ -1,4 +1,4 @@
-# make install | test | demo | lint | clean: everything a developer types, in one .venv.
+# make install | test | demo | lint | docs | clean: everything a developer types, in one .venv.
 # Does not know what the package does; the packages' exact tested versions stand in constraints.txt.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install test demo lint clean
+.PHONY: install test demo lint docs clean
 
 install: $(STAMP)
 
@@ -29,6 +29,9 @@ lint: install
 
 demo: install
 	$(BIN)/python demo/run.py
+
+docs: install
+	$(BIN)/python docs/make_config.py
 
 clean:
 	rm -rf demo/out build dist .pytest_cache .ruff_cache .hypothesis
