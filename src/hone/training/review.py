@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
-from hone.chat.laws import LawResult, check_laws, contradicts
+from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
@@ -77,9 +78,13 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
         Shown(f"{name} row {number}", len(encoded), encoded.num_trained, paint(encoded, material.codec.tokenizer, colour=colour))
         for (name, number), _, encoded in first
     ]
-    laws = check_laws(material.codec, None) if run.objective.kind != "pretrain" else []
+    laws = [] if run.objective.kind == "pretrain" else _try_laws(material.codec)
     encoded = [sequence for _, _, sequence in first]
     return Review(samples, material, laws, plan, find_faults(run, material, laws, encoded))
+
+
+def _try_laws(codec: Codec) -> list[LawResult]:
+    return check_laws(codec, official_for(codec) if codec.tokenizer.chat_template else None)
 
 
 def find_faults(run: Run, material: Material, laws: list[LawResult], first: list[Encoded]) -> list[str]:
@@ -89,7 +94,8 @@ def find_faults(run: Run, material: Material, laws: list[LawResult], first: list
         faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
     if run.objective.kind == "pretrain":
         return faults
-    faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws if law.held is False]
+    # The first law tries tools and thoughts that the data may not have; whether the formats differ at all is asked below.
+    faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws[1:] if law.held is False]
     stops = set(material.codec.stop_ids)
     if material.objective.sample.__name__ == "Dialog" and not all(_ends_in_stop(sequence, stops) for sequence in first):
         faults.append("an answer's stop token is not trained: the model would not learn to end its answers")
