@@ -1,0 +1,82 @@
+"""hone check shows what would be learned and exits non-zero where that would be nothing, or the wrong thing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.training.conftest import tiny_run, write_run
+
+from hone import cli
+from hone.chat.codec import Codec
+from hone.chat.encoded import IGNORE, Encoded
+from hone.training.review import paint
+
+__all__ = ["tiny_run"]
+
+
+def check(settings: dict[str, Any], tmp_path: Path, *more: str) -> int:
+    return cli.main(["check", str(write_run(settings, tmp_path / "run.yaml")), *more])
+
+
+def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
+    assert check(tiny_run, tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "<|im_start|>assistant\n[+" in shown and "<|im_end|>+]" in shown
+    assert "23 rows read, 23 kept, 0 refused" in shown
+    assert "4 sequences = 2 x 2 accumulated x 1 processes, packed" in shown
+    assert "8 steps" in shown and "activations" in shown and shown.rstrip().endswith("no fault found")
+    assert not Path(tiny_run["output_dir"]).exists(), "a check writes nothing where the model would go"
+
+
+def test_machines_get_json(tiny_run, tmp_path, capsys):
+    assert check(tiny_run, tmp_path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["faults"] == [] and len(found["samples"]) == 3
+    assert found["plan"]["num_steps"] == 8 and found["plan"]["memory"]["weights"] > 0
+    assert {law["held"] for law in found["laws"]} <= {True, None}
+
+
+def test_a_template_that_contradicts_the_tokenizer_is_a_fault(tiny_run, tmp_path, capsys):
+    assert check({**tiny_run, "template": "vicuna"}, tmp_path) == 1
+    assert "fault: template: vicuna contradicts the format the tokenizer carries" in capsys.readouterr().out
+
+
+def unlearn(monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    """Make the codec learn only the first `keep` tokens of what it should."""
+    real = Codec.encode
+
+    def fewer(codec: Codec, conversations, learn="answers"):
+        cut = []
+        for encoded in real(codec, conversations, learn):
+            labels = encoded.labels.copy()
+            labels[np.flatnonzero(labels != IGNORE)[keep:]] = IGNORE
+            cut.append(Encoded(encoded.ids, labels, encoded.pieces))
+        return cut
+
+    monkeypatch.setattr(Codec, "encode", fewer)
+
+
+def test_answers_that_never_learn_to_end_are_a_fault(tiny_run, tmp_path, capsys, monkeypatch):
+    unlearn(monkeypatch, 2)
+    assert check(tiny_run, tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "fault: an answer's stop token is not trained" in shown
+    assert "fault: the chat format breaks a law: the stop token is trained" in shown
+
+
+def test_nothing_to_learn_is_refused(tiny_run, tmp_path, capsys, monkeypatch):
+    unlearn(monkeypatch, 0)
+    assert check(tiny_run, tmp_path) == 2
+    assert "23 rows read, 0 kept, 23 refused" in capsys.readouterr().err
+
+
+def test_learned_text_is_green_on_a_terminal(tiny_tokenizer):
+    ids = np.array(tiny_tokenizer.encode("Paris rain", add_special_tokens=False), np.int32)
+    labels = np.where(np.arange(len(ids)) < len(ids) - 1, IGNORE, ids)
+    last = tiny_tokenizer.decode(ids[-1:].tolist())
+    assert paint(Encoded(ids, labels), tiny_tokenizer, colour=True).endswith(f"\x1b[32m{last}\x1b[0m")
+    assert paint(Encoded(ids, labels), tiny_tokenizer, colour=False).endswith(f"[+{last}+]")
