@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 
@@ -56,6 +57,7 @@ class Device:
                 broadcast_buffers=False,  # they are constants, and evaluation may run more forwards on one rank than another
             ),
         ]
+        AcceleratorState._reset_state()  # accelerate keeps it for good, and then refuses a later run of another precision
         places = ProjectConfiguration(project_dir=tracker_folder, logging_dir=tracker_folder)
         self._accelerator = Accelerator(
             cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, log_with=list(trackers) or None, project_config=places
