@@ -65,6 +65,26 @@ def test_a_writer_that_dies_leaves_nothing_to_see_and_the_old_one_whole(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
+def test_a_crash_between_two_renames_loses_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint-5"
+    checkpoint.write_complete(folder, write)
+    renamed, real = [], Path.rename
+
+    def crash_at_the_second(path: Path, target: Path) -> Path:
+        renamed.append(path.name)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", crash_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_complete(folder, write)
+    monkeypatch.undo()
+    assert renamed == ["checkpoint-5", ".checkpoint-5.writing"] and not folder.exists()
+    checkpoint.sweep(tmp_path)
+    assert checkpoint.problem_of(folder) == "" and [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
 def test_steps_are_ordered_as_numbers_and_pruned_from_the_oldest(tmp_path):
     for step in (9, 10, 100, 20):
         checkpoint.write_complete(tmp_path / f"checkpoint-{step}", write)

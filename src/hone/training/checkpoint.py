@@ -98,7 +98,11 @@ def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def sweep(output_dir: Path) -> None:
-    """Remove what an interrupted save left aside."""
+    """Remove what an interrupted save left aside; a whole checkpoint whose successor never came is put back."""
+    for path in output_dir.glob(".checkpoint-*.replaced"):
+        folder = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if not folder.exists() and not problem_of(path):
+            path.rename(folder)
     for path in [*output_dir.glob(".checkpoint-*.writing"), *output_dir.glob(".checkpoint-*.replaced")]:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -24,9 +24,17 @@ class Start:
     stale: list[Path]
 
 
+NOTHING = Start(None, [])
+"""A new run with nothing before it."""
+
+
 def choose_start(train: TrainConfig) -> Start:
-    """LLaMA-Factory's rule: a named checkpoint; else the newest complete one of output_dir, unless it may be overwritten."""
+    """LLaMA-Factory's rule: a named checkpoint; else the newest complete one of output_dir, unless it may be overwritten.
+
+    Clears away what an interrupted save left, so one process alone calls it and tells the others.
+    """
     output_dir, asked = Path(train.output_dir), train.resume_from_checkpoint
+    checkpoint.sweep(output_dir)
     if isinstance(asked, str):
         return Start(_named(Path(asked)), [])
     if asked is not True and (train.overwrite_output_dir or asked is False):

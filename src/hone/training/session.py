@@ -34,7 +34,7 @@ from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.results import plot_history, require_plots, write_metrics
-from hone.training.resume import Start, choose_start, require_same_run
+from hone.training.resume import NOTHING, Start, choose_start, require_same_run
 from hone.training.signals import StopRequest
 from hone.training.trackers import flat_settings, project_of, tracker_options
 
@@ -66,8 +66,9 @@ def prepare(run: Run, *, settings: str) -> Session:
     """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
     if run.track.plot_loss:
         require_plots()
-    start = choose_start(run.train)
+    choice = choose_start(run.train) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
+    start = device.gather(choice)[0]
     seed_all(run.train.seed)
     if run.train.full_determinism:
         be_deterministic()
