@@ -172,6 +172,10 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"deepspeed": "ds.json"}, "deepspeed", "DeepSpeed is not in this version; leave it out"),
         ({"pref_beta": "0.2"}, "pref_beta", "not in this version"),
         ({"image_resolution": "10"}, "image_resolution", "images"),
+        ({"use_fast_tokenizer": "false"}, "use_fast_tokenizer", "leave it out"),
+        ({"average_tokens_across_devices": "false"}, "average_tokens_across_devices", "always the mean over the trained tokens"),
+        ({"freeze_vision_tower": "false"}, "freeze_vision_tower", "train on text alone"),
+        ({"save_safetensors": "off"}, "save_safetensors", "always saved as safetensors"),
         ({"temperature": "0.0"}, "temperature", "write do_sample: false"),
         ({"learning_rate": "nan"}, "learning_rate", 'saw "nan", wanted a number above 0'),
         ({"learning_rate": ".inf"}, "learning_rate", "saw .inf, wanted a number above 0"),
@@ -193,7 +197,16 @@ def test_one_mistake_says_what_to_write(settings: dict, key: str, said: str):
 
 
 def test_asking_for_nothing_is_accepted():
-    for text in ("use_galore=false", "deepspeed=null", "fsdp=", "report_to=none", "pref_beta=0.1", "galore_scale=2", "fp8=off"):
+    for text in (
+        "use_galore=false",
+        "deepspeed=null",
+        "fsdp=",
+        "report_to=none",
+        "pref_beta=0.1",
+        "galore_scale=2",
+        "fp8=off",
+        "use_fast_tokenizer=true",
+    ):
         assert read([*words(), text], "train").notes == ()
 
 
@@ -203,6 +216,12 @@ def test_keys_that_have_nothing_to_do_are_said_once(capsys: pytest.CaptureFixtur
     assert len(notes) == 3 and all("nothing to do here: " in note or "nothing to do here" in note for note in notes)
     load(arguments, "train")
     assert capsys.readouterr().err.count("note: ") == 2
+
+
+def test_special_tokens_in_text_are_always_split():
+    assert read([*words(split_special_tokens="false")], "train").notes == ()
+    (note,) = read([*words(split_special_tokens="true")], "train").notes
+    assert note.startswith("split_special_tokens has nothing to do here: ") and "plain text" in note
 
 
 def test_unknown_keys_become_notes_where_the_environment_allows(monkeypatch: pytest.MonkeyPatch):

@@ -52,8 +52,8 @@ class Tokens:
     def __init__(self, tokenizer: Any):
         if not tokenizer.is_fast:
             raise TemplateError(
-                f"{type(tokenizer).__name__} is a slow tokenizer; hone needs the Rust one. Set use_fast_tokenizer: true, or save "
-                "the tokenizer once with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(folder)"
+                f"{type(tokenizer).__name__} is a slow (Python) tokenizer; hone needs a tokenizer.json beside it: write one with "
+                "transformers.convert_slow_tokenizer.convert_slow_tokenizer(tokenizer).save(folder + '/tokenizer.json')"
             )
         self.backend = tokenizer.backend_tokenizer
         self.json = self.backend.to_str()

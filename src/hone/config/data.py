@@ -51,7 +51,8 @@ class DataConfig(Section):
     )
     streaming: bool = knob(
         False,
-        "Reads rows as they are needed instead of all at first. For sets too large to prepare; needs max_steps.",
+        "Reads sets of the hub as they come instead of keeping a copy of their files. Rows are encoded before the first step and "
+        "kept in the token cache, so that a run can be continued and shuffles all of them; use max_samples for a part.",
         level="advanced",
     )
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob(

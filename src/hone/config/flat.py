@@ -164,7 +164,7 @@ class _Reading:
                     self.notes.append(f"{raw.written} has nothing to do here: {row.why}")
             elif key in words().refused:
                 row = words().refused[key]
-                if raw.value.data is not None and not _same(raw.value, row.default) and not _empty(raw.value.data):
+                if raw.value.data is not None and not _same(raw.value, row.default) and not _empty(raw.value, row.default):
                     self._wrong(raw.written, raw.value, str(row))
             else:
                 self._unknown(key, raw)
@@ -225,8 +225,9 @@ def _text(data: Any) -> str:
     return str(data).lower() if isinstance(data, bool) else str(data)
 
 
-def _empty(data: Any) -> bool:
-    return data is False or (isinstance(data, (str, list, dict)) and not data)
+def _empty(value: Value, default: Any) -> bool:
+    """Whether the value asks for nothing; false does not where the default is true."""
+    return (value.data is False and default is not True) or (isinstance(value.data, (str, list, dict)) and not value.data)
 
 
 def _same(value: Value, default: Any) -> bool:

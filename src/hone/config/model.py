@@ -71,18 +71,6 @@ class ModelConfig(Section):
         secret=True,
         example="hf_...",
     )
-    use_fast_tokenizer: bool = knob(
-        True,
-        "Uses the fast (Rust) tokenizer. Turn it off only for a model whose fast tokenizer is known to be wrong.",
-        level="advanced",
-    )
-    split_special_tokens: bool = knob(
-        False,
-        "Reads the names of special tokens as plain text wherever the tokenizer is called. In conversations hone "
-        "always does so for the user's text, so that it can never become a control token; the key matters for plain-"
-        "text pretraining.",
-        level="advanced",
-    )
     resize_vocab: bool = knob(
         False,
         "Grows the embeddings to the tokenizer's size, padded to a multiple of 64. Needed where the tokenizer has "

@@ -48,7 +48,7 @@ def _load(model: ModelConfig) -> PreTrainedTokenizerBase:
     if pieces is not None and find_file(model, "tokenizer.json") is None and is_sentencepiece(pieces):
         find_file(model, "tokenizer_config.json")  # puts it beside tokenizer.model in the hub's cache
         return _from_sentencepiece(pieces)
-    arguments = {**hub_arguments(model), "use_fast": model.use_fast_tokenizer, "split_special_tokens": model.split_special_tokens}
+    arguments = hub_arguments(model)
     tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
     altered = _altered_parts(tokenizer, model)
     if not altered:
@@ -57,7 +57,6 @@ def _load(model: ModelConfig) -> PreTrainedTokenizerBase:
         f"{place}: the class {type(tokenizer).__name__} would replace the {' and '.join(altered)} of tokenizer.json and so give "
         "other ids; the file is used as it is"
     )
-    arguments.pop("use_fast")
     return PreTrainedTokenizerFast.from_pretrained(place, **arguments)
 
 
