@@ -64,6 +64,7 @@ def test_help_of_a_command(words: list[str], capsys: pytest.CaptureFixture[str])
         (["help", "lora_rnk"], 'did you mean "lora_rank"'),
         (["help", "chekc"], 'did you mean "check"'),
         (["schema", "x"], "schema takes no arguments"),
+        (["version", "x"], "version takes no arguments"),
         (["env", "-v"], "env takes --json alone"),
         (["convert"], "name the file"),
         (["convert", "nowhere.yaml"], "nowhere.yaml: there is no such file"),

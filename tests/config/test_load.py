@@ -218,6 +218,12 @@ def test_keys_that_have_nothing_to_do_are_said_once(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.count("note: ") == 2
 
 
+@pytest.mark.parametrize("key", ["output_dir", "dataset", "seed", "infer_dtype", "dataset_dir", "lr_scheduler_kwargs"])
+def test_an_option_without_a_value_is_true_and_nothing_else(key: str):
+    assert read([*words(), "--bf16", "--resume_from_checkpoint"], "train").run.train.bf16
+    assert "saw no value after it" in {one.key: one.message for one in mistakes_of([*words(), f"--{key}"])}[key]
+
+
 def test_special_tokens_in_text_are_always_split():
     assert read([*words(split_special_tokens="false")], "train").notes == ()
     (note,) = read([*words(split_special_tokens="true")], "train").notes
@@ -272,6 +278,11 @@ def test_the_tree_has_lines_and_takes_overrides(tmp_path: Path):
         (f"{path}:6", "train.ouput_dir"),
         (path, "output_dir"),
     ]
+    (mistake,) = mistakes_of([*words(), "model.quantization=4"])
+    assert mistake.message.startswith("saw 4, wanted a mapping")
+    path = file_with(tmp_path, to_yaml(good(quantization_bit=4)))
+    assert read([path], "train").run.model.quantization.bit == 4
+    assert read([path, "model.quantization=null"], "train").run.model.quantization is None
     path = file_with(tmp_path, "model: {model_name_or_path: m}\nadapter: {kind: full}\n")
     assert read([path, "output_dir=o", "dataset=d", "adapter.kind=freeze"], "train").run.adapter.kind == "freeze"
 

@@ -55,7 +55,7 @@ def _key(word: str) -> str:
 
 def _joined(values: list[str]) -> Value:
     if not values:
-        return Value(True, "true", COMMAND_LINE)
+        return Value(True, "true", COMMAND_LINE, alone=True)
     if len(values) == 1:
         return read_word(values[0])
     return Value([read_word(value).data for value in values], " ".join(values), COMMAND_LINE)

@@ -41,6 +41,8 @@ def _fit(knob: Knob, value: Value) -> Any:
             return ()
         raise Wrong(f"saw nothing, wanted {wanted(knob)}{_otherwise(knob)}")
     inner = plain_type(knob.annotation)
+    if value.alone and bool not in (inner, *get_args(inner)):
+        raise Wrong(f"saw no value after it, wanted {wanted(knob)}")
     try:
         result = _as(inner, value)
     except (ValueError, OverflowError, TypeError):

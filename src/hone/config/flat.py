@@ -12,7 +12,7 @@ from typing import Any, get_origin
 
 from hone import log
 from hone.config.arguments import read_arguments
-from hone.config.convert import Wrong, convert
+from hone.config.convert import Wrong, convert, shown
 from hone.config.environment import Environment, read_environment
 from hone.config.knobs import KINDS, Knob, Switch, every_key, knobs, plain_type, words
 from hone.config.rules import broken_rules, notes_of
@@ -141,11 +141,21 @@ class _Reading:
                 value = _flat_word(knob, value)
             yield knob.key, written, value
         elif any(known[: len(path)] == path for known in by_path):
-            for name, child in value.children.items():
-                yield from self._in_section((*path, name), child)
+            yield from self._in_part(path, value)
         else:
             near = nearest(written, [".".join(known) for known in by_path])
             self._wrong(written, value, f"unknown setting{near}; `hone help {path[0]}` lists this section's")
+
+    def _in_part(self, path: tuple[str, ...], value: Value) -> Iterator[tuple[str, str, Value]]:
+        """An optional part of a section, such as model.quantization; null there is null for its first key."""
+        written = ".".join(path)
+        if value.data is None:
+            first = next(knob for knob in knobs().values() if knob.path[: len(path)] == path)
+            yield first.key, written, value
+        elif not isinstance(value.data, dict):
+            self._wrong(written, value, f"saw {shown(value)}, wanted a mapping; `hone help {path[0]}` lists what it may hold")
+        for name, child in value.children.items():
+            yield from self._in_section((*path, name), child)
 
     def _wrong(self, key: str, value: Value, message: str) -> None:
         self.mistakes.append(Mistake(value.where, key, message))

@@ -23,13 +23,15 @@ COMMAND_LINE = "command line"
 class Value:
     """One value. data: what YAML makes of it; text: how a single value was written, None for lists and mappings of a file;
 
-    where: "run.yaml:12" or "command line"; children: the values of a mapping, by name.
+    where: "run.yaml:12" or "command line"; children: the values of a mapping, by name; alone: an option without a value, which
+    stands for true.
     """
 
     data: Any
     text: str | None
     where: str
     children: Mapping[str, Value] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
