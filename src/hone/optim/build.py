@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from hone.config.optimizer import OptimizerConfig
 from hone.errors import ConfigError, Mistake
@@ -79,7 +79,7 @@ def build_optimizer(module: nn.Module, optimizer: OptimizerConfig) -> torch.opti
     return OPTIMIZERS[optimizer.kind](parameter_groups(module, optimizer), optimizer)
 
 
-def build_schedule(torch_optimizer: torch.optim.Optimizer, optimizer: OptimizerConfig, num_steps: int) -> LRScheduler:
+def build_schedule(torch_optimizer: torch.optim.Optimizer, optimizer: OptimizerConfig, num_steps: int) -> LambdaLR:
     """The schedule of a run of `num_steps` optimizer steps; step it after each.
 
     Raises ConfigError for an unknown name or number of the schedule, and for one that follows a metric.

@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -44,6 +45,30 @@ def write_complete(folder: Path, write: Callable[[Path], None], *, about: dict[s
             f"{folder} could not be saved: {problem}. Earlier checkpoints are untouched; "
             "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
         ) from problem
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns the disk's refusal of a small file of the run into a CheckpointError that says what to do."""
+    try:
+        yield
+    except OSError as problem:
+        raise CheckpointError(
+            f"{place} cannot be written: {problem.strerror or problem}. Earlier checkpoints are untouched; "
+            "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
+        ) from problem
+
+
+def make_output(folder: Path) -> None:
+    """Make output_dir and see that files can be made in it, before anything costs time; CheckpointError where not."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        seen = "it is a file" if folder.is_file() else problem.strerror or str(problem)
+        raise CheckpointError(f"output_dir: {folder} cannot be written to: {seen}. Name another folder") from problem
 
 
 def problem_of(folder: Path, *, thorough: bool = True) -> str:

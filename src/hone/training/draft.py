@@ -28,6 +28,10 @@ STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit"
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
 
 
+_OF_THE_BASE = ("model_revision", "quantization", "rope_scaling", "train_from_scratch")
+"""Settings that make other weights, or another function, of the same model."""
+
+
 @dataclass(frozen=True)
 class Material:
     """What is learned from and how. evals: evaluation sets by name, "" for the only one."""
@@ -124,8 +128,11 @@ def fingerprint(run: Run, material: Material, world: int) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, by the user's words."""
     train = run.train
     adapter = run.adapter.model_dump_json()
+    plus = " with loraplus_lr_ratio" if run.optimizer.loraplus_lr_ratio is not None else ""  # it splits the groups of weights
     return {
         "model_name_or_path": run.model.model_name_or_path,
+        **{name: str(getattr(run.model, name)) for name in _OF_THE_BASE},
+        "precision": ("pure " if train.pure_bf16 else "") + planning.precision_of(train),
         "finetuning_type": f"{run.adapter.kind} {_digest(adapter)}",
         "stage": material.objective.fingerprint,
         "data": _digest_data(material.tokens),
@@ -133,7 +140,7 @@ def fingerprint(run: Run, material: Material, world: int) -> dict[str, str]:
         "packing": str(run.data.cutoff_len) if fills_rows(run) else "off",
         "data_seed": str(data_seed(run)),
         "disable_shuffling": str(train.disable_shuffling),
-        "optim": run.optimizer.kind,
+        "optim": run.optimizer.kind + plus,
     }
 
 

@@ -32,7 +32,7 @@ class Parts:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     save_weights: Callable[[Path], None]
     load_weights: Callable[[Path], None]
 
@@ -103,14 +103,19 @@ class Keeper:
                 f"{folder} has no {' and no '.join(missing)}: it was saved with save_only_model: true and cannot be continued. "
                 "Train on from its weights (adapter_name_or_path or model_name_or_path), or resume from another checkpoint"
             )
+        progress = Progress.from_state((folder / STATE).read_text(encoding="utf-8"))
+        if progress.step > self._plan.num_steps:
+            raise CheckpointError(
+                f"{folder} is {progress.step} steps old and this run ends after {self._plan.num_steps}: max_steps or "
+                "num_train_epochs is less than what is done; raise it, resume from an older checkpoint, or start anew"
+            )
         self._parts.load_weights(folder)
-        self._parts.optimizer.load_state_dict(_load(folder / OPTIMIZER))
-        self._parts.schedule.load_state_dict(_load(folder / SCHEDULER))
+        _load_keeping_settings(self._parts.optimizer, self._parts.schedule, folder)
         if (folder / SCALER).is_file():
             self._device.load_scaler_state(_load(folder / SCALER))
         self._restore_random(folder)
         self.last = folder
-        return Progress.from_state((folder / STATE).read_text(encoding="utf-8"))
+        return progress
 
     def _restore_random(self, folder: Path) -> None:
         path = folder / _random_file(self._device.rank, self._device.world)
@@ -143,6 +148,22 @@ def dumps(value: Any) -> str:
 
 def _random_file(rank: int, world: int) -> str:
     return "rng_state.pth" if world == 1 else f"rng_state_{rank}.pth"
+
+
+def _load_keeping_settings(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, folder: Path) -> None:
+    """Moments and the schedule's step come from the checkpoint; rates, decay and the like from this run's settings.
+
+    Both objects would otherwise bring their old numbers back, and a changed learning_rate would do nothing.
+    """
+    wanted = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    peaks = list(schedule.base_lrs)
+    optimizer.load_state_dict(_load(folder / OPTIMIZER))
+    schedule.load_state_dict(_load(folder / SCHEDULER))
+    schedule.base_lrs = peaks
+    rates = [peak * factor(schedule.last_epoch) for peak, factor in zip(peaks, schedule.lr_lambdas, strict=True)]
+    for group, numbers, rate in zip(optimizer.param_groups, wanted, rates, strict=True):
+        group.update({**numbers, "lr": rate})
+    schedule._last_lr = rates
 
 
 def _load(path: Path) -> Any:

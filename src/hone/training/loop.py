@@ -28,7 +28,7 @@ class Work:
     objective: Objective
     policy: Policy
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     device: Device
     max_grad_norm: float
     name_rows: Callable[[list[int]], str]

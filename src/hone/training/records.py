@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hone import log
+from hone.training.checkpoint import writing
 from hone.training.device import Device
 from hone.training.plan import Plan
 from hone.training.progress import Progress
@@ -35,7 +36,8 @@ class Records:
         self._started, self._first_step, self._first_tokens = time.monotonic(), progress.step, progress.tokens
         self._bar: tqdm[Any] | None = None
         if device.is_main:
-            _forget_after(self._file, progress.step)
+            with writing(self._file):
+                _forget_after(self._file, progress)
             self._bar = tqdm(total=plan.num_steps, initial=progress.step, unit="step", disable=not show_bar, dynamic_ncols=True)
 
     def stepped(self, progress: Progress) -> None:
@@ -78,7 +80,7 @@ class Records:
         line["total_tokens"] = progress.tokens
         if self._memory:
             line["vram_allocated"] = round(self._device.memory_bytes() / 2**30, 2)
-        with self._file.open("a", encoding="utf-8") as file:
+        with writing(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f", step {done}/{total}")
 
@@ -98,12 +100,12 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=int(seconds)))
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Keep the lines up to `step`: a run that starts anew or goes on writes the later ones again."""
+def _forget_after(path: Path, progress: Progress) -> None:
+    """Keep the lines that `progress` knows, one a record: a run that starts anew or goes on writes the later ones again."""
     if not path.exists():
         return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    path.write_text("".join(line + "\n" for line in lines if step), encoding="utf-8")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= progress.step]
+    path.write_text("".join(line + "\n" for line in lines[: len(progress.log_history)]), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -18,7 +18,10 @@ _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors
 
 @dataclass(frozen=True)
 class Start:
-    """source: the checkpoint to go on from, None for a new run; stale: an earlier run's checkpoints, to be replaced."""
+    """source: the checkpoint to go on from, None for a new run; stale: an earlier run's checkpoints, to be replaced.
+
+    Where an older checkpoint is continued, the later ones are of a run that this one leaves: they must not be taken for its own.
+    """
 
     source: Path | None
     stale: list[Path]
@@ -36,7 +39,9 @@ def choose_start(train: TrainConfig) -> Start:
     output_dir, asked = Path(train.output_dir), train.resume_from_checkpoint
     checkpoint.sweep(output_dir)
     if isinstance(asked, str):
-        return Start(_named(Path(asked)), [])
+        source = _named(Path(asked))
+        later = [folder for folder in checkpoint.checkpoints(output_dir) if checkpoint.step_of(folder) > _steps_done(source)]
+        return Start(source, later)
     if asked is not True and (train.overwrite_output_dir or asked is False):
         return Start(None, checkpoint.checkpoints(output_dir))
     newest, problems = checkpoint.newest_complete(output_dir)
@@ -50,6 +55,12 @@ def choose_start(train: TrainConfig) -> Start:
     if newest is None:
         _refuse_to_overwrite(output_dir)
     return Start(newest, [])
+
+
+def _steps_done(folder: Path) -> int:
+    step = checkpoint.read_about(folder)["step"]
+    assert isinstance(step, int), "a manifest's step is a number"
+    return step
 
 
 def _named(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
+from hone.training.checkpoint import make_output, writing
 from hone.training.conduct import Choice, Conductor
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
@@ -66,7 +67,7 @@ def prepare(run: Run, *, settings: str) -> Session:
     """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
     if run.track.plot_loss:
         require_plots()
-    choice = choose_start(run.train) if log.rank() == 0 else NOTHING  # before any process waits for another
+    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
     seed_all(run.train.seed)
@@ -80,14 +81,20 @@ def prepare(run: Run, *, settings: str) -> Session:
     if start.source:
         require_same_run(start.source, plan.fingerprint)
     announce(material, plan)
-    if device.is_main:
-        Path(plan.output_dir).mkdir(parents=True, exist_ok=True)
-        plan.save(Path(plan.output_dir))
-        (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
+    if device.is_main and run.train.do_train:
+        with writing(Path(plan.output_dir)):
+            plan.save(Path(plan.output_dir))
+            (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
     module = build_module(run, device, recompute=plan.recompute)
     policy, work = make_work(run, plan, device, material, module)
     keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
     return Session(run, plan, device, material, steps, policy, work, keeper, start)
+
+
+def _look_at_output(run: Run) -> Start:
+    """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
+    make_output(Path(run.train.output_dir))
+    return choose_start(run.train) if run.train.do_train else NOTHING
 
 
 def open_device(run: Run) -> Device:
@@ -218,8 +225,10 @@ def measure_now(session: Session) -> dict[str, float]:
 def evaluate_only(session: Session) -> dict[str, float]:
     """do_eval without do_train: the figures of the model as it is, written to eval_results.json."""
     metrics = measure_now(session)
+    folder = Path(session.plan.output_dir)
     if session.device.is_main:
-        write_metrics(Path(session.plan.output_dir), "eval", metrics)
+        with writing(folder):
+            write_metrics(folder, "eval", metrics)
     session.device.close()
     return metrics
 
@@ -237,14 +246,20 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
         evaluation = {**measure(), "epoch": progress.step / plan.steps_per_epoch}
         records.log_evaluation(progress, evaluation)
     if session.device.is_main:
-        write_metrics(folder, "train", metrics)
-        if evaluation:
-            write_metrics(folder, "eval", evaluation)
-        state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
-        (folder / "trainer_state.json").write_text(dumps(state), encoding="utf-8")
-        for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
-            log.info(f"drew {path}")
+        with writing(folder):
+            _write_results(session, progress, metrics, evaluation)
     return {**metrics, **evaluation}
+
+
+def _write_results(session: Session, progress: Progress, metrics: dict[str, float], evaluation: dict[str, float]) -> None:
+    run, plan, folder = session.run, session.plan, Path(session.plan.output_dir)
+    write_metrics(folder, "train", metrics)
+    if evaluation:
+        write_metrics(folder, "eval", evaluation)
+    state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
+    (folder / "trainer_state.json").write_text(dumps(state), encoding="utf-8")
+    for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
+        log.info(f"drew {path}")
 
 
 def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[str, float]:

@@ -1,0 +1,111 @@
+"""A run that goes on: what its settings may change, what they may not, and where its files may lie."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hone.commands import train
+from hone.errors import CheckpointError
+from tests.training.conftest import losses_of, weights_of, write_run
+
+
+def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:
+    """Train with `changes`."""
+    return train.main([str(write_run({**settings, **changes}, tmp_path / "run.yaml"))])
+
+
+@pytest.fixture
+def halfway(tiny_run, tmp_path) -> dict[str, Any]:
+    """Settings of a run of 4 steps whose folder holds checkpoint-2 alone."""
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    assert start(settings, tmp_path) == 0
+    shutil.rmtree(Path(settings["output_dir"]) / "checkpoint-4")
+    return settings
+
+
+def rates_of(settings: dict[str, Any]) -> list[float]:
+    lines = (Path(settings["output_dir"]) / "trainer_log.jsonl").read_text().splitlines()
+    return [json.loads(line)["lr"] for line in lines]
+
+
+def test_another_learning_rate_is_the_one_that_is_used(halfway, tmp_path):
+    before = rates_of(halfway)
+    assert start(halfway, tmp_path, learning_rate=0.001) == 0
+    assert rates_of(halfway) == pytest.approx([*before[:2], *(rate / 10 for rate in before[2:])])
+
+
+def test_more_steps_stretch_the_schedule_from_the_first_one_taken(halfway, tmp_path, capsys):
+    assert start(halfway, tmp_path, max_steps=8) == 0
+    assert "at step 2 of 8" in capsys.readouterr().err
+    longer = {**halfway, "output_dir": str(tmp_path / "longer"), "max_steps": 8}
+    assert start(longer, tmp_path) == 0
+    assert rates_of(halfway) == pytest.approx(rates_of(longer))
+
+
+def test_another_weight_decay_is_the_one_that_is_used(halfway, tmp_path):
+    folder = Path(halfway["output_dir"])
+    shutil.copytree(folder / "checkpoint-2", tmp_path / "other" / "checkpoint-2")
+    assert start(halfway, tmp_path) == 0
+    assert start(halfway, tmp_path, output_dir=str(tmp_path / "other"), weight_decay=0.9) == 0
+    decayed, plain = weights_of(tmp_path / "other"), weights_of(folder)
+    assert sum(float(decayed[name].norm()) for name in plain) < sum(float(weight.norm()) for weight in plain.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_steps": 1}, "checkpoint-2 is 2 steps old and this run ends after 1"),
+        ({"loraplus_lr_ratio": 4.0}, "optim: adamw_torch there, adamw_torch with loraplus_lr_ratio now"),
+        ({"bf16": True}, "precision: no there, bf16 now"),
+        ({"quantization_bit": 4}, "quantization: None there"),
+    ],
+)
+def test_what_makes_another_run_is_refused_by_name(halfway, tmp_path, change, said):
+    with pytest.raises(CheckpointError, match=said):
+        start(halfway, tmp_path, **change)
+
+
+def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny_run, tmp_path):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 8}
+    assert start(settings, tmp_path) == 0
+    folder = Path(settings["output_dir"])
+    older = str(folder / "checkpoint-2")
+    assert start(settings, tmp_path, max_steps=4, resume_from_checkpoint=older, save_total_limit=1, learning_rate=0.02) == 0
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4"]
+
+
+def test_an_output_dir_that_cannot_be_written_is_told_first(tiny_run, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"output_dir: .*out cannot be written to: it is a file"):
+        start(tiny_run, tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be written to: Not a directory"):
+        start(tiny_run, tmp_path, output_dir=str(tmp_path / "out" / "deeper"))
+
+
+def test_a_run_that_only_evaluates_leaves_a_training_run_s_folder_alone(halfway, tmp_path):
+    folder = Path(halfway["output_dir"])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "all_results.json"}
+    asked = {"do_train": False, "do_eval": True, "val_size": 0.2, "seed": 11}
+    settings = {key: value for key, value in halfway.items() if key not in _OF_TRAINING}
+    assert start(settings, tmp_path, **asked) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert (folder / "eval_results.json").is_file()
+
+
+_OF_TRAINING = ("max_steps", "save_steps", "save_strategy", "learning_rate", "lr_scheduler_type", "warmup_steps")
+
+
+def test_a_finished_run_that_is_started_again_writes_no_line_twice(tiny_run, tmp_path):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "do_eval": True, "val_size": 0.2}
+    assert start(settings, tmp_path) == 0
+    log_file = Path(settings["output_dir"]) / "trainer_log.jsonl"
+    steps = [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()]
+    losses = losses_of(settings["output_dir"])
+    assert start(settings, tmp_path) == 0
+    assert losses_of(settings["output_dir"]) == losses
+    assert [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()] == steps
