@@ -18,6 +18,11 @@ TURNS = "{% for m in messages %}" + START + "{{ m.role }}\n{{ m.content }}" + EN
 ASK = "{% if add_generation_prompt %}" + START + "assistant\n{% endif %}"
 
 
+def learned(encoded):
+    """The ids something is learned from."""
+    return [i for i in encoded.labels.tolist() if i != IGNORE]
+
+
 @pytest.fixture
 def codec_of(tiny_tokenizer_dir):
     """`codec_of(template text)`: the tiny tokenizer carrying that template."""
@@ -129,3 +134,32 @@ def test_a_template_that_contradicts_the_tokenizers_own_is_shown(tiny_tokenizer)
     assert contradicts(build_codec(ChatConfig(template="qwen3_nothink"), tiny_tokenizer), tiny_tokenizer) == ""
     found = contradicts(build_codec(ChatConfig(template="qwen"), tiny_tokenizer), tiny_tokenizer)
     assert "template qwen is not what" in found and "You are Qwen" in found
+
+
+def test_thoughts_are_the_tokens_that_are_sampled_where_the_prompt_opens_them(tiny_tokenizer_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = TURNS + ASK.replace("assistant\n", "assistant\n<think>\n")  # as QwQ: it knows no reasoning_content
+    codec = build_codec(ChatConfig(), tokenizer)
+    answer = Message("assistant", (Think("hm <|im_end|>"), Text("Yes")))
+    encoded = codec.encode([Conversation((message("user", "Hi"), answer))])[0]
+    asked = codec.prompt(said("Hi"))
+    assert encoded.ids[: len(asked)].tolist() == asked
+    closing = tokenizer.convert_tokens_to_ids("</think>")
+    assert learned(encoded) == encoded.ids[len(asked) :].tolist()[: len(learned(encoded))]
+    assert learned(encoded).count(closing) == 1 and learned(encoded).count(tokenizer.eos_token_id) == 1
+    assert codec.parse(learned(encoded)) == answer
+
+
+def test_an_earlier_answer_has_the_same_tokens_when_asked_as_when_learned(codec_of):
+    turns = TURNS.replace("{{ m.content }}", "{{ 'Fra' if m.role == 'assistant' }}{{ m.content }}")
+    codec = codec_of(turns + ASK.replace("assistant\n", "assistant\nFra"))
+    talk = said("Hi", "nce", "Bye", "nce")
+    ids, asked = codec.encode([talk])[0].ids.tolist(), codec.prompt(Conversation(talk.messages[:-1]))
+    assert ids[: len(asked)] == asked
+
+
+def test_a_header_that_is_always_written_is_not_learned(codec_of):
+    turn = "{{ '<|im_start|>' if m.role == 'assistant' else '<|bos|>' }}{{ m.content }}" + END
+    codec = codec_of("{% for m in messages %}" + turn + "{% endfor %}" + START)  # as Cohere's with tools
+    assert codec.tokenizer.decode(learned(codec.encode([said("Hi", "Yes")])[0])) == f"Yes{END}"

@@ -87,7 +87,7 @@ class OwnTemplate:
         shift = len(said.messages) - len(conversation.messages)
         text = self._text(said.messages, prompt, said.tools)
         spans = locate(text, said, lambda masked: self._text(masked.messages, prompt, masked.tools), self.controls, self.name)
-        answers = {} if prompt else self._answers(text, said)
+        answers = self._answers(text, said, prompt)
         segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
         return Rendered(text, segments)
 
@@ -100,19 +100,22 @@ class OwnTemplate:
 
     def _prepared(self, conversation: Conversation) -> Conversation:
         """Thoughts in parts where the template asks for them so, and the settings' system prompt."""
-        made = split_thoughts(conversation) if "reasoning_content" in self.text else _inlined(conversation)
+        made = split_thoughts(conversation) if self._splits_thoughts else _inlined(conversation)
         has_system = made.messages and made.messages[0].role == "system"
         if self.settings.default_system and not has_system:
             made = replace(made, messages=(message("system", self.settings.default_system), *made.messages))
         return made
 
-    def _answers(self, text: str, said: Conversation) -> dict[int, tuple[int, int]]:
-        """Where each answer is said, [start, end) with its stop token; those not said in `text` as they would be sampled miss."""
+    def _answers(self, text: str, said: Conversation, prompt: bool) -> dict[int, tuple[int, int]]:
+        """Where each answer is said, [start, end) with its stop token; those not said in `text` as they would be sampled miss.
+
+        Those in a prompt count too: tokens are cut where an answer starts, in what is asked as in what is learned.
+        """
         found: dict[int, tuple[int, int]] = {}
         for index, one in enumerate(said.messages):
             if one.role != "assistant":
                 continue
-            last = index == len(said.messages) - 1
+            last = index == len(said.messages) - 1 and not prompt
             head = self._text(said.messages[:index], True, said.tools)
             upto = text if last else self._text(said.messages[: index + 1], False, said.tools)
             stop = self._end(upto, len(head)) if upto.startswith(head) else -1
@@ -120,7 +123,7 @@ class OwnTemplate:
                 found[index] = (len(head), stop)
             elif last:
                 self._refuse(head, upto)
-            else:
+            elif not prompt:
                 log.once(
                     f"template {self.name}: some answers in the middle of a conversation are not written as they were given "
                     "(thoughts are dropped, or the system prompt moves); they are not learned"
@@ -128,13 +131,21 @@ class OwnTemplate:
         return found
 
     def _end(self, text: str, start: int) -> int:
-        """Behind the last control token that only white space follows; -1 where there is none after `start`."""
-        stripped = len(text.rstrip())
+        """Behind the stop token among the control tokens that `text` ends with, or behind the last of them where none of them is
+        a stop token (a call whose results the same turn goes on with); -1 where there is none after `start`.
+
+        Some templates (Cohere's) write the header of the next answer whether or not they are asked for it.
+        """
+        ends: list[int] = []
+        edge = len(text.rstrip())
         for found in reversed(list(self._stop_pattern.finditer(text, start))):
-            if found.end() == stripped:
+            if found.end() != edge:
+                break
+            ends.append(found.end())
+            if found.group() in self.stop:
                 return found.end()
-            break
-        return -1
+            edge = len(text[: found.start()].rstrip())
+        return ends[0] if ends else -1
 
     def _refuse(self, head: str, upto: str) -> None:
         if upto.startswith(head):
@@ -148,6 +159,11 @@ class OwnTemplate:
             f"that asks for it (the prompt goes on with {head[at : at + 40]!r}, the full text with {upto[at : at + 40]!r}), so "
             "training would not start where sampling starts; name a template instead (template: NAME)"
         )
+
+    @cached_property
+    def _splits_thoughts(self) -> bool:
+        """Whether a thought is told from the words around it: its tags are the template's own, or tokens of the tokenizer."""
+        return "reasoning_content" in self.text or "<think>" in self.text or "<think>" in self.controls
 
     @cached_property
     def _after_answer(self) -> tuple[str, str, str]:
@@ -167,6 +183,8 @@ class OwnTemplate:
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def _text(self, messages: tuple[Message, ...], prompt: bool, tools: tuple = ()) -> str:
+        if "reasoning_content" not in self.text:
+            messages = _inlined(Conversation(messages)).messages
         items = [item for one in messages for item in message_to_openai(one)]
         names = dict(self.names)
         if self.settings.enable_thinking is not None:
