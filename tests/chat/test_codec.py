@@ -207,6 +207,13 @@ def test_any_order_of_roles_is_said(name, made_codec):
     assert all(text.count(words) for words in ("u1", "u2", "s", "x", "y", "r1", "r2", "z"))
 
 
+def test_an_empty_system_prompt_leaves_no_trace_in_mistrals_question(made_codec):
+    codec = made_codec("mistral")
+    bare = said("Hi", "Yes")
+    silent = Conversation((message("system", ""), *bare.messages))
+    assert codec.encode([silent])[0].ids.tolist() == codec.encode([bare])[0].ids.tolist()
+
+
 def test_unknown_names_are_met_with_the_nearest(made_tokenizer, tiny_tokenizer):
     with pytest.raises(TemplateError, match='did you mean "llama3"'):
         build_codec(ChatConfig(template="lama3"), tiny_tokenizer)

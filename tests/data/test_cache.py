@@ -19,6 +19,7 @@ from hone.chat.encoded import IGNORE, Encoded
 from hone.data.build import build_data
 from hone.data.cache import EntryWriter, find_or_build, open_entry
 from hone.data.report import Tally
+from hone.data.sample import Passage
 from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, settings, write_set
 
 
@@ -187,6 +188,17 @@ def test_a_moved_file_is_the_same_data_under_its_own_name(tmp_path):
     tokens = build_data(settings(tmp_path), PlainObjective(), codec, names=("copy",), seed=1)
     assert codec.num_encoded == 0
     assert tokens.origin(0) == ("copy", 0) and tokens.report.sets[0].name == "copy" and tokens.report.reused == ("copy",)
+
+
+def test_the_same_bytes_of_another_kind_are_other_rows(tmp_path):
+    from_lines = []
+    for kind in ("jsonl", "txt"):
+        (tmp_path / f"toy.{kind}").write_text('{"text": "hello"}\n')
+        entry = {"file_name": f"toy.{kind}", "columns": {"prompt": "text"}}
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"toy": entry}))
+        tokens = build_data(settings(tmp_path), PlainObjective(Passage), PlainCodec(), names=("toy",), seed=1)
+        from_lines.append(len(tokens[0]))
+    assert from_lines == [len("hello") + 2, len('{"text": "hello"}') + 2]
 
 
 def test_the_report_is_the_same_when_it_comes_from_the_cache(tmp_path):

@@ -12,6 +12,7 @@ from hone.data.columns import RowError
 from hone.data.guess import guess_spec
 from hone.data.sample import Dialog, Passage
 from hone.data.shapes import check_usable, to_sample
+from hone.data.sharegpt import read_calls
 from hone.errors import DataError
 
 LLAMAFACTORY_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -245,3 +246,9 @@ def test_a_plain_file_that_could_be_read_in_two_ways_is_refused(tmp_path):
     path.write_text(json.dumps({"a": 1}))
     with pytest.raises(DataError, match=r"first row \(a\) fits no shape"):
         guess_spec(str(path))
+
+
+@pytest.mark.parametrize("beyond", ["[" * 100_000, "9" * 5000], ids=["deep", "long"])
+def test_json_text_beyond_reading_is_the_rows_problem(beyond):
+    with pytest.raises(RowError, match="a function call is more than can be read"):
+        read_calls(f'{{"name": "f", "arguments": {{"a": {beyond}}}}}')

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import time
 import tracemalloc
 
 import pyarrow as pa
@@ -103,8 +105,14 @@ def test_chunks_cut_anywhere_change_nothing(items, chunk, indent, ascii):
         ('[{"a": 1}\n', "x.json: broken JSON at line 2: the array is not closed"),
         ('[{"a": 1}]\n\nend', "x.json: broken JSON at line 3: more text follows"),
         ('[{"a": "never closed}]', "x.json: broken JSON at line 1: Unterminated string"),
+        ('[{"a": 1},\n{"a": ' + "9" * 5000 + "}]", "x.json: broken JSON at line 2: a number has thousands of digits"),
+        (
+            '[{"a": 1},\n{"a": ' + "[" * 100_000 + "]" * 100_000 + "}]",
+            "x.json: broken JSON at line 2: lists or obj",
+        ),
         ("", "x.json is empty"),
     ],
+    ids=range(9),
 )
 def test_broken_json_names_the_line(data, said):
     with pytest.raises(DataError) as caught:
@@ -131,6 +139,17 @@ def test_a_broken_line_of_jsonl_is_that_rows_problem_alone():
     assert [row.value for row in rows] == [{"a": 1}, None, None, {"a": 4}]
     assert (rows[1].problem, rows[2].problem) == ("broken JSON", "not an object")
     assert "line 3" in rows[1].detail and "line 4" in rows[2].detail
+
+
+def test_a_line_of_jsonl_beyond_reading_is_that_rows_problem_alone():
+    rows = rows_of(b'{"a": ' + b"9" * 5000 + b'}\n{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b'}\n{"a": 1}\n', "x.jsonl")
+    assert [row.problem for row in rows] == ["broken JSON", "broken JSON", ""]
+    assert "thousands of digits" in rows[0].detail and "nested too deep" in rows[1].detail
+
+
+def test_a_csv_column_named_twice_is_refused():
+    with pytest.raises(DataError, match='names the column "a" twice'):
+        rows_of(b"a,b,a\n1,2,3\n", "x.csv")
 
 
 def test_a_csv_line_with_too_few_cells_is_that_rows_problem_alone():
@@ -217,15 +236,21 @@ def test_a_hub_set_is_read_through_datasets(tmp_path, monkeypatch):
         source(tmp_path / "gone", "hub")
 
 
-def test_a_files_hash_is_remembered_until_it_changes(tmp_path):
+def test_a_files_hash_is_remembered_until_it_changes(tmp_path, monkeypatch):
     path, memo = tmp_path / "x.txt", tmp_path / "memo"
     path.write_text("one")
+    now = time.time_ns()
+    monkeypatch.setattr("hone.data.files.time.time_ns", lambda: now + 10_000_000_000)
     os.utime(path, (1000, 1000))
     first = file_hash(path, memo)
     assert len(list(memo.iterdir())) == 1
     path.write_text("two")
     os.utime(path, (1001, 1001))
     assert file_hash(path, memo) != first
+    path.write_text("ten")
+    os.utime(path, (1001, 1001))  # the same size, the same time of change
+    assert file_hash(path, memo) == hashlib.sha256(b"ten").hexdigest()
+    monkeypatch.undo()
     path.write_text("six")  # changed just now: the next change could carry the same time, so nothing is remembered
     assert file_hash(path, tmp_path / "other") != first
     assert not (tmp_path / "other").exists()

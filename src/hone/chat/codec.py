@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from hone.chat.encoded import Encoded
-from hone.chat.marks import Rendered, Segment
+from hone.chat.marks import Rendered, Segment, check_unicode
 from hone.chat.message import Conversation, Message, message
 from hone.chat.runs import encode
 from hone.chat.stream import Decoder, Stream
@@ -70,7 +70,12 @@ class Codec:
         return encode([rendered.segments], self._tokens, everything=False)[0].ids.tolist()
 
     def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
-        """Pretraining: bos where the tokenizer adds one, the text, end of text; all of it is learned."""
+        """Pretraining: bos where the tokenizer adds one, the text, end of text; all of it is learned.
+
+        Raises TemplateError for text that is not valid Unicode.
+        """
+        for text in texts:
+            check_unicode(text)
         end = self.template.passage_end or self.tokenizer.eos_token
         if not end:
             raise TemplateError("the tokenizer has no eos token to end a text with")

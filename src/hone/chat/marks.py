@@ -46,6 +46,17 @@ class Rendered:
     segments: tuple[Segment, ...]
 
 
+def check_unicode(text: str) -> None:
+    """Raise TemplateError for text that is not valid Unicode, which JSON can write and no tokenizer reads."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        seen = text[max(0, error.start - 10) : error.start + 10]
+        raise TemplateError(f"a text holds half a character (a lone surrogate) near {seen!r}; mend the text") from error
+
+
 @dataclass
 class Ink:
     """What was written during one rendering: `content` keeps a text aside and gives the mark that stands for it."""
@@ -56,12 +67,7 @@ class Ink:
         """The mark of `text`; '' stays ''. Raises TemplateError for text that is not valid Unicode."""
         if not text:
             return ""
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                seen = text[max(0, error.start - 10) : error.start + 10]
-                raise TemplateError(f"a text holds half a character (a lone surrogate) near {seen!r}; mend the text") from error
+        check_unicode(text)
         self.contents.append(text)
         return f"\0c{len(self.contents) - 1}\0"
 

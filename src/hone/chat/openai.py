@@ -148,6 +148,8 @@ def _decoded(text: str, where: str) -> Any:
         return json.loads(text) if text.strip() else {}
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON: {error}; it reads {text[:80]!r}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise DataError(f"{where} is more than can be read; it reads {text[:80]!r}") from error
 
 
 def _train(item: Mapping[str, Any], where: str) -> bool | None:

@@ -51,6 +51,8 @@ def decoded(text: str, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise RowError(f"{what} is not JSON", f"{error}; it reads {text[:60]!r}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise RowError(f"{what} is more than can be read", f"{type(error).__name__}; it reads {text[:60]!r}") from error
 
 
 def text_of(row: Mapping[str, Any], column: str | None) -> str:

@@ -74,8 +74,8 @@ class FileSource:
         return _chained((str(path), path.open) for path in self.files)
 
     def identity(self, memo: Path) -> str:
-        """The SHA-256 of each file's content, in order."""
-        return " ".join(file_hash(path, memo) for path in self.files)
+        """The kind and the SHA-256 of the content of each file, in order: the same bytes are other rows as txt and as jsonl."""
+        return " ".join(f"{ending(path.name)}:{file_hash(path, memo)}" for path in self.files)
 
 
 def _chained(files: Iterable[tuple[str, Callable[[str], Any]]]) -> Iterator[RawRow]:
@@ -92,9 +92,13 @@ def _chained(files: Iterable[tuple[str, Callable[[str], Any]]]) -> Iterator[RawR
 
 
 def file_hash(path: Path, memo: Path) -> str:
-    """SHA-256 of a file's content, remembered in `memo` under its path, size and time of change."""
+    """SHA-256 of a file's content, remembered in `memo` under its path, size and times of change.
+
+    The time of the inode's change is one of them: whoever sets a file's time back (cp -p, touch -r, rsync -t) cannot set that.
+    """
     state = path.stat()
     seen = {"path": str(path.absolute()), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+    seen |= {"ctime_ns": state.st_ctime_ns, "inode": state.st_ino}
     note = memo / (hashlib.sha256(seen["path"].encode()).hexdigest()[:32] + ".json")
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
@@ -107,7 +111,7 @@ def file_hash(path: Path, memo: Path) -> str:
         while block := file.read(HASH_BYTES):
             digest.update(block)
     # A file changed within the clock's grain could change again with the same time: such an answer is not kept.
-    if time.time_ns() - state.st_mtime_ns > 2_000_000_000:
+    if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > 2_000_000_000:
         write_whole(note, json.dumps({**seen, "sha256": digest.hexdigest()}))
     return digest.hexdigest()
 

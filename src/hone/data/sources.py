@@ -77,9 +77,16 @@ def _jsonl(file: BinaryIO, name: str) -> Iterator[RawRow]:
             continue
         try:
             yield _object(number, json.loads(text), line_number)
-        except json.JSONDecodeError as error:
-            yield RawRow(number, None, "broken JSON", f"broken JSON at line {line_number}: {error.msg}")
+        except (ValueError, RecursionError) as error:
+            yield RawRow(number, None, "broken JSON", f"broken JSON at line {line_number}: {json_fault(error)}")
         number += 1
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """What Python's reader of JSON found: a mistake of spelling, or more than it reads."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "lists or objects are nested too deep" if isinstance(error, RecursionError) else "a number has thousands of digits"
 
 
 def _object(number: int, value: Any, line: int) -> RawRow:
@@ -110,6 +117,8 @@ def _csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
     reader = csv.reader(_utf8_text(file, name), strict=True)
     try:
         header = next(reader)
+        if twice := [key for key in dict.fromkeys(header) if header.count(key) > 1]:
+            raise DataError(f'{name}: the header names the column "{twice[0]}" twice; rename one')
         for number, cells in enumerate(cells for cells in reader if cells):
             if len(cells) == len(header):
                 yield RawRow(number, {key: cell or None for key, cell in zip(header, cells, strict=True)})
@@ -213,6 +222,8 @@ class JsonStream:
             except json.JSONDecodeError as error:
                 if self._ended or not _may_be_cut_off(error, len(self._text)):
                     raise self._broken(error.msg, error.pos) from error
+            except (ValueError, RecursionError) as error:
+                raise self._broken(json_fault(error)) from error
             else:
                 # A number near the end of what was read may go on in the next chunk: "1" of "1.5", "1.5" of "1.5e+3".
                 if self._ended or end + 2 < len(self._text):
