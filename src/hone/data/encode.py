@@ -31,6 +31,9 @@ from hone.data.sources import RawRow
 from hone.data.workers import in_order
 from hone.errors import DataError, TemplateError
 
+MEANINGFUL = ("input", "system", "history", "tools", "images", "videos", "audios")
+"""Column names that many data sets use for what an entry may forget to name."""
+
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
 
 
@@ -77,6 +80,7 @@ class Outcome:
     length: int = 0
     digest: int = 0
     placeholder: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
@@ -90,7 +94,13 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
             outcomes[row.number] = Outcome(row.number, reason=error.reason, detail=error.detail)
     for number, encoded in zip(samples, _encoded(recipe, list(samples.values())), strict=True):
         outcomes[number] = _outcome(recipe, number, samples[number], encoded)
-    return [outcomes[row.number] for row in rows]
+    return [replace(outcomes[row.number], unread=_unread(recipe.spec, row)) for row in rows]
+
+
+def _unread(spec: DatasetSpec, row: RawRow) -> tuple[str, ...]:
+    """Columns the row fills whose names mean something to hone and that the entry does not name: they are not learned."""
+    named = set(asdict(spec.columns).values())
+    return tuple(word for word in MEANINGFUL if row.value is not None and row.value.get(word) and word not in named)
 
 
 def _sample(recipe: Recipe, row: RawRow) -> Sample:
@@ -185,6 +195,7 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
         tally.truncated += outcome.truncated
         tally.split += len(outcome.sequences) > 1
         tally.placeholders += outcome.placeholder
+        tally.unread.update(outcome.unread)
         tally.longest = max(tally.longest, outcome.length)
         digests.append(outcome.digest)
     made = [(sequence, outcome.row) for outcome in outcomes for sequence in outcome.sequences]

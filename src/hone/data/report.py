@@ -5,6 +5,7 @@ Does not know how rows are read, encoded or stored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -39,6 +40,7 @@ class SetReport:
     """One data set. read = kept + refused + dropped; sequences >= kept, as a row that was split makes several.
 
     length: tokens of a sequence at p50, p90, p99 and max; longest: tokens of the longest row before cutting.
+    unread: rows that fill a column which the entry does not name, by column.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SetReport:
     trained_tokens: int
     length: Mapping[str, int]
     longest: int
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_refused(self) -> int:
@@ -76,6 +79,11 @@ class SetReport:
         lines.append(
             f"  tokens a sequence: {spread}" + (f" (longest row {self.longest:,})" if self.truncated or self.split else "")
         )
+        for column, count in self.unread.items():
+            lines.append(
+                f'  warning: {count:,} rows fill the column "{column}", which is not read; '
+                f'if it matters, name it in dataset_info.json: columns: {{"{column}": "{column}", ...}} with all the others'
+            )
         if self.placeholders:
             lines.append(
                 f"  warning: {self.placeholders:,} rows hold {{{{name}}}} or {{{{author}}}}, which is learned as it stands; "
@@ -143,6 +151,7 @@ class Tally:
     placeholders: int = 0
     longest: int = 0
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
         """Count a row that cannot be used."""
@@ -156,6 +165,7 @@ class Tally:
         return SetReport(
             name, self.read, self.kept, refused, self.dropped, self.truncated, self.split, duplicates, self.placeholders,
             len(lengths), int(lengths.sum()), int(trained.sum()), spread(lengths), self.longest,
+            dict(self.unread),
         )  # fmt: skip
 
 
