@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
         return 0
     outcome = carry_out(session)
     if outcome.stopped:
-        log.info(f"stopped; its state is in {session.keeper.last}. The same command continues it")
+        how = "with overwrite_output_dir=false " if run.train.overwrite_output_dir else ""
+        log.info(f"stopped; its state is in {session.keeper.last}. The same command {how}continues it")
         return 128 + signal.SIGTERM
     log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in outcome.metrics.items()))
     log.info(f"the model is in {session.plan.output_dir}")
