@@ -32,6 +32,8 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("quantization_bit=4 adapter_name_or_path=a create_new_adapter=true", "create_new_adapter", "remove one"),
     ("quantization_bit=4 adapter_name_or_path=a,b", "adapter_name_or_path", "name one"),
     ("quantization_bit=4 train_from_scratch=true", "train_from_scratch", "remove"),
+    ("train_from_scratch=true", "train_from_scratch", "only the adapter is saved; write finetuning_type: full"),
+    ("train_from_scratch=true finetuning_type=freeze", "train_from_scratch", "stay random; write finetuning_type: full"),
     ("pissa_iter=4", "pissa_iter", "write that"),
     ("create_new_adapter=true", "create_new_adapter", "write that"),
     ("adapter_folder=x", "adapter_folder", "write that"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hone.commands import train
-from hone.errors import CheckpointError
+from hone.errors import CheckpointError, ModelError
 from tests.training.conftest import losses_of, weights_of, write_run
 
 
@@ -109,3 +109,42 @@ def test_a_finished_run_that_is_started_again_writes_no_line_twice(tiny_run, tmp
     assert start(settings, tmp_path) == 0
     assert losses_of(settings["output_dir"]) == losses
     assert [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()] == steps
+
+
+def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path):
+    settings = {
+        **tiny_run,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 40,
+        "val_size": 0.2,
+        "lr_scheduler_type": "linear",
+    }
+    settings = {**settings, "eval_strategy": "steps", "eval_steps": 2, "early_stopping_steps": 1, "learning_rate": 2.0}
+    assert start(settings, tmp_path) == 0
+    ended = json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"]
+    assert 2 <= ended < 40
+    assert start(settings, tmp_path) == 0
+    assert json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"] == ended
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "freeze"])
+def test_the_plan_counts_what_is_trained_where_the_vocabulary_grows(kind, tiny_run, tmp_path, capsys):
+    settings = {**tiny_run, "finetuning_type": kind, "add_tokens": "<one>,<two>", "max_steps": 2}
+    if kind != "lora":
+        settings.pop("lora_target")
+    assert start(settings, tmp_path) == 0
+    said = capsys.readouterr().err
+    plan = json.loads((Path(settings["output_dir"]) / "plan.json").read_text())
+    assert f"{plan['num_trained']:,} of " in said and said.count("weights are trained") == 1
+    assert plan["num_trained"] > 2 * 448 * 32, "both embeddings, with their new rows, learn"
+
+
+def test_the_plan_counts_the_adapter_that_is_continued_and_a_vocabulary_that_does_not_fit_is_told(tiny_run, tmp_path, capsys):
+    assert start(tiny_run, tmp_path, lora_rank=4, max_steps=2, add_tokens="<one>") == 0
+    before = json.loads((tmp_path / "out" / "plan.json").read_text())["num_trained"]
+    again = {**tiny_run, "output_dir": str(tmp_path / "more"), "adapter_name_or_path": str(tmp_path / "out"), "max_steps": 2}
+    with pytest.raises(ModelError, match=r"lm_head.weight is \[\d+, 32\] there and \[448, 32\] in the adapter; .*add_tokens"):
+        start(again, tmp_path)
+    assert start(again, tmp_path, add_tokens="<one>") == 0
+    assert json.loads((tmp_path / "more" / "plan.json").read_text())["num_trained"] == before

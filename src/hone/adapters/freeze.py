@@ -14,13 +14,17 @@ from hone.table import nearest
 
 
 def attach_freeze(module: nn.Module, adapter: Freeze, *, base_name: str, trainable: bool) -> nn.Module:
-    """Let the chosen modules of the chosen layers learn; ModelError for more layers than there are, and unknown names."""
+    """Let the chosen modules of the chosen layers learn, and embeddings that grew.
+
+    Raises ModelError for more layers than there are, and unknown names.
+    """
     if not trainable:
         return module
     refuse_quantized(module, adapter.kind, base_name)
     prefix, layers = find_layers(module)
     chosen = _choose(layers, adapter.freeze_trainable_layers, base_name)
     extra = [part for name in adapter.freeze_extra_modules for part in _outside(module, prefix, name)]
+    extra += [part for name in vars(module).get("resized_modules", ()) for part in _outside(module, prefix, name)]
     module.requires_grad_(False)
     for layer in chosen:
         for name in adapter.freeze_trainable_modules:

@@ -38,7 +38,12 @@ def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: 
             f"adapter_name_or_path: {merged[0].path} would be merged into weights held in few bits, which spoils them; "
             "export it into the base first, or leave quantization_bit out"
         )
-    module = _merged(module, merged)
+    on_meta = any(weight.is_meta for weight in module.parameters())
+    if on_meta and continued:  # a draft: the shapes count, there is nothing to read into
+        config = LoraConfig.from_pretrained(str(continued[0].path))
+        config.inference_mode = False
+        return get_peft_model(module, config, autocast_adapter_dtype=False)
+    module = module if on_meta else _merged(module, merged)
     if continued:
         return _continued(module, continued[0], base_name)
     return _new(module, adapter, base_name, quantized)

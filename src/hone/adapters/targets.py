@@ -61,6 +61,7 @@ def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
     for name, shape in shapes_of(folder.path / WEIGHTS).items():
         path, side = _layer_and_side(name)
         if not side:
+            _check_whole(modules, folder, path, shape, base_name)
             continue
         layer = modules.get(path)
         wanted = None if layer is None else _width(layer, side)
@@ -76,12 +77,26 @@ def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
         log.once(f"{folder.path} says it was trained on {folder.base_name}; it fits {base_name} and is used there")
 
 
+def _check_whole(modules: dict[str, nn.Module], folder: AdapterFolder, path: str, shape: tuple[int, ...], base_name: str) -> None:
+    """A module saved whole must be as large in the base: embeddings that grew need the same new tokens again."""
+    owner = modules.get(path.rpartition(".")[0])
+    weight = dict(owner.named_parameters(recurse=False)).get(path.rpartition(".")[-1]) if owner is not None else None
+    if weight is None or weight.element_size() * weight.numel() == 0 or tuple(weight.shape) == shape:
+        return
+    hint = "name the base it was trained on under model_name_or_path"
+    if isinstance(owner, nn.Embedding) or (len(shape) == 2 and shape[1:] == tuple(weight.shape)[1:]):
+        hint = "its vocabulary grew: write the same add_tokens, add_special_tokens or resize_vocab as in its training"
+    raise ModelError(
+        f"{folder.path} does not fit {base_name}: {path} is {list(weight.shape)} there and {list(shape)} in the adapter; {hint}"
+    )
+
+
 def _layer_and_side(name: str) -> tuple[str, str]:
     for side in ("A", "B"):
         for mark in (f".lora_{side}.", f".lora_embedding_{side}"):
             if mark in name:
                 return name.removeprefix(PREFIX).split(mark)[0], side
-    return name, ""
+    return name.removeprefix(PREFIX), ""
 
 
 def _width(layer: nn.Module, side: str) -> int | None:

@@ -100,6 +100,11 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "max_steps", "saw 0, wanted a number of steps, or -1 to go by num_train_epochs"
     if settings["warmup_ratio"] > 0 and settings["warmup_steps"] > 0:
         yield "warmup_ratio", "has no effect beside warmup_steps; remove one of them"
+    if settings["train_from_scratch"] and settings["finetuning_type"] != "full" and not settings["quantization_bit"]:
+        message = "random weights have nothing to add to, and would be lost: only the adapter is saved"
+        if settings["finetuning_type"] == "freeze":
+            message = "random weights that are frozen stay random"
+        yield "train_from_scratch", f"{message}; write finetuning_type: full, or remove this"
     if settings["fp16"] and (settings["bf16"] or settings["pure_bf16"]):
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
     if settings["stage"] == "sft" and settings["mask_history"] and settings["train_on_prompt"]:

@@ -34,20 +34,26 @@ def resize_vocab(
     `resized_modules`, so that an adapter trains and saves them whole.
     """
     old = module.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= old:
-        return False
-    size = math.ceil(len(tokenizer) / MULTIPLE) * MULTIPLE
-    module.resize_token_embeddings(size, mean_resizing=False)
+    grown = grow(module, tokenizer)
+    for layer in grown:
+        _fill(layer, old, noise)
+        _describe(layer.weight, tokenizer, descriptions or {}, noise)
+    if grown:
+        log.info(f"the vocabulary grew from {old} to {len(grown[0].weight)} rows; new rows start at the mean of the old ones")
+    return bool(grown)
+
+
+def grow(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[nn.Module]:
+    """Give the embeddings rows for the tokenizer's ids, without values yet; returns the grown modules, none where all fit."""
+    if len(tokenizer) <= module.get_input_embeddings().weight.shape[0]:
+        return []
+    module.resize_token_embeddings(math.ceil(len(tokenizer) / MULTIPLE) * MULTIPLE, mean_resizing=False)
     grown = [module.get_input_embeddings()]
     head = module.get_output_embeddings()
     if head is not None and head.weight is not grown[0].weight:
         grown.append(head)
-    for layer in grown:
-        _fill(layer, old, noise)
-        _describe(layer.weight, tokenizer, descriptions or {}, noise)
     module.resized_modules = tuple(_last_name(module, layer) for layer in grown)
-    log.info(f"the vocabulary grew from {old} to {size} rows; new rows start at the mean of the old ones")
-    return True
+    return grown
 
 
 def _fill(layer: nn.Module, old: int, noise: float) -> None:

@@ -12,7 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from hone.config.model import ModelConfig
+from hone.models.embeddings import grow
 from hone.models.load import load_config
+from hone.models.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Shape:
 
 
 def meta_model(model: ModelConfig) -> nn.Module:
-    """The model with weights that have a shape and no memory (device "meta")."""
+    """The model with weights that have a shape and no memory (device "meta"), its vocabulary as large as it will be."""
     config = load_config(model)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+        module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    if model.resize_vocab or model.add_tokens or model.add_special_tokens:
+        grow(module, load_tokenizer(model))
+    return module
 
 
 def shape_of(module: nn.Module) -> Shape:

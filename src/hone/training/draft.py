@@ -9,10 +9,10 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from hone.adapters.apply import attach
 from hone.chat.codec import Codec, build_codec
-from hone.config.adapter import Lora
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
@@ -148,12 +148,11 @@ def _measure(run: Run, material: Material, steps: Steps) -> tuple[int, int, Memo
     """Weights, trained weights, and the memory of a step with activations kept and recomputed."""
     module = meta_model(run.model)
     shape = shape_of(module)
-    base = run.adapter.model_copy(update={"adapter_name_or_path": ()}) if isinstance(run.adapter, Lora) else run.adapter
-    attached = attach(module, base, base_name=run.model.model_name_or_path)
-    trained = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
     mixed, quantization = planning.precision_of(run.train) != "no", run.model.quantization
     compute = 2 if mixed else 4
-    frozen = quantization.bit / 8 if quantization else float(compute)
+    frozen = _frozen_bytes(module, compute, quantization.bit if quantization else 0)
+    attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
+    trained = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
     longest = int(material.tokens.lengths.max())
     rows = run.train.per_device_train_batch_size
     tokens = rows * (run.data.cutoff_len if fills_rows(run) else longest)
@@ -171,6 +170,16 @@ def _measure(run: Run, material: Material, steps: Steps) -> tuple[int, int, Memo
         for recompute in (False, True)
     )
     return shape.num_weights, trained, kept, recomputed
+
+
+def _frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
+    """Bytes a frozen weight, on average: bitsandbytes holds linear layers but the head in few bits, the rest stays as it is."""
+    if not bits:
+        return float(compute_bytes)
+    head = module.get_output_embeddings()
+    small = sum(inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head)
+    total = sum(weight.numel() for weight in module.parameters())
+    return (small * bits / 8 + (total - small) * compute_bytes) / total
 
 
 def _digest(text: str) -> str:

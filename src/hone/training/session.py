@@ -206,7 +206,8 @@ def carry_out(session: Session) -> Outcome:
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
     with StopRequest() as request:
-        feeding = feed.steps(progress.step, plan.num_steps)
+        tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
+        feeding = feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
     unfinished = stopped and progress.step < plan.num_steps
