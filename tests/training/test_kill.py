@@ -40,14 +40,15 @@ def test_twenty_kills(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_polite_stop_saves_and_says_so(tiny_run, tmp_path):
-    settings = {**tiny_run, "save_strategy": "no", "max_steps": 5000}
+@pytest.mark.parametrize("launched", [{}, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29617"}])
+def test_a_polite_stop_saves_and_says_so(launched, tiny_run, tmp_path):
+    settings = {**tiny_run, "save_strategy": "no", "max_steps": 50000}
     path = write_run(settings, tmp_path / "run.yaml")
     process = subprocess.Popen(
         [sys.executable, "-m", "hone", "train", str(path)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **launched},
     )
     assert process.stderr is not None
     said = []
@@ -58,5 +59,7 @@ def test_a_polite_stop_saves_and_says_so(tiny_run, tmp_path):
     assert process.wait(timeout=60) == 128 + 15, "".join(said)
     saved = list(Path(settings["output_dir"]).glob("checkpoint-*"))
     assert len(saved) == 1 and str(saved[0]) in "".join(said)
+    if launched:  # one process goes on with the same sequences a step
+        settings["gradient_accumulation_steps"] *= 2
     more = {**settings, "max_steps": int(saved[0].name.split("-")[1]) + 1}
     assert train.main([str(write_run(more, path))]) == 0

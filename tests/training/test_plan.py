@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from hone.config.environment import Environment, read_environment
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
 from hone.training import plan
-from hone.training.launch import torchrun_command, wants_launch
+from hone.training.launch import child_variables, count_world, torchrun_command, wants_launch
 from hone.training.progress import Progress
 from hone.training.results import plot_history, smooth, write_metrics
 
@@ -46,20 +47,36 @@ def test_precision_is_what_was_asked():
     ]
 
 
+def said(**variables: str) -> Environment:
+    return read_environment(variables)[0]
+
+
 def test_launch_keeps_arguments_whole_and_the_port_fixed():
-    command = torchrun_command({"NPROC_PER_NODE": "2"}, ["train", "my run.yaml"])
+    command = torchrun_command(said(NPROC_PER_NODE="2"), ["train", "my run.yaml"])
     assert command[:5] == [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     assert command[-4:] == ["-m", "hone", "train", "my run.yaml"]
     assert command[command.index("--master_port") + 1] == "29500"
-    elastic = torchrun_command({"RDZV_ID": "7", "MIN_NNODES": "1", "MAX_NNODES": "3", "MAX_RESTARTS": "2"}, ["train"])
+    elastic = torchrun_command(said(RDZV_ID="7", MIN_NNODES="1", MAX_NNODES="3", MAX_RESTARTS="2"), ["train"])
     assert elastic[elastic.index("--nnodes") + 1] == "1:3"
     assert elastic[elastic.index("--max_restarts") + 1] == "2"
 
 
 def test_launch_is_wanted_once_only():
-    assert wants_launch({"FORCE_TORCHRUN": "1"}, use_cpu=True)
-    assert not wants_launch({"FORCE_TORCHRUN": "1", "RANK": "0", "WORLD_SIZE": "2"}, use_cpu=True)
-    assert not wants_launch({}, use_cpu=True)
+    assert wants_launch(said(FORCE_TORCHRUN="1"), use_cpu=True)
+    assert not wants_launch(said(FORCE_TORCHRUN="1", RANK="0", WORLD_SIZE="2"), use_cpu=True)
+    assert not wants_launch(said(FORCE_TORCHRUN="1", TORCHELASTIC_RUN_ID="1"), use_cpu=True)
+    assert not wants_launch(said(), use_cpu=True)
+
+
+def test_a_check_counts_the_processes_that_training_will_have():
+    assert count_world(said(FORCE_TORCHRUN="1", NPROC_PER_NODE="2", NNODES="3"), use_cpu=True) == 6
+    assert count_world(said(NPROC_PER_NODE="2"), use_cpu=True) == 1
+
+
+def test_optim_torch_tunes_the_processes_and_leaves_what_the_user_said():
+    mine = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}
+    assert child_variables(said(), mine) == {**mine, "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
+    assert child_variables(said(OPTIM_TORCH="0"), {}) == {}
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():

@@ -5,11 +5,11 @@ Holds no logic: it puts rooms together.
 
 from __future__ import annotations
 
-import os
 import signal
 
 from hone import log
 from hone.config import load, to_yaml
+from hone.config.environment import read_environment
 from hone.training.launch import launch, wants_launch
 from hone.training.session import carry_out, evaluate_only, prepare
 
@@ -17,8 +17,9 @@ from hone.training.session import carry_out, evaluate_only, prepare
 def main(arguments: list[str]) -> int:
     """Train; returns 0, torchrun's exit code, or 128 + SIGTERM where the run was asked to stop and has saved its state."""
     run = load(arguments, "train")
-    if wants_launch(os.environ, use_cpu=run.train.use_cpu):
-        return launch(["train", *arguments])
+    environment, _ = read_environment()
+    if wants_launch(environment, use_cpu=run.train.use_cpu):
+        return launch(environment, ["train", *arguments])
     session = prepare(run, settings=to_yaml(run))
     if not run.train.do_train:
         metrics = evaluate_only(session)

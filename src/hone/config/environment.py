@@ -73,7 +73,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         max_nodes=number("MAX_NNODES"),
         max_restarts=number("MAX_RESTARTS") or 0,
         tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
-        launched="TORCHELASTIC_RUN_ID" in variables,
+        launched="TORCHELASTIC_RUN_ID" in variables or {"RANK", "WORLD_SIZE"} <= variables.keys(),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
     )
     return environment, mistakes
