@@ -38,6 +38,9 @@ def test_a_written_checkpoint_is_complete_and_readable_by_others(tmp_path):
         (lambda folder: (folder / "deeper" / "state.json").unlink(), "state.json is missing"),
         (lambda folder: (folder / checkpoint.MANIFEST).unlink(), "not written to its end"),
         (lambda folder: (folder / checkpoint.MANIFEST).write_text("{"), "cannot be read"),
+        (lambda folder: (folder / checkpoint.MANIFEST).write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / checkpoint.MANIFEST).write_text('{"files": [1]}'), "cannot be read"),
+        (lambda folder: (folder / checkpoint.MANIFEST).write_text('{"files": {"a": 1}}'), "cannot be read"),
     ],
 )
 def test_harm_is_named_and_the_older_one_is_taken(tmp_path, harm, said):

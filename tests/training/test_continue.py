@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hone.commands import train
-from hone.errors import CheckpointError, ModelError
+from hone.errors import CheckpointError, ModelError, TrainingError
 from tests.training.conftest import losses_of, weights_of, write_run
 
 
@@ -148,3 +148,20 @@ def test_the_plan_counts_the_adapter_that_is_continued_and_a_vocabulary_that_doe
         start(again, tmp_path)
     assert start(again, tmp_path, add_tokens="<one>") == 0
     assert json.loads((tmp_path / "more" / "plan.json").read_text())["num_trained"] == before
+
+
+def test_a_metric_that_is_not_measured_is_told_before_the_first_step(tiny_run, tmp_path):
+    asked = {"val_size": 0.2, "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "accuracy"}
+    asked |= {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(TrainingError, match=r"eval_accuracy is not measured; there are eval_loss, eval_perplexity"):
+        start(tiny_run, tmp_path, **asked)
+    assert not (tmp_path / "out" / "trainer_log.jsonl").exists()
+
+
+def test_an_adapter_written_over_a_full_model_stands_there_alone(tiny_run, tmp_path):
+    full = {key: value for key, value in tiny_run.items() if key != "lora_target"}
+    assert start(full, tmp_path, finetuning_type="full", max_steps=2) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert start(tiny_run, tmp_path, overwrite_output_dir=True, max_steps=2) == 0
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "adapter_model.safetensors" in left and not left & {"model.safetensors", "config.json"}

@@ -7,8 +7,10 @@ Tolerance of invariance: fp32 sums in another order; 1e-5 in losses, 2e-5 in wei
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from hone.commands import train
 from hone.errors import CheckpointError, TrainingError
 from hone.models.policy import Policy
 from hone.training import checkpoint, loop
+from hone.training.feed import MicroBatch
 from tests.training.conftest import largest_difference, losses_of, make_rows, weights_of, write_run
 
 
@@ -194,3 +197,16 @@ def test_outputs_have_their_known_names(tiny_run, tmp_path):
 def test_rows_are_as_uneven_as_the_tests_need():
     lengths = {len(row["output"]) for row in make_rows(23)}
     assert len(lengths) > 10 and max(lengths) > 4 * min(lengths)
+
+
+def test_a_bad_row_of_another_process_is_named_here():
+    class Elsewhere:
+        precision = "no"
+
+        def gather(self, mine: object) -> list[object]:
+            return [mine, ([7], [7, 8])]
+
+    batch = SimpleNamespace(rows=[1, 2])
+    work = SimpleNamespace(device=Elsewhere(), name_rows=lambda rows: f"rows {rows}")
+    with pytest.raises(TrainingError, match=r"the loss is nan: .*Its rows: rows \[7\]\."):
+        loop._require_finite(work, [MicroBatch(batch, True)], [0.5], math.nan, 1.0)

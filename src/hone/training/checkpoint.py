@@ -79,8 +79,9 @@ def problem_of(folder: Path, *, thorough: bool = True) -> str:
     if not manifest.is_file():
         return f"{MANIFEST} is missing, so it was not written to its end, or not by hone"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, OSError) as problem:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = {name: (size, digest) for name, (size, digest) in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as problem:  # any JSON may stand there
         return f"{MANIFEST} cannot be read: {problem}"
     for name, (size, digest) in files.items():
         path = folder / name

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hone import log
-from hone.errors import TrainingError
 from hone.training.keeper import Keeper
 from hone.training.loop import StepResult
 from hone.training.plan import Plan
@@ -68,8 +67,6 @@ class Conductor:
         metrics = self._evaluate()
         self._records.log_evaluation(progress, metrics)
         name = self._choice.metric
-        if name not in metrics:
-            raise TrainingError(f"metric_for_best_model: {name} is not measured; there are {', '.join(sorted(metrics))}")
         improved = progress.improve(metrics[name], self._choice.greater_is_better)
         if improved and self._choice.keep_best:
             progress.best_checkpoint = str(self._keeper.path(progress.step))

@@ -51,6 +51,14 @@ def evaluate(policy: Policy, objective: Objective, sets: dict[str, TokenSet], de
     return {"eval_loss": loss, "eval_perplexity": perplexity, **metrics, **rates}
 
 
+def metric_names(sets: dict[str, TokenSet]) -> list[str]:
+    """The names `evaluate` gives its figures for these sets."""
+    return [*_NAMES, *(f"eval_{name}_loss" for name in sets if name)]
+
+
+_NAMES = ("eval_loss", "eval_perplexity", "eval_runtime", "eval_samples_per_second")
+
+
 def _sum_loss(policy: Policy, objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> tuple[float, float]:
     total, items = 0.0, 0.0
     for rows in _shares(len(tokens), layout.micro_batch, device):

@@ -26,6 +26,10 @@ from hone.training.randomness import random_state, restore_random_state
 OPTIMIZER, SCHEDULER, STATE, SCALER = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt"
 
 
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*")
+"""Files of a trained model's own, in output_dir."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a checkpoint holds. save_weights, load_weights: of the trained module, to and from a folder."""
@@ -135,10 +139,17 @@ class Keeper:
         aside = self.folder / ".final.writing"
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.write_complete(aside, self._parts.save_weights)
+        kept = {path.name for path in aside.iterdir()}
         for path in aside.iterdir():
             if path.name != checkpoint.MANIFEST:
                 path.replace(self.folder / path.name)
         shutil.rmtree(aside)
+        for path in self._left_by_another_run(kept):
+            path.unlink()
+
+    def _left_by_another_run(self, kept: set[str]) -> list[Path]:
+        """Weights beside ours that a loader would take for them: a full model's under an adapter, shards under a single file."""
+        return [path for pattern in _WEIGHTS for path in self.folder.glob(pattern) if path.name not in kept]
 
 
 def dumps(value: Any) -> str:

@@ -109,7 +109,9 @@ def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], 
         return
     pairs = zip(batches, losses, strict=True)
     guilty = [row for micro, loss in pairs if not math.isfinite(loss) for row in micro.batch.rows]
-    rows = guilty or [row for micro in batches for row in micro.batch.rows]
+    # Every process is here, as mean and norm are the same on all: the guilty rows may be another's.
+    everywhere = work.device.gather((guilty, [row for micro in batches if micro.counts for row in micro.batch.rows]))
+    rows = [row for found, _ in everywhere for row in found] or [row for _, mine in everywhere for row in mine]
     what = f"the loss is {mean}" if not math.isfinite(mean) else f"the gradient's norm is {norm} (the loss is {mean:.4g})"
     raise TrainingError(
         f"{what}: no weight was changed by this step and the last checkpoint is as it was. Its rows: {work.name_rows(rows)}. "

@@ -18,6 +18,7 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
+from hone.errors import TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.policy import Policy
@@ -26,7 +27,7 @@ from hone.training.checkpoint import make_output, writing
 from hone.training.conduct import Choice, Conductor
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
-from hone.training.evaluate import Layout, evaluate
+from hone.training.evaluate import Layout, evaluate, metric_names
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
@@ -80,6 +81,7 @@ def prepare(run: Run, *, settings: str) -> Session:
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
+    _require_metric(run, material)
     announce(material, plan)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
@@ -95,6 +97,12 @@ def _look_at_output(run: Run) -> Start:
     """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
     make_output(Path(run.train.output_dir))
     return choose_start(run.train) if run.train.do_train else NOTHING
+
+
+def _require_metric(run: Run, material: Material) -> None:
+    wanted, names = choose_metric(run).metric, metric_names(material.evals)
+    if run.train.metric_for_best_model and wanted not in names:
+        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def open_device(run: Run) -> Device:
