@@ -147,13 +147,6 @@ def test_sets_are_interleaved_without_copying(tmp_path):
     assert texts(each["more"]) == [f"^Uask {n}.Asay {n}." for n in (50, 51, 52)] and len(each["toy"]) == 3
 
 
-def test_evaluation_sets_are_not_interleaved(tmp_path):
-    write_set(tmp_path, alpaca_rows(2))
-    write_set(tmp_path, alpaca_rows(3, start=50), name="more")
-    changes = {"mix_strategy": "interleave_over", "interleave_probs": (0.2, 0.3, 0.5), "eval_dataset": ("toy", "more")}
-    assert len(build(tmp_path, "toy", "more", **changes)) == 5
-
-
 def test_validation_rows_are_held_back_by_seed(tmp_path):
     write_set(tmp_path, alpaca_rows(40))
     tokens = build(tmp_path)

@@ -143,9 +143,7 @@ def _overlong(data: DataConfig, sample: type[Sample]) -> str:
 def _mixed(data: DataConfig, specs: list[DatasetSpec], entries: list[Entry], reused: list[str], seed: int) -> TokenSet:
     drawn = [_drawn(spec, entry, data.max_samples, seed) for spec, entry in zip(specs, entries, strict=True)]
     names = tuple(spec.name for spec in specs)
-    # Evaluation sets are not interleaved: every row counts once.
-    together = len(names) == 1 or names == data.eval_dataset != data.dataset
-    strategy, probs = ("concat", ()) if together else (data.mix_strategy, data.interleave_probs)
+    strategy, probs = ("concat", ()) if len(names) == 1 else (data.mix_strategy, data.interleave_probs)
     sets, rows = mix([len(places) for places in drawn], strategy, probs=probs, seed=seed)
     lengths, trained = np.empty(len(sets), np.int32), np.empty(len(sets), np.int32)
     places = rows

@@ -49,13 +49,14 @@ def gather_material(run: Run) -> Material:
     codec, objective, seed = build_codec(run.chat, tokenizer), build_objective(run.objective), data_seed(run)
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
+    in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
     if run.data.val_size:
         tokens, evals[""] = split_validation(tokens, run.data.val_size, seed)
     elif run.data.eval_on_each_dataset:
         for name in run.data.eval_dataset:
-            evals[name] = build_data(run.data, objective, codec, names=(name,), seed=seed)
+            evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
     elif run.data.eval_dataset:
-        evals[""] = build_data(run.data, objective, codec, names=run.data.eval_dataset, seed=seed)
+        evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
     return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
 
 
