@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from hone import log
 from hone.cli import main
 
 
@@ -25,3 +26,14 @@ def test_export_without_a_folder_or_over_other_files_is_refused(tiny_model_dir, 
     (tmp_path / "full" / "notes.txt").write_text("mine")
     assert main(["export", str(tmp_path / "run.yaml"), f"export_dir={tmp_path / 'full'}"]) == 1
     assert "notes.txt" in capsys.readouterr().err
+
+
+def test_positions_are_stretched_for_the_length_of_the_training(tiny_model_dir, tmp_path, capsys) -> None:
+    out = tmp_path / "merged"
+    settings = f"model_name_or_path: {tiny_model_dir}\nexport_dir: {out}\nrope_scaling: linear\ncutoff_len: 1500\n"
+    (tmp_path / "run.yaml").write_text(settings)
+    assert main(["export", str(tmp_path / "run.yaml")]) == 0
+    assert json.loads((out / "config.json").read_text())["rope_parameters"]["factor"] == 3.0
+    log._said.clear()
+    assert main(["chat", str(tmp_path / "run.yaml"), "--ask", "Hi", "max_new_tokens=2"]) == 0
+    assert "512 positions become 1536" in capsys.readouterr().err

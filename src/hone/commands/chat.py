@@ -17,7 +17,8 @@ def main(arguments: list[str]) -> int:
     """`hone chat run.yaml [key=value ...] [--ask TEXT ...]`; questions of several --ask follow each other in one conversation."""
     questions, rest = split_questions(arguments)
     run = load(rest, "chat")
-    talk = Talk(build_engine(run.model, run.chat, run.adapter, dtype=run.serve.infer_dtype), run.generate)
+    dtype, length = run.serve.infer_dtype, run.data.cutoff_len
+    talk = Talk(build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length), run.generate)
     for question in questions:
         talk.say(question)
     if not questions:

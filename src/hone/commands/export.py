@@ -16,6 +16,14 @@ def main(arguments: list[str]) -> int:
     run = load(arguments, "export")
     tokenizer = load_tokenizer(run.model)
     codec = build_codec(run.chat, tokenizer)
-    report = export(run.model, run.adapter, run.export, dtype=run.serve.infer_dtype, tokenizer=tokenizer, codec=codec)
+    report = export(
+        run.model,
+        run.adapter,
+        run.export,
+        dtype=run.serve.infer_dtype,
+        tokenizer=tokenizer,
+        codec=codec,
+        length=run.data.cutoff_len,
+    )
     print("\n".join(report.lines()))
     return 0

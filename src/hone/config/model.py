@@ -95,7 +95,7 @@ class ModelConfig(Section):
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = knob(
         None,
         "Stretches the position code, so that text longer than the model was trained for can be used. Set it when "
-        "cutoff_len is above the model's own limit, and use the same value in every command.",
+        "cutoff_len is above the model's own limit, and use the same value of both in every command.",
         level="advanced",
     )
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = knob(

@@ -24,15 +24,15 @@ _KEPT = ("*.py", "LICENSE*", "NOTICE*", "USE_POLICY*", "preprocessor_config.json
 """Files of the base that belong to every copy of it."""
 
 
-def write_config(model: ModelConfig, base: Path, draft: Path, recipe: Recipe, dtype: str) -> None:
+def write_config(model: ModelConfig, base: Path, draft: Path, recipe: Recipe, dtype: str, length: int | None) -> None:
     """The base's config.json with what the export changed: number format, tied embeddings, vocabulary, stretched positions.
 
-    dtype: safetensors' name of the main number format written.
+    dtype: safetensors' name of the main number format written; length: in tokens, for rope_scaling.
     """
     data = read_json(base / "config.json")
     if model.rope_scaling:
         config = load_config(model)
-        stretch(config, model.rope_scaling, None)
+        stretch(config, model.rope_scaling, length)
         data = config.to_dict()
     # Older readers look for torch_dtype; transformers 5 writes dtype and reads both.
     for key in {"torch_dtype", "dtype"} & data.keys() or {"dtype"}:

@@ -84,9 +84,18 @@ class Report:
 
 
 def export(
-    model: ModelConfig, adapter: Adapter, settings: ExportConfig, *, dtype: str, tokenizer: PreTrainedTokenizerBase, codec: Codec
+    model: ModelConfig,
+    adapter: Adapter,
+    settings: ExportConfig,
+    *,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    codec: Codec,
+    length: int | None = None,
 ) -> Report:
-    """Write the merged model into settings.export_dir. dtype: as infer_dtype; "auto" keeps the base's.
+    """Write the merged model into settings.export_dir.
+
+    dtype: as infer_dtype; "auto" keeps the base's. length: the training's cutoff_len, for rope_scaling.
 
     Raises: ExportError, ModelError; export_dir is then as it was before. One that fails parity is left under another name.
     """
@@ -104,12 +113,12 @@ def export(
         if recipe is not None:
             check_space(draft, recipe.num_bytes)
             written = merge(recipe, draft, shard_bytes=shard_bytes, device=str(device))
-            write_config(plain, base, draft, recipe, target)
+            write_config(plain, base, draft, recipe, target, length)
         else:
             log.info(f"the whole model is merged in memory: {reason}")
-            written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device)
+            written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length)
         template = _write_beside(base, draft, tokenizer, codec)
-        parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device)
+        parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"
         names = tuple(str(folder) for folder in folders)
         report = Report(

@@ -25,7 +25,7 @@ _SPARE = 1.2
 
 
 def measure_parity(
-    model: ModelConfig, adapter: Adapter, folder: Path, codec: Codec, *, dtype: str, device: torch.device
+    model: ModelConfig, adapter: Adapter, folder: Path, codec: Codec, *, dtype: str, device: torch.device, length: int | None
 ) -> tuple[Parity | None, str]:
     """The parity of `folder` with base + adapter, both in fp32; or None and why it cannot be measured here.
 
@@ -36,17 +36,17 @@ def measure_parity(
         log.warn(f"parity is not measured: {lack}")
         return None, lack
     texts = probe_texts(codec)
-    trained, base = _logits_of_parts(model, adapter, texts, device)
+    trained, base = _logits_of_parts(model, adapter, texts, device, length)
     gc.collect()
     exported = logits_of(load_plain(folder, device, trust_remote_code=model.trust_remote_code), texts)
     return compare(trained, exported, dtype=dtype, base=base), ""
 
 
 def _logits_of_parts(
-    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device
+    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device, length: int | None
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """Logits with the last adapter beside the base (not merged into it), and those without it; None where there is no adapter."""
-    module = load_model(model, dtype=torch.float32, device=device, for_training=False)
+    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
     if not isinstance(adapter, Lora) or not adapter.adapter_name_or_path:
         return logits_of(module, texts), None
     beside = adapter.model_copy(update={"create_new_adapter": False})

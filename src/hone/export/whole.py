@@ -22,13 +22,13 @@ from hone.models.load import load_model
 
 
 def merge_whole(
-    model: ModelConfig, adapter: Adapter, folder: Path, *, dtype: str, shard_bytes: int, device: torch.device
+    model: ModelConfig, adapter: Adapter, folder: Path, *, dtype: str, shard_bytes: int, device: torch.device, length: int | None
 ) -> Written:
     """Load base and adapters, merge in fp32, write `folder` with its config.json. dtype: safetensors' name of the format written.
 
     Raises: ModelError where something cannot be loaded or does not fit.
     """
-    module = load_model(model, dtype=torch.float32, device=device, for_training=False)
+    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).to(DTYPES[dtype])
     _untie(module)
     try:

@@ -17,14 +17,18 @@ from hone.models.load import load_config, load_model
 from hone.models.tokenizer import load_tokenizer
 
 
-def build_engine(model: ModelConfig, chat: ChatConfig, adapter: Adapter, *, dtype: str = "auto") -> HfEngine:
+def build_engine(
+    model: ModelConfig, chat: ChatConfig, adapter: Adapter, *, dtype: str = "auto", length: int | None = None
+) -> HfEngine:
     """The embedded engine, adapters on top of the base. dtype: as infer_dtype; "auto" takes the base's own.
+
+    length: the training's cutoff_len, by which rope_scaling stretches; None: twice the base's limit.
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer)
-    module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False)
+    module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     return HfEngine(attach(module, adapter, base_name=model.model_name_or_path, trainable=False), codec)
 
 
