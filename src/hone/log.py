@@ -13,6 +13,8 @@ _said: set[str] = set()
 
 # bitsandbytes 0.50 says at every import on a CPU that an optional kernel package is missing, also where nothing is quantized.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# It also says at every product of 8-bit weights that the input is cast, which is how they work: hundreds of lines an answer.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def rank() -> int:

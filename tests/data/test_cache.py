@@ -52,7 +52,7 @@ def test_what_was_written_is_read_back(tmp_path):
     entry = open_entry(tmp_path)
     assert same(entry, SEQUENCES)
     assert entry.ids.dtype == np.uint16 and entry[0].ids.dtype == entry[0].labels.dtype == np.int32
-    assert entry.lengths.tolist() == [3, 1, 4] and entry.trained.tolist() == [2, 1, 1] and entry.rows.tolist() == [0, 1, 2]
+    assert entry.lengths.tolist() == [3, 1, 4] and entry.trained.tolist() == [2, 0, 1] and entry.rows.tolist() == [0, 1, 2]
     assert entry.report.name == "toy" and entry.report.length["max"] == 4
 
 

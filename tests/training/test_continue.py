@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hone.commands import train
-from hone.errors import CheckpointError, ModelError, TrainingError
+from hone.errors import CheckpointError, DataError, ModelError, TrainingError
+from hone.training import loop
+from hone.training.feed import MicroBatch
 from tests.training.conftest import losses_of, weights_of, write_run
 
 
@@ -165,3 +168,31 @@ def test_an_adapter_written_over_a_full_model_stands_there_alone(tiny_run, tmp_p
     assert start(tiny_run, tmp_path, overwrite_output_dir=True, max_steps=2) == 0
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert "adapter_model.safetensors" in left and not left & {"model.safetensors", "config.json"}
+
+
+def test_text_without_a_token_to_learn_is_told_and_the_plan_counts_what_is_learned(tiny_run, tmp_path):
+    folder = Path(tiny_run["dataset_dir"])
+    (folder / "words.txt").write_text("a b c d e f\n")
+    (folder / "dataset_info.json").write_text(json.dumps({"words": {"file_name": "words.txt", "columns": {"prompt": "text"}}}))
+    asked = {**tiny_run, "stage": "pt", "dataset": "words", "packing": False, "gradient_accumulation_steps": 1}
+    asked |= {"per_device_train_batch_size": 1, "save_strategy": "steps", "max_steps": -1, "num_train_epochs": 1}
+    with pytest.raises(DataError, match="nothing to learn"):
+        start(asked, tmp_path, cutoff_len=1)
+    for cutoff in range(2, 9):  # one of these lengths leaves a last piece of one token, which nothing precedes
+        output_dir = tmp_path / f"out{cutoff}"
+        assert start(asked, tmp_path, output_dir=str(output_dir), cutoff_len=cutoff, overlong="split") == 0
+        plan = json.loads((output_dir / "plan.json").read_text())
+        state = json.loads((output_dir / "trainer_state.json").read_text())
+        assert state["hone"]["trained_tokens"] == plan["trained_tokens_per_epoch"]
+
+
+def test_a_step_without_a_trained_token_names_its_rows():
+    class Alone:
+        total = staticmethod(list)
+
+    batch = SimpleNamespace(rows=[3], num_tokens=4)
+    work = SimpleNamespace(
+        device=Alone(), objective=SimpleNamespace(count=lambda batch: 0), name_rows=lambda rows: f"rows {rows}"
+    )
+    with pytest.raises(TrainingError, match=r"no token to learn from.*Its rows: rows \[3\]\."):
+        loop.take_step(work, [MicroBatch(batch, True)])

@@ -43,5 +43,5 @@ class Encoded:
 
     @property
     def num_trained(self) -> int:
-        """How many tokens are learned."""
-        return int((self.labels != IGNORE).sum())
+        """How many tokens are learned: never the first, which nothing precedes."""
+        return int((self.labels[1:] != IGNORE).sum())

@@ -18,7 +18,7 @@ class Pretrain:
     """Cross-entropy of every token of a passage but its first, which nothing precedes."""
 
     sample = Passage
-    fingerprint = "pretrain-1"
+    fingerprint = "pretrain-2"
 
     def __init__(self, settings: PretrainConfig):
         del settings  # it holds nothing but its kind

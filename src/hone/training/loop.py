@@ -84,6 +84,12 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     device, real = work.device, [micro.batch for micro in batches if micro.counts]
     counts = [sum(work.objective.count(batch) for batch in real), sum(batch.num_tokens for batch in real)]
     items, tokens, samples, stops = device.total([*counts, sum(len(batch.rows) for batch in real), float(stop)])
+    if not items:
+        rows = work.name_rows([row for batch in real for row in batch.rows])
+        raise TrainingError(
+            f"a step has no token to learn from, so its loss has no mean. Its rows: {rows}. "
+            "Leave such rows out (`hone check` counts trained tokens), raise cutoff_len, or take more sequences a step"
+        )
     losses = []
     for number, micro in enumerate(batches, 1):
         with device.accumulate(work.policy.module, last=number == len(batches)):

@@ -77,6 +77,8 @@ def prepare(run: Run, *, settings: str) -> Session:
     if run.train.tf32 is not None:
         device.use_tf32(run.train.tf32)
     material = gather_material(run)
+    if not material.tokens.trained.any():
+        raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
