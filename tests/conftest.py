@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import pytest
+
+from tests.runs import make_rows
 
 CORPUS = """The quick brown fox jumps over the lazy dog. What is the capital of France? The capital of France is Paris.
 Add two and three. The answer is five. Write a short poem about rain. Rain falls on the roof and sings to me.
@@ -76,3 +80,37 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> 
     LlamaForCausalLM(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
+    """Flat settings of a LoRA run over 23 rows, on the CPU, without shuffling, writing below tmp_path."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.json").write_text(json.dumps(make_rows(23)))
+    (data / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    return {
+        "model_name_or_path": str(tiny_model_dir),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_target": "all",
+        "dataset": "rows",
+        "dataset_dir": str(data),
+        "tokenized_path": str(tmp_path / "cache"),
+        "cutoff_len": 256,
+        "output_dir": str(tmp_path / "out"),
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 2,
+        "max_steps": 8,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_shuffling": True,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 7,
+    }

@@ -14,28 +14,12 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hone import cli
-from tests.training.conftest import make_rows
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "rows.json").write_text(json.dumps(make_rows(12)))
-    (data / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
-    return {
-        "model_name_or_path": str(tiny_model_dir),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "dataset": "rows",
-        "dataset_dir": str(data),
-        "tokenized_path": str(tmp_path / "cache"),
-        "output_dir": str(tmp_path / "out"),
-        "max_steps": 1,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
+def settings(tiny_run: dict[str, Any]) -> dict[str, Any]:
+    """A run of one step that would work, for each test to spoil."""
+    return {**tiny_run, "max_steps": 1}
 
 
 def refused(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], *pattern: str) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.training.conftest import tiny_run, write_run
+from tests.runs import write_run
 
 from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.training.review import paint
-
-__all__ = ["tiny_run"]
 
 
 def check(settings: dict[str, Any], tmp_path: Path, *more: str) -> int:

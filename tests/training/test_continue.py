@@ -14,7 +14,7 @@ from hone.commands import train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
 from hone.training import loop
 from hone.training.feed import MicroBatch
-from tests.training.conftest import losses_of, weights_of, write_run
+from tests.runs import losses_of, weights_of, write_run
 
 
 def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:

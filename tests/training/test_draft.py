@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hone.config import load
 from hone.training.draft import gather_material
-from tests.training.conftest import make_rows, write_run
+from tests.runs import make_rows, write_run
 
 
 def test_evaluation_sets_are_not_interleaved_though_they_are_the_training_sets(tiny_run, tmp_path):

@@ -20,7 +20,7 @@ from hone.errors import CheckpointError, TrainingError
 from hone.models.policy import Policy
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
-from tests.training.conftest import largest_difference, losses_of, make_rows, weights_of, write_run
+from tests.runs import largest_difference, losses_of, make_rows, weights_of, write_run
 
 
 def run(settings: dict, tmp_path: Path, name: str, **changes: object) -> Path:

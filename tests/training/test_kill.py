@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hone.commands import train
-from tests.training.conftest import largest_difference, weights_of, write_run
+from tests.runs import largest_difference, weights_of, write_run
 
 KILLS = 20
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hone.commands import train
+from tests.runs import largest_difference, losses_of, weights_of, write_run
 from tests.training import reference_trainer
-from tests.training.conftest import largest_difference, losses_of, weights_of, write_run
 
 WEIGHTS, LOSSES = 2e-5, 2e-5
 

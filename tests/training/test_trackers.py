@@ -14,7 +14,7 @@ from hone.config.use import TrackConfig
 from hone.errors import MissingExtra
 from hone.training.device import Device
 from hone.training.trackers import project_of, tracker_options
-from tests.training.conftest import losses_of, write_run
+from tests.runs import losses_of, write_run
 
 
 def test_the_project_is_wandbs_or_swanlabs():

@@ -1,4 +1,4 @@
-"""A tiny run that training tests vary: rows of uneven length, a random Llama, settings as a user would write them."""
+"""Small runs as a user would write them: rows of uneven length, settings as a file, and what a run leaves, read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 WORDS = [
@@ -37,40 +36,6 @@ def make_rows(count: int) -> list[dict[str, str]]:
         words = [WORDS[(number * 7 + step * step) % len(WORDS)] for step in range(3 + number * number % 23)]
         rows.append({"instruction": f"Say {number}: {' '.join(words[:5])}", "input": "", "output": " ".join(words)})
     return rows
-
-
-@pytest.fixture
-def tiny_run(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
-    """Flat settings of a LoRA run over 23 rows, on the CPU, without shuffling, writing below tmp_path."""
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "rows.json").write_text(json.dumps(make_rows(23)))
-    (data / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
-    return {
-        "model_name_or_path": str(tiny_model_dir),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "lora_target": "all",
-        "dataset": "rows",
-        "dataset_dir": str(data),
-        "tokenized_path": str(tmp_path / "cache"),
-        "cutoff_len": 256,
-        "output_dir": str(tmp_path / "out"),
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 0.01,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 2,
-        "max_steps": 8,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_shuffling": True,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 7,
-    }
 
 
 def write_run(settings: dict[str, Any], path: Path) -> Path:
