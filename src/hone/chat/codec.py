@@ -88,10 +88,6 @@ class Codec:
         """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it."""
         return self._decoder.message(ids)
 
-    def parse_text(self, text: str) -> Message:
-        """The same from text, for engines that give no ids."""
-        return self.template.reading.message(text)
-
     def stream(self) -> Stream:
         """A parser that is fed ids as they are sampled and gives text as soon as it is certain."""
         return Stream(self._decoder)

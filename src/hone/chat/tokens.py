@@ -75,11 +75,6 @@ class Tokens:
             return [(text, None)] if text else []
         return [(part, self.control.get(part)) for part in self._pattern.split(text) if part]
 
-    def holds_control(self, text: str) -> str:
-        """The first control token spelled in `text`, or ''."""
-        found = self._pattern.search(text) if self._pattern else None
-        return found.group() if found else ""
-
     def encode(self, runs: list[tuple[str, Place, bool]]) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Ids (int32 [T]) and, where the third field asks, character offsets (int32 [T, 2]) of each run, in one batch a place."""
         found: list[Any] = [None] * len(runs)

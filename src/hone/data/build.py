@@ -70,10 +70,6 @@ class TokenSet:
             self.report,
         )
 
-    def by_set(self) -> dict[str, TokenSet]:
-        """The sequences of each data set by itself, for eval_on_each_dataset."""
-        return {name: self.take(np.flatnonzero(self.sets == number)) for number, name in enumerate(self.names)}
-
 
 def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str, ...], seed: int) -> TokenSet:
     """The sets `names` read, encoded, cut and mixed as `data` says; found in the token cache where nothing changed.

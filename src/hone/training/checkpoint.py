@@ -71,8 +71,8 @@ def make_output(folder: Path) -> None:
         raise CheckpointError(f"output_dir: {folder} cannot be written to: {seen}. Name another folder") from problem
 
 
-def problem_of(folder: Path, *, thorough: bool = True) -> str:
-    """What is wrong with a checkpoint, in words; "" where it is complete. thorough: checksums too, not sizes alone."""
+def problem_of(folder: Path) -> str:
+    """What is wrong with a checkpoint, in words; "" where it is complete."""
     manifest = folder / MANIFEST
     if not folder.is_dir():
         return "there is no such folder"
@@ -89,7 +89,7 @@ def problem_of(folder: Path, *, thorough: bool = True) -> str:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if thorough and _digest(path) != digest:
+        if _digest(path) != digest:
             return f"{name} is not what was saved (its checksum differs)"
     return ""
 

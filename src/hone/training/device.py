@@ -139,14 +139,6 @@ class Device:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        self._accelerator.wait_for_everyone()
-
-    def unwrap(self, module: nn.Module) -> nn.Module:
-        """The module as it was before `prepare`."""
-        return self._accelerator.unwrap_model(module, keep_fp32_wrapper=False)
-
     def scaler_state(self) -> dict[str, Any] | None:
         """State of fp16 loss scaling; None in other precisions."""
         return self._accelerator.scaler.state_dict() if self._accelerator.scaler else None

@@ -58,7 +58,6 @@ class Session:
     device: Device
     material: Material
     steps: Steps
-    policy: Policy
     work: Work
     keeper: Keeper
     start: Start
@@ -90,9 +89,9 @@ def prepare(run: Run, *, settings: str) -> Session:
             plan.save(Path(plan.output_dir))
             (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
     module = build_module(run, device, recompute=plan.recompute)
-    policy, work = make_work(run, plan, device, material, module)
+    work = make_work(run, plan, device, material, module)
     keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
-    return Session(run, plan, device, material, steps, policy, work, keeper, start)
+    return Session(run, plan, device, material, steps, work, keeper, start)
 
 
 def _look_at_output(run: Run) -> Start:
@@ -145,7 +144,7 @@ def load_dtype(run: Run) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision_of(run.train)]
 
 
-def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> tuple[Policy, Work]:
+def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
     """Optimizer and schedule, and the policy over the module as the device wrapped it."""
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
@@ -155,7 +154,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
     seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
-    work = Work(
+    return Work(
         objective=material.objective,
         policy=policy,
         optimizer=prepared,
@@ -164,7 +163,6 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         max_grad_norm=run.train.max_grad_norm,
         name_rows=partial(_name_rows, material),
     )
-    return policy, work
 
 
 def _name_rows(material: Material, rows: list[int]) -> str:
@@ -211,7 +209,11 @@ def carry_out(session: Session) -> Outcome:
         plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
     )
     feed = Feed(
-        session.material.tokens, session.steps, rank=device.rank, packed=session.policy.can_pack, pad_id=session.material.pad_id
+        session.material.tokens,
+        session.steps,
+        rank=device.rank,
+        packed=session.work.policy.can_pack,
+        pad_id=session.material.pad_id,
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
@@ -228,7 +230,7 @@ def carry_out(session: Session) -> Outcome:
 
 def measure_now(session: Session) -> dict[str, float]:
     """The evaluation's figures at the present weights."""
-    material, policy = session.material, session.policy
+    material, policy = session.material, session.work.policy
     layout = Layout(session.run.train.per_device_eval_batch_size, policy.can_pack, material.pad_id)
     return evaluate(policy, material.objective, material.evals, session.device, layout)
 
