@@ -26,6 +26,12 @@ CHATML = (
 )
 
 
+@pytest.fixture(autouse=True)
+def nothing_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said once a process is said once a test, so that no test hears of another's silence."""
+    monkeypatch.setattr("hone.log._said", set())
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real inputs beside the checkout; tests that need it are skipped without it and run in CI."""

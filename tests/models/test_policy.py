@@ -215,8 +215,7 @@ def test_a_module_that_learns_nothing_is_refused():
         Policy(module).token_logprobs(pack(sequences()))
 
 
-def test_a_router_loss_that_is_left_out_is_said(capsys, monkeypatch):
-    monkeypatch.setattr("hone.log._said", set())
+def test_a_router_loss_that_is_left_out_is_said(capsys):
     module = tiny("mixtral")
     assert module.config.output_router_logits
     Policy(module)

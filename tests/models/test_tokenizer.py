@@ -29,11 +29,6 @@ def vectors(shared: Path, name: str) -> list[tuple[str, list[int]]]:
     return [(text, [int(number) for number in row.split()]) for text, row in zip(texts, rows, strict=True)]
 
 
-@pytest.fixture
-def said(monkeypatch):
-    monkeypatch.setattr("hone.log._said", set())
-
-
 @pytest.mark.parametrize("name", VECTORS)
 def test_real_tokenizers_give_the_published_ids(shared, name):
     tokenizer = load(shared / "tokenizers" / name)
@@ -41,7 +36,7 @@ def test_real_tokenizers_give_the_published_ids(shared, name):
         assert tokenizer.encode(text, add_special_tokens=False) == ids, text
 
 
-def test_a_folder_that_names_the_llama_class_keeps_the_file_s_ids(shared, tmp_path, said, capsys):
+def test_a_folder_that_names_the_llama_class_keeps_the_file_s_ids(shared, tmp_path, capsys):
     """transformers 5.23 puts its own handling of spaces in place of tokenizer.json's: " a" would lose its first token."""
     folder = tmp_path / "named"
     shutil.copytree(shared / "tokenizers" / "llama-2", folder, copy_function=shutil.copy)
@@ -55,7 +50,7 @@ def test_a_folder_that_names_the_llama_class_keeps_the_file_s_ids(shared, tmp_pa
     assert "LlamaTokenizer would replace" in capsys.readouterr().err
 
 
-def test_a_bare_tokenizer_model_gives_sentencepiece_s_ids(shared, tmp_path, said, capsys):
+def test_a_bare_tokenizer_model_gives_sentencepiece_s_ids(shared, tmp_path, capsys):
     shutil.copy(shared / "tokenizers" / "llama-2" / "tokenizer.model", tmp_path)
     tokenizer = load(tmp_path)
     for text, ids in vectors(shared, "llama-spm"):
@@ -115,7 +110,7 @@ def test_a_broken_tokenizer_model_is_refused(tmp_path, content):
         load(tmp_path)
 
 
-def test_padding_is_not_the_end_of_sequence_where_that_can_be_helped(shared, said, capsys):
+def test_padding_is_not_the_end_of_sequence_where_that_can_be_helped(shared, capsys):
     assert load(shared / "tokenizers" / "llama-2").pad_token == "<unk>"
     assert load(shared / "tokenizers" / "llama-3.1").pad_token == "<|finetune_right_pad_id|>"
     assert "no padding token; <unk> pads" in capsys.readouterr().err
