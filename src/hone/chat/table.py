@@ -17,6 +17,11 @@ from hone.table import nearest
 FORMATS = files("hone.chat") / "formats"
 
 
+def format_text(name: str) -> str:
+    """The text of a file of the formats folder."""
+    return (FORMATS / name).read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Row:
     """format: the Jinja file; system: default system prompt, '' for none; trim: texts lose white space at both ends.

@@ -6,15 +6,17 @@ Does not know tokens: the codec turns segments into ids.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
+
+from jinja2 import FunctionLoader
 
 from hone import log
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
-from hone.chat.table import FORMATS, Row, find
+from hone.chat.table import Row, find, format_text
 from hone.chat.tokens import control_names
 from hone.chat.tools import Dialect, find_dialect, prompt
 from hone.chat.view import Thinking, View, Views, split_thoughts
@@ -78,9 +80,9 @@ class NamedTemplate:
     @cached_property
     def source(self) -> str:
         """Format text, tool prompt, row and settings."""
-        tools = (FORMATS / "tools" / f"{self.dialect.name}.jinja").read_text(encoding="utf-8")
+        texts = (f"{self.row.format}.jinja", "turns.jinja", f"tools/{self.dialect.name}.jinja")
         settings = (self.row, self.dialect.name, self.thinking, self.system, self.bos, self.auto_bos, self.eos)
-        return "\n".join([self._text, tools, repr(settings)])
+        return "\n".join([*map(format_text, texts), repr(settings)])
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
@@ -111,12 +113,16 @@ class NamedTemplate:
         return built, tool_prompt if in_format else ""
 
     @cached_property
-    def _text(self) -> str:
-        return (FORMATS / f"{self.row.format}.jinja").read_text(encoding="utf-8")
-
-    @cached_property
     def _jinja(self) -> Any:
-        return environment().from_string(self._text)
+        return _formats().get_template(f"{self.row.format}.jinja")
+
+
+@cache
+def _formats() -> Any:
+    """An environment in which one format can extend another."""
+    made = environment()
+    made.loader = FunctionLoader(format_text)
+    return made
 
 
 def _with_training(segment: Segment, conversation: Conversation, reduced: set[int]) -> Segment:
