@@ -140,10 +140,12 @@ def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
         return OwnTemplate.load(chat, tokenizer, control_names(tokenizer))
     row = find(chat.template)
     vocabulary = frozenset(tokenizer.get_added_vocab())
-    if row.stop[0] != "eos" and row.stop[0] not in vocabulary:
+    needed = [word for word in dict.fromkeys([*row.tokens, row.stop[0]]) if word != "eos"]
+    missing = [word for word in needed if word not in vocabulary]
+    if missing:
         raise TemplateError(
-            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another "
-            f"template, or write add_special_tokens: {row.stop[0]} and resize_vocab: true"
+            f"template {row.name} needs the control tokens {' '.join(needed)}, and this tokenizer has no {' '.join(missing)}; "
+            f"choose another template, or write add_special_tokens: {','.join(missing)} and resize_vocab: true"
         )
     if row.stop[0] == "eos" and not tokenizer.eos_token:
         raise TemplateError(f"template {row.name} ends answers with the tokenizer's eos token, and this tokenizer has none")

@@ -27,6 +27,8 @@ class Dialect(Protocol):
     """A way of tool calls. bare: calls without text stand without the format's lead; reads_lead: and so
     the lead tells text from calls when reading.
 
+    tokens: the control tokens it uses.
+
     write: marked text of calls, after_text: something was said before them in the same message.
 
     read: the parts of what an answer says (thought removed); what is no proper call stays Text, nothing is lost.
@@ -35,6 +37,7 @@ class Dialect(Protocol):
     name: str
     bare: bool
     reads_lead: bool
+    tokens: tuple[str, ...]
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str: ...
     def result(self, result: ToolResult) -> str: ...
@@ -93,6 +96,7 @@ class Qwen:
     """Hermes-style JSON between <tool_call> tags; Qwen 1.5 to 3."""
 
     name, bare, reads_lead = "qwen", False, False
+    tokens: tuple[str, ...] = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """One block a call."""
@@ -137,6 +141,7 @@ class Llama3:
     """Llama 3.1's JSON: the whole message is {"name": ..., "parameters": {...}}, a list of such for several calls."""
 
     name, bare, reads_lead = "llama3", False, False
+    tokens: tuple[str, ...] = ("<|eom_id|>", "<|python_tag|>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for text beside calls: this way of calling has no place for it."""
@@ -164,6 +169,7 @@ class Mistral:
     """Mistral's JSON list after [TOOL_CALLS], each call with an id of nine letters or digits."""
 
     name, bare, reads_lead = "mistral", True, False
+    tokens: tuple[str, ...] = ("[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """A call without an id of that form gets one made from what it has."""
@@ -211,6 +217,7 @@ class Glm4:
     """GLM-4: the function's name on the header's line and JSON below; each call under a header of its own."""
 
     name, bare, reads_lead = "glm4", True, True
+    tokens: tuple[str, ...] = ("<|assistant|>", "<|observation|>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Text, where there is any, stands under the first header."""
@@ -247,6 +254,10 @@ class DeepSeek3:
     begin, end = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
     call_begin, call_end = "<\uff5ctool\u2581call\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581end\uff5c>"
     sep = "<\uff5ctool\u2581sep\uff5c>"
+    outputs = tuple(
+        f"<\uff5ctool\u2581output{word}\uff5c>" for word in ("s\u2581begin", "s\u2581end", "\u2581begin", "\u2581end")
+    )
+    tokens: tuple[str, ...] = (begin, end, call_begin, call_end, sep, *outputs)
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """All calls between one pair of tokens."""
@@ -279,6 +290,7 @@ class React:
     """Plain text, for models without a way of their own: Action and Action Input lines."""
 
     name, bare, reads_lead = "default", False, False
+    tokens: tuple[str, ...] = ()
     _ACTION = re.compile(r"(?:^|\n)Action: ([^\n]+)\nAction Input:")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
