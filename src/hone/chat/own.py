@@ -15,7 +15,6 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from hone import log
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, to_json
 from hone.chat.message import Conversation, Message, Text, Think, message
@@ -91,6 +90,16 @@ class OwnTemplate:
         segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
         return Rendered(text, segments)
 
+    def rewritten(self, conversation: Conversation) -> frozenset[int]:
+        """Answers that the template writes otherwise once something follows (thoughts dropped, a system prompt that moves)."""
+        answers = [index for index, one in enumerate(conversation.messages) if one.role == "assistant"]
+        if answers in ([], [len(conversation.messages) - 1]):
+            return frozenset()
+        said = self._prepared(conversation)
+        shift = len(said.messages) - len(conversation.messages)
+        found = self._answers(self._text(said.messages, False, said.tools), said, False)
+        return frozenset(index for index in answers if index + shift not in found)
+
     def plain(self, conversation: Conversation, prompt: bool) -> str:
         """The text alone; works where nothing could be learned. Raises TemplateError where the template leaves something out."""
         said = self._prepared(conversation)
@@ -123,11 +132,6 @@ class OwnTemplate:
                 found[index] = (len(head), stop)
             elif last:
                 self._refuse(head, upto)
-            elif not prompt:
-                log.once(
-                    f"template {self.name}: some answers in the middle of a conversation are not written as they were given "
-                    "(thoughts are dropped, or the system prompt moves); they are not learned"
-                )
         return found
 
     def _end(self, text: str, start: int) -> int:

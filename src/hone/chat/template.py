@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from jinja2 import FunctionLoader
 
-from hone import log
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
@@ -28,7 +27,8 @@ class Template(Protocol):
     """What the codec needs of a template. source: everything its text depends on, for the fingerprint.
 
     stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for eos.
-    render: prompt=True ends with what the model continues from. reading: how an answer becomes a message.
+    render: prompt=True ends with what the model continues from; rewritten answers are not learned in it. rewritten: indices of
+    answers that are not written as they were said, because something follows. reading: how an answer becomes a message.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Template(Protocol):
     reading: Reading
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered: ...
+    def rewritten(self, conversation: Conversation) -> frozenset[int]: ...
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,16 @@ class NamedTemplate:
             self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=opening, at=at, fail=fail,
             bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
         )  # fmt: skip
-        reduced = {view.index for view in views if view.reduced}
-        if reduced:
-            log.once(
-                f"template {self.name}: answers before the last question lose their thoughts, as when the model is used, and are "
-                "not learned in that form; write preserve_thinking: true to keep and learn them all"
-            )
-        segments = tuple(_with_training(segment, conversation, reduced) for segment in ink.split(marked))
+        rewritten = {view.index for view in views if view.rewritten}
+        segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))
         return Rendered("".join(segment.text for segment in segments), segments)
+
+    def rewritten(self, conversation: Conversation) -> frozenset[int]:
+        """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
+        if self.row.thinking == "none":
+            return frozenset()
+        views, _ = self._views(split_thoughts(conversation), Ink())
+        return frozenset(view.index for view in views if view.rewritten)
 
     def _views(self, conversation: Conversation, ink: Ink) -> tuple[list[View], str]:
         try:
@@ -125,12 +128,12 @@ def _formats() -> Any:
     return made
 
 
-def _with_training(segment: Segment, conversation: Conversation, reduced: set[int]) -> Segment:
+def _with_training(segment: Segment, conversation: Conversation, rewritten: set[int]) -> Segment:
     if not segment.spoken or segment.message < 0:
         return segment
     message = conversation.messages[segment.message]
-    answers = message.role == "assistant" and segment.message not in reduced
-    trained = message.train if message.train is not None else answers
+    trained = message.train if message.train is not None else message.role == "assistant"
+    trained = trained and segment.message not in rewritten
     return replace(segment, trained=trained, answer=message.role == "assistant")
 
 
