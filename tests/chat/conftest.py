@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hone.chat.codec import Codec, build_codec
+from hone.chat.dialects.headed import DeepSeek3
 from hone.chat.message import Conversation, message
 from hone.chat.table import Row, rows
-from hone.chat.tools import DeepSeek3
 from hone.config.chat import ChatConfig
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

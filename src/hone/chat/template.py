@@ -10,13 +10,15 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from hone import log
+from hone.chat.dialects.dialect import Dialect
+from hone.chat.dialects.offer import prompt
+from hone.chat.dialects.table import find_dialect
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
 from hone.chat.table import FORMATS, Row, find
 from hone.chat.tokens import control_names
-from hone.chat.tools import Dialect, find_dialect, prompt
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
