@@ -15,12 +15,12 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, to_json
 from hone.chat.message import Conversation, Message, Text, Think, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
-from hone.chat.tools import find_dialect
 from hone.chat.view import split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError

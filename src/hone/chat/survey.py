@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hone.chat.codec import Codec, build_codec
+from hone.chat.dialects.table import find_dialect
 from hone.chat.laws import LAWS, LawResult, Official, check_laws, official_differences
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.probes import probes
 from hone.chat.table import Row
 from hone.chat.tokens import control_names
-from hone.chat.tools import find_dialect
 from hone.config.chat import ChatConfig
 
 MakeTokenizer = Callable[[str, str, Iterable[str]], Any]

@@ -11,13 +11,15 @@ from typing import Any, Protocol
 
 from jinja2 import FunctionLoader
 
+from hone.chat.dialects.dialect import Dialect
+from hone.chat.dialects.offer import prompt
+from hone.chat.dialects.table import find_dialect
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
 from hone.chat.table import Row, find, format_text
 from hone.chat.tokens import control_names
-from hone.chat.tools import Dialect, find_dialect, prompt
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError

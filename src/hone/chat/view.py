@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hone.chat.dialects.dialect import Dialect
 from hone.chat.marks import Ink
 from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult
 from hone.chat.table import Row
-from hone.chat.tools import Dialect
 
 PLAIN_OPEN, PLAIN_CLOSE = "<think>\n", "\n</think>\n\n"
 """How a thought is written, as ordinary text, in a format that has no place for thoughts."""
