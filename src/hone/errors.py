@@ -69,7 +69,7 @@ class ExportError(HoneError):
 
 
 class MissingExtra(HoneError):
-    """An optional package is needed that is not installed."""
+    """An optional package is needed that is not installed. extra: hone's that brings it, "" where none does."""
 
     def __init__(self, package: str, extra: str, reason: str):
-        super().__init__(f'{reason} needs the package {package}: pip install "hone-llm[{extra}]"')
+        super().__init__(f"{reason} needs the package {package}: pip install " + (f'"hone-llm[{extra}]"' if extra else package))

@@ -49,8 +49,9 @@ def notes_of(settings: Settings, alone: Settings) -> list[str]:
         notes += [
             f"{key} has nothing to do here: no tracker follows the run (report_to)" for key in ("run_name",) if settings.asks(key)
         ]
-    if "tensorboard" not in settings["report_to"] and settings.asks("logging_dir"):
-        notes.append("logging_dir has nothing to do here: it is TensorBoard's folder, and report_to does not name tensorboard")
+    if not {"tensorboard", "mlflow"} & set(settings["report_to"]) and settings.asks("logging_dir"):
+        message = "it is the folder of TensorBoard and MLflow, and report_to names neither tensorboard nor mlflow"
+        notes.append(f"logging_dir has nothing to do here: {message}")
     if len(settings["report_to"]) > 1 and settings.asks("swanlab_project"):
         notes.append("swanlab_project names the project in every tracker of this run, as they share one name")
     return notes

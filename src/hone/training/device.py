@@ -80,7 +80,7 @@ class Device:
         held = {str(getattr(tracker, "value", tracker)) for tracker in self._accelerator.log_with}
         for name in asked:
             if name not in held:
-                raise MissingExtra(name, "track", f"report_to: {name}")
+                raise MissingExtra(name, "track" if name == "tensorboard" else "", f"report_to: {name}")
 
     def use_tf32(self, wanted: bool) -> None:
         """Allow or forbid TF32 in float32 products; TrainingError where the hardware has none."""

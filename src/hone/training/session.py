@@ -116,8 +116,13 @@ def open_device(run: Run) -> Device:
         use_cpu=run.train.use_cpu,
         wiring=wiring,
         trackers=run.track.report_to,
-        tracker_folder=run.track.logging_dir or str(Path(run.train.output_dir) / "runs"),
+        tracker_folder=tracker_folder(run),
     )
+
+
+def tracker_folder(run: Run) -> str:
+    """Where trackers that write files of their own put them."""
+    return run.track.logging_dir or str(Path(run.train.output_dir) / "runs")
 
 
 def announce(material: Material, plan: Plan) -> None:
@@ -200,7 +205,7 @@ def carry_out(session: Session) -> Outcome:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     environment, _ = read_environment()
-    options = tracker_options(run.track, run.track.run_name or plan.output_dir)
+    options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
     device.start_trackers(project_of(run.track, environment), options, flat_settings(run))
     measure = partial(measure_now, session)
     choice = choose_metric(run)
