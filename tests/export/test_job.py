@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -157,30 +156,6 @@ def test_a_wrong_merge_is_told_by_its_figure_and_set_aside(tiny_model_dir, make_
         run_export(tiny_model_dir, [make_adapter(tiny_model_dir, "one")], tmp_path / "out")
     assert caught.value.exit_code == 1
     assert leftovers(tmp_path) == ["out.failed"]
-
-
-def test_too_little_space_is_seen_before_anything_is_written(tiny_model_dir, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hone.export.folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(ExportError, match=r"disk full: the export needs 0\.000 GB"):
-        run_export(tiny_model_dir, [], tmp_path / "out")
-    assert leftovers(tmp_path) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=["rows", "whole"])
-def test_a_disk_that_fills_up_is_told_and_left_clean(tiny_model_dir, make_adapter, tmp_path, monkeypatch, settings) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this machine does not allow mounting")
-    monkeypatch.setattr(job, "check_space", lambda *_: None)
-    try:
-        with pytest.raises(ExportError, match=r"No space left|full|cannot be written"):
-            run_export(tiny_model_dir, [make_adapter(tiny_model_dir, "one", **settings)], disk / "out")
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_missing_adapter_is_named(tiny_model_dir, tmp_path) -> None:
