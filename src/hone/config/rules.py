@@ -12,7 +12,7 @@ from hone.config.settings import Settings
 from hone.errors import Mistake
 
 SUM_TOLERANCE = 1e-6
-"""How far shares may sum from 1. `datasets` 5.2, which LLaMA-Factory hands them to, refuses other sums (beyond 1.5e-8) as well."""
+"""How far shares may sum from 1. LLaMA-Factory hands them to `datasets`, which refuses other sums (5.2: beyond 1.5e-8) too."""
 
 
 def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, unfit: set[str]) -> list[Mistake]:
