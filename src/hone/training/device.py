@@ -177,5 +177,9 @@ class Device:
         self._accelerator.log(values, step=step)
 
     def close(self) -> None:
-        """End trackers and leave the process group."""
+        """End trackers and leave the process group, all processes together: torchrun ends the others when one has gone."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+        self._accelerator.trackers = []
+        self._accelerator.wait_for_everyone()
         self._accelerator.end_training()

@@ -38,16 +38,16 @@ from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
-from hone.training.signals import StopRequest
+from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """metrics: of the run, empty where it was stopped before its end."""
+    """metrics: of the run, empty where it was stopped before its end. signal: what stopped it (any process of it), else 0."""
 
     metrics: dict[str, float]
-    stopped: bool
+    signal: int
 
 
 @dataclass(frozen=True)
@@ -210,15 +210,19 @@ def carry_out(session: Session) -> Outcome:
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
-    with StopRequest() as request:
+    with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
         feeding = feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
-    unfinished = stopped and progress.step < plan.num_steps
-    metrics = {} if unfinished else conclude(session, progress, records, measure)
+    cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
+    if stopped and progress.step < plan.num_steps:
+        device.close()
+        return Outcome({}, cause)
+    with StopRequest(saying("the run is over and writes its model")):
+        metrics = conclude(session, progress, records, measure)
     device.close()
-    return Outcome(metrics, unfinished)
+    return Outcome(metrics, 0)
 
 
 def measure_now(session: Session) -> dict[str, float]:
