@@ -8,11 +8,23 @@ from __future__ import annotations
 from hone import log
 from hone.config import load, to_yaml
 from hone.config.environment import read_environment
+from hone.errors import HoneError
 from hone.training.launch import launch, wants_launch
 from hone.training.session import carry_out, evaluate_only, prepare
+from hone.training.voice import has_the_word
 
 
 def main(arguments: list[str]) -> int:
+    """As `_train`; of processes that torchrun started, one tells an error that all of them meet."""
+    try:
+        return _train(arguments)
+    except HoneError as error:
+        if not has_the_word(str(error)):
+            return error.exit_code
+        raise
+
+
+def _train(arguments: list[str]) -> int:
     """Train; returns 0, the code of the process that failed, or 128 + the signal that stopped a run, its state saved."""
     run = load(arguments, "train")
     environment, _ = read_environment()
