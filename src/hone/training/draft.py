@@ -16,11 +16,15 @@ from hone.chat.codec import Codec, build_codec
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
+from hone.errors import TrainingError
 from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
 from hone.objectives.build import build_objective
+from hone.optim.build import schedule_factor
 from hone.training import plan as planning
+from hone.training.conduct import choose_metric
+from hone.training.evaluate import metric_names
 from hone.training.memory import Memory, available_bytes, estimate
 from hone.training.plan import Plan
 
@@ -57,7 +61,14 @@ def gather_material(run: Run) -> Material:
             evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
     elif run.data.eval_dataset:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
+    _require_metric(run, evals)
     return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
+
+
+def _require_metric(run: Run, evals: dict[str, TokenSet]) -> None:
+    wanted, names = choose_metric(run.train).metric, metric_names(evals)
+    if run.train.metric_for_best_model and wanted not in names:
+        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def data_seed(run: Run) -> int:
@@ -89,6 +100,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
     """The plan of a run on `world` processes with a device each."""
     train, tokens = run.train, material.tokens
     num_steps, num_epochs = planning.count_steps(train, steps.num_steps_per_epoch)
+    schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     num_weights, num_trained, kept, recomputed = _measure(run, material, steps)
     free = available_bytes(device)
     recompute = train.gradient_checkpointing
