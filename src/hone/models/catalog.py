@@ -115,9 +115,9 @@ def model_catalog() -> ModelCatalog:
 
 
 def family_template(place: str) -> str:
-    """The template of the family that `place` (name, id or folder) belongs to; "" where it is not known."""
+    """The template of the family that `place` (name, id or folder) belongs to; "" where it has none, or none is known."""
     group = model_catalog().family(place)
-    return group.template if group else ""
+    return group.template if group and group.template != "empty" else ""  # empty: no format of its own, so nothing to advise
 
 
 def read_groups(text: str, where: str) -> list[Group]:
