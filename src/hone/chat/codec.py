@@ -132,6 +132,6 @@ def _learned(segments: Sequence[Segment], conversation: Conversation, learn: Lea
     return [replace(one, trained=one.trained and one.message == last) for one in segments]
 
 
-def build_codec(chat: ChatConfig, tokenizer: Any) -> Codec:
-    """The codec of the settings' template, or of the tokenizer's own where they name none."""
-    return Codec(tokenizer, load_template(chat, tokenizer))
+def build_codec(chat: ChatConfig, tokenizer: Any, *, family: str = "") -> Codec:
+    """The codec of the settings' template, or of the tokenizer's own where they name none; `family` as for load_template."""
+    return Codec(tokenizer, load_template(chat, tokenizer, family))

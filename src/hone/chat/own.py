@@ -48,15 +48,16 @@ class OwnTemplate:
     passage_end: str = ""
 
     @classmethod
-    def load(cls, chat: ChatConfig, tokenizer: Any, controls: frozenset[str]) -> OwnTemplate:
-        """Raises TemplateError where the tokenizer carries none."""
+    def load(cls, chat: ChatConfig, tokenizer: Any, controls: frozenset[str], family: str = "") -> OwnTemplate:
+        """Raises TemplateError where the tokenizer carries none; it names `family`, the template known of the family."""
         text = tokenizer.chat_template
         if isinstance(text, dict):
             text = text.get("default")
         if not text:
+            known = f"{family}, the format of this model's family" if family else "NAME"
             raise TemplateError(
-                "the tokenizer carries no chat template and the settings name none; write template: NAME (for a base model "
-                "template: empty, or template: default for a format made of plain words)"
+                f"the tokenizer carries no chat template and the settings name none; write template: {known} (for a base model "
+                "also template: empty, or template: default for a format made of plain words)"
             )
         return cls(text, dict(tokenizer.special_tokens_map), controls, chat, tokenizer.eos_token or "")
 

@@ -18,7 +18,7 @@ from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
-from hone.chat.table import Row, find, format_text
+from hone.chat.table import Row, find, format_text, rows
 from hone.chat.tokens import control_names
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
@@ -139,10 +139,13 @@ def _with_training(segment: Segment, conversation: Conversation, rewritten: set[
     return replace(segment, trained=trained, answer=message.role == "assistant")
 
 
-def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
-    """The template the settings name, or the tokenizer's own where they name none; raises TemplateError with what to write."""
+def load_template(chat: ChatConfig, tokenizer: Any, family: str = "") -> Template:
+    """The template the settings name, or the tokenizer's own where they name none; raises TemplateError with what to write.
+
+    family: the template that the model's family is known to use, "" where nobody knows; it is named, never taken by itself.
+    """
     if chat.template is None:
-        return OwnTemplate.load(chat, tokenizer, control_names(tokenizer))
+        return OwnTemplate.load(chat, tokenizer, control_names(tokenizer), family if family in rows() else "")
     row = find(chat.template)
     vocabulary = frozenset(tokenizer.get_added_vocab())
     needed = [word for word in dict.fromkeys([*row.tokens, row.stop[0]]) if word != "eos"]

@@ -13,6 +13,7 @@ from hone.chat.codec import Codec, build_codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import HoneError
+from hone.models.catalog import family_template
 from hone.models.tokenizer import load_tokenizer
 from hone.table import nearest
 
@@ -62,7 +63,8 @@ def load_codec(words: Words, verb: str) -> Codec:
         chat = ChatConfig(**values)
     except ValueError as error:  # pydantic's: a headline, then the setting and what is wrong with it
         raise HoneError(": ".join(line.strip() for line in str(error).splitlines()[1:3])) from error
-    return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=words.settings["tokenizer"])))
+    place = words.settings["tokenizer"]
+    return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=place)), family=family_template(place))
 
 
 def _value(key: str, text: str) -> object:

@@ -35,7 +35,7 @@ from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
 from hone.export.write import Written
-from hone.models.place import is_local
+from hone.models.place import is_local, settle
 from hone.models.shape import meta_model
 
 _CODES = {torch_name(code): code for code in ("F32", "F16", "BF16")}
@@ -204,6 +204,7 @@ def _unquantized(model: ModelConfig) -> ModelConfig:
 
 
 def _base_folder(model: ModelConfig) -> Path:
+    model = settle(model, weights=True)
     if is_local(model.model_name_or_path):
         return Path(model.model_name_or_path).expanduser()
     found = snapshot_download(

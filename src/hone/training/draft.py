@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hone import log
 from hone.adapters.apply import attach
 from hone.chat.codec import Codec, build_codec
+from hone.chat.table import rows
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
 from hone.errors import TrainingError
+from hone.models.catalog import family_template
 from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
@@ -50,7 +53,10 @@ class Material:
 def gather_material(run: Run) -> Material:
     """Read and encode the data of a run (from the token cache where it holds them)."""
     tokenizer = load_tokenizer(run.model)
-    codec, objective, seed = build_codec(run.chat, tokenizer), build_objective(run.objective), data_seed(run)
+    family = family_template(run.model.model_name_or_path)
+    codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
+    if run.chat.template is None and family in rows() and run.objective.kind != "pretrain":
+        log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
     in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once

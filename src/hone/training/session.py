@@ -21,6 +21,7 @@ from hone.data.order import Steps
 from hone.errors import TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
+from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training.checkpoint import make_output, writing
@@ -132,7 +133,7 @@ def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
         run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
 
 
 def load_dtype(run: Run) -> torch.dtype:
