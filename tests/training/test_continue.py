@@ -12,9 +12,9 @@ import pytest
 
 from hone.commands import train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
-from hone.training import loop
+from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
-from tests.runs import losses_of, weights_of, write_run
+from tests.runs import largest_difference, losses_of, weights_of, write_run
 
 
 def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:
@@ -196,3 +196,41 @@ def test_a_step_without_a_trained_token_names_its_rows():
     )
     with pytest.raises(TrainingError, match=r"no token to learn from.*Its rows: rows \[3\]\."):
         loop.take_step(work, [MicroBatch(batch, True)])
+
+
+@pytest.fixture
+def with_a_best(tiny_run, tmp_path) -> dict[str, Any]:
+    """Settings of a run of 8 steps that keeps the best, which is not its newest checkpoint."""
+    asked = {"val_size": 5, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    asked |= {"load_best_model_at_end": True, "save_total_limit": 2, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    settings = {**tiny_run, **asked, "learning_rate": 0.3}
+    assert start(settings, tmp_path, max_steps=4) == 0
+    state = Path(settings["output_dir"]) / "checkpoint-4" / "trainer_state.json"
+    noted = json.loads(state.read_text())
+    noted["hone"] |= {"best_metric": 0.1, "best_checkpoint": str(Path(settings["output_dir"]) / "checkpoint-2")}
+    state.write_text(json.dumps(noted))
+    reseal(state.parent)
+    return settings
+
+
+def reseal(folder: Path) -> None:
+    """Write the manifest of a checkpoint that a test changed."""
+    about = json.loads((folder / checkpoint.MANIFEST).read_text())
+    about["files"] = {name: checkpoint._describe(folder / name) for name in about["files"]}
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(about))
+
+
+def test_the_best_checkpoint_moves_with_its_folder(with_a_best, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.move(with_a_best["output_dir"], moved)
+    assert start(with_a_best, tmp_path, output_dir=str(moved), max_steps=8) == 0
+    assert sorted(path.name for path in moved.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-8"]
+    assert largest_difference(weights_of(moved), weights_of(moved / "checkpoint-2")) == 0.0
+    assert json.loads((moved / "trainer_state.json").read_text())["best_model_checkpoint"] == str(moved / "checkpoint-2")
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_before_the_first_step(with_a_best, tmp_path):
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(CheckpointError, match=r"checkpoint-2, the best so far, cannot be loaded: there is no such folder"):
+        start(with_a_best, tmp_path, max_steps=8)
+    assert start(with_a_best, tmp_path, max_steps=8, load_best_model_at_end=False) == 0
