@@ -14,6 +14,7 @@ from hone.commands import train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
+from hone.training.identity import SEQUENCES
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 
 
@@ -59,18 +60,71 @@ def test_another_weight_decay_is_the_one_that_is_used(halfway, tmp_path):
     assert sum(float(decayed[name].norm()) for name in plain) < sum(float(weight.norm()) for weight in plain.values())
 
 
+QUANTIZED = [
+    "quantization_bit: left out there, 4 now",
+    "quantization_method: left out there, bnb now",
+    "quantization_type: left out there, nf4 now",
+    "double_quantization: left out there, true now",
+]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"max_steps": 1}, "checkpoint-2 is 2 steps old and this run ends after 1"),
-        ({"loraplus_lr_ratio": 4.0}, "optim: adamw_torch there, adamw_torch with loraplus_lr_ratio now"),
-        ({"bf16": True}, "precision: no there, bf16 now"),
-        ({"quantization_bit": 4}, "quantization: None there"),
+        (
+            {"train_from_scratch": True, "finetuning_type": "full", "lora_target": "all"},
+            ["train_from_scratch: false there, true now", "finetuning_type: lora there, full now"],
+        ),
+        ({"quantization_bit": 4}, QUANTIZED),
+        ({"bf16": True}, ["precision: no there, bf16 now"]),
+        ({"rope_scaling": "linear"}, ["rope_scaling: left out there, linear now"]),
+        ({"lora_rank": 16}, ["lora_rank: 8 there, 16 now", "lora_alpha: 16 there, 32 now"]),
+        ({"lora_target": "q_proj,v_proj"}, ["lora_target: all there, q_proj,v_proj now"]),
+        ({"use_dora": True}, ["use_dora: false there, true now"]),
+        ({"mask_history": True}, ["mask_history: false there, true now"]),
+        ({"optim": "sgd"}, ["optim: adamw_torch there, sgd now"]),
+        ({"loraplus_lr_ratio": 4.0}, ["loraplus_lr_ratio: left out there, given now"]),
+        ({"cutoff_len": 16}, ["cutoff_len: 256 there, 16 now"]),
+        ({"template": "chatml"}, ["template: left out there, chatml now"]),
+        ({"val_size": 5}, ["val_size: 0.0 there, 5.0 now"]),
+        ({"gradient_accumulation_steps": 4}, [f"{SEQUENCES}: 4 there, 8 now"]),
+        ({"data_seed": 3}, ["data_seed: 7 there, 3 now"]),
+        ({"disable_shuffling": False}, ["disable_shuffling: true there, false now"]),
+        ({"dataloader_drop_last": True}, ["dataloader_drop_last: false there, true now"]),
+        ({"packing": True}, ["packing: false there, true now"]),
     ],
 )
 def test_what_makes_another_run_is_refused_by_name(halfway, tmp_path, change, said):
-    with pytest.raises(CheckpointError, match=said):
-        start(halfway, tmp_path, **change)
+    assert differing(halfway, tmp_path, **change) == said
+
+
+def differing(settings: dict[str, Any], tmp_path: Path, **changes: object) -> list[str]:
+    """The lines of the refusal to continue with `changes`."""
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+        start(settings, tmp_path, **changes)
+    return [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
+
+
+def test_rows_that_changed_are_told_by_their_set(halfway, tmp_path):
+    rows = Path(halfway["dataset_dir"]) / "rows.json"
+    rows.write_text(rows.read_text().replace("quick", "slow"))
+    assert differing(halfway, tmp_path) == ["rows of rows: other tokens there; its file or the tokenizer has changed"]
+
+
+def test_a_default_that_is_written_out_makes_no_other_run(halfway, tmp_path):
+    assert start(halfway, tmp_path, lora_alpha=16, data_seed=7) == 0
+
+
+def test_a_run_that_is_shorter_than_what_is_done_is_refused(halfway, tmp_path):
+    with pytest.raises(CheckpointError, match="checkpoint-2 is 2 steps old and this run ends after 1"):
+        start(halfway, tmp_path, max_steps=1)
+
+
+def test_notes_of_an_earlier_version_are_told(halfway, tmp_path):
+    manifest = Path(halfway["output_dir"]) / "checkpoint-2" / checkpoint.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": {"optim": "adamw_torch"}}))
+    with pytest.raises(CheckpointError, match="saved by an earlier version of hone"):
+        start(halfway, tmp_path)
 
 
 def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny_run, tmp_path):
