@@ -109,7 +109,10 @@ def test_another_run_s_checkpoint_is_refused_by_name(tiny_run, tmp_path):
     settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     folder = run(settings, tmp_path, "run")
     changed = write_run({**settings, "output_dir": str(folder), "seed": 8, "lora_rank": 4}, tmp_path / "changed.yaml")
-    with pytest.raises(CheckpointError, match=r"(?s)another run.*finetuning_type: .*data_seed: 7 there, 8 now"):
+    with pytest.raises(
+        CheckpointError,
+        match="lora_rank: 8 there, 4 now\n  lora_alpha: 16 there, 8 now\n  data_seed: 7 there, 8 now\nPut",
+    ):
         train.main([str(changed)])
 
 

@@ -56,7 +56,7 @@ class Plan:
     available_bytes: int
     seed: int
     output_dir: str
-    fingerprint: dict[str, str]
+    fingerprint: dict[str, dict[str, str]]
 
     def lines(self) -> list[str]:
         """The plan for people."""

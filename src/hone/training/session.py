@@ -18,12 +18,13 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
-from hone.errors import TrainingError
+from hone.errors import CheckpointError, TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
+from hone.training import checkpoint
 from hone.training.checkpoint import make_output, writing
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
@@ -197,6 +198,8 @@ def carry_out(session: Session) -> Outcome:
     progress = session.keeper.restore(session.start.source) if session.start.source else Progress()
     if session.start.source:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
+    if run.train.load_best_model_at_end:
+        _look_for_best(progress)
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     environment, _ = read_environment()
     options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
@@ -229,6 +232,17 @@ def carry_out(session: Session) -> Outcome:
         metrics = conclude(session, progress, records, measure)
     device.close()
     return Outcome(metrics, 0)
+
+
+def _look_for_best(progress: Progress) -> None:
+    """See that the best checkpoint so far is still there; where none was noted, the best is looked for from here on."""
+    if not progress.best_checkpoint:
+        progress.best_metric = None
+    elif problem := checkpoint.problem_of(Path(progress.best_checkpoint)):
+        raise CheckpointError(
+            f"load_best_model_at_end: {progress.best_checkpoint}, the best so far, cannot be loaded: {problem}. "
+            "Put it back beside the checkpoint that is continued, or write load_best_model_at_end: false"
+        )
 
 
 def measure_now(session: Session) -> dict[str, float]:
