@@ -30,7 +30,7 @@ from hone.export.lora import NeedsWholeModel
 from hone.export.merge import merge, plan_merge
 from hone.export.parity import Parity
 from hone.export.recipe import Recipe
-from hone.export.source import main_dtype, read_checkpoint, read_json, torch_name
+from hone.export.source import check_index, main_dtype, read_checkpoint, read_json, torch_name
 from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
@@ -118,6 +118,7 @@ def export(
         else:
             log.info(f"the whole model is merged in memory: {reason}")
             written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length)
+        _read_back(draft, written)
         template = _write_beside(base, draft, tokenizer, codec)
         parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"
@@ -136,6 +137,18 @@ def export(
         )
         _finish(report, draft)
     return report
+
+
+def _read_back(draft: Path, written: Written) -> None:
+    """Raise ExportError where the files do not hold what was written: a disk that lies, an index that points elsewhere."""
+    tensors = read_checkpoint(draft)
+    check_index(draft, tensors)
+    seen, wanted = (len(tensors), sum(tensor.num_bytes for tensor in tensors.values())), (written.num_tensors, written.num_bytes)
+    if seen != wanted:
+        raise ExportError(
+            f"the files hold {seen[0]} tensors of {seen[1]} bytes in all, but {wanted[0]} of {wanted[1]} were written; "
+            "something else writes there, or the disk fails"
+        )
 
 
 def _finish(report: Report, draft: Path) -> None:
