@@ -55,6 +55,7 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "table": ("*",),
     "data/catalog": ("huggingface_hub",),
     "data/files": ("datasets", "fsspec", "huggingface_hub"),
+    "models/hubs": ("modelscope", "openmind_hub"),
     "optim/bnb": ("bitsandbytes",),
     "training/results": ("matplotlib",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.runs import write_run
 from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
+from hone.training import session
 from hone.training.review import paint
 
 
@@ -70,6 +72,37 @@ def test_nothing_to_learn_is_refused(tiny_run, tmp_path, capsys, monkeypatch):
     unlearn(monkeypatch, 0)
     assert check(tiny_run, tmp_path) == 2
     assert "23 rows read, 0 kept, 23 refused" in capsys.readouterr().err
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Make a package look as if it were not installed."""
+    real = importlib.util.find_spec
+    for room in ("models.attention", "models.quantize", "optim.bnb"):
+        monkeypatch.setattr(f"hone.{room}.find_spec", lambda name: None if name == package else real(name))
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "said"),
+    [
+        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 needs the package flash-attn; install it"),
+        ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
+        ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
+        ({"tf32": True}, "", "tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on cpu"),
+        ({"lr_scheduler_kwargs": {"least": 1}}, "", 'lr_scheduler_kwargs: cosine has no number "least"'),
+        (
+            {"val_size": 0.2, "eval_strategy": "steps", "early_stopping_steps": 2, "metric_for_best_model": "rouge"},
+            "",
+            "eval_rouge is not measured",
+        ),
+    ],
+)
+def test_check_and_train_refuse_what_is_not_here_with_one_sentence(asked, missing, said, tiny_run, tmp_path, capsys, monkeypatch):
+    without(monkeypatch, missing)
+    monkeypatch.setattr(session, "load_model", None)  # nothing heavy is reached
+    assert check({**tiny_run, **asked}, tmp_path) in (1, 2)
+    checked = capsys.readouterr().err.splitlines()[-1]
+    assert cli.main(["train", str(tmp_path / "run.yaml")]) in (1, 2)
+    assert said in checked and capsys.readouterr().err.splitlines()[-1].partition(": ")[2] == checked.partition(": ")[2]
 
 
 def test_learned_text_is_green_on_a_terminal(tiny_tokenizer):

@@ -13,7 +13,7 @@ from hone.commands import train
 from hone.config.environment import read_environment
 from hone.config.use import TrackConfig
 from hone.errors import MissingExtra
-from hone.training.device import Device
+from hone.training.device import require_trackers
 from hone.training.trackers import project_of, tracker_options
 from tests.runs import losses_of, write_run
 
@@ -77,8 +77,8 @@ def test_mlflow_gets_the_losses_and_the_settings(own, tiny_run, tmp_path, monkey
     assert not (tmp_path / "mlruns").exists() and not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
+def test_a_tracker_that_is_not_installed_is_an_error():
     if find_spec("wandb"):
         pytest.skip("wandb is installed here; the error shows where it is not")
     with pytest.raises(MissingExtra, match=r"report_to: wandb needs the package wandb: pip install wandb$"):
-        Device(precision="no", use_cpu=True, trackers=("wandb",), tracker_folder=str(tmp_path))
+        require_trackers(("wandb",))

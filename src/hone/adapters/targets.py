@@ -55,6 +55,32 @@ def find_modules(module: nn.Module, name: str, key: str, among: dict[str, nn.Mod
     return found
 
 
+def check_apart(module: nn.Module, targets: list[str], whole: list[str], *, pissa: bool) -> None:
+    """Raise ModelError where one tensor would get an addition and be trained whole, or pissa_init would move one it must not.
+
+    peft drops the addition without a word where the two names are tied embeddings.
+    """
+    owners = {
+        id(weight): path
+        for name in whole
+        for path in find_modules(module, name, "additional_target")
+        for weight in module.get_submodule(path).parameters()
+    }
+    head = module.get_output_embeddings()
+    tied = head is not None and head.weight is module.get_input_embeddings().weight
+    for path in (path for name in targets for path in find_modules(module, name, "lora_target", carriers(module))):
+        layer = module.get_submodule(path)
+        owner = owners.get(id(layer.weight))
+        if owner is not None:
+            same = "both hold it" if owner == path else f"{owner} is the same tensor (tied embeddings)"
+            raise ModelError(
+                f"lora_target names {path} and additional_target or the grown vocabulary trains it whole: {same}; "
+                "leave it out of one of them"
+            )
+        if pissa and (isinstance(layer, nn.Embedding) or (tied and layer is head)):
+            raise ModelError(f"pissa_init cannot decompose {path}, the model's embeddings; leave it out of lora_target")
+
+
 def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
     """Raise ModelError where the adapter's matrices do not fit the model's layers: it belongs to another base."""
     modules = dict(module.named_modules())

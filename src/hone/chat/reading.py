@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hone.chat.dialects.dialect import Dialect, Mark
 from hone.chat.message import Message, Part, Think
-from hone.chat.tools import Dialect, Mark
 
 
 def same(marker: str) -> str:

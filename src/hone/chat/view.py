@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hone.chat.dialects.dialect import Dialect
 from hone.chat.marks import Ink
 from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult
 from hone.chat.table import Row
-from hone.chat.tools import Dialect
 
 PLAIN_OPEN, PLAIN_CLOSE = "<think>\n", "\n</think>\n\n"
 """How a thought is written, as ordinary text, in a format that has no place for thoughts."""
@@ -22,7 +22,7 @@ class View:
 
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
-    reduced: whether a thought was left out, so that the body is not what would be said.
+    rewritten: whether it is written otherwise than it was said when it was the last, because the format changes what lies behind.
     """
 
     index: int
@@ -31,7 +31,7 @@ class View:
     body: str = ""
     opening: str = ""
     calls: bool = False
-    reduced: bool = False
+    rewritten: bool = False
     result: ToolResult | None = None
 
 
@@ -112,28 +112,33 @@ class Views:
         text = one.text.strip() if self.row.trim else one.text
         shown = current or self.thinking.preserve
         # After tool results a prompt that opens thoughts opens none: the header it stands behind is not there either.
-        asks = (final or self.thinking.preserve) and not (after_tool and self.row.thinking == "prompt")
-        opening, written = self._thought(thought.strip("\n"), shown, asks, after_tool)
+        can_ask = not (after_tool and self.row.thinking == "prompt")
+        asks = (final or self.thinking.preserve) and can_ask
+        marked = self._marked(thought.strip("\n"))
+        opening, written = self._thought(marked, shown, asks, after_tool)
+        rewritten = (opening, written) != self._thought(marked, True, can_ask, after_tool)
         said = self._said(opening + written, text)
-        reduced = bool(thought) and not shown and self.row.thinking != "none" and self.thinking.enable is not False
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
-        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), reduced=reduced)
+        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), rewritten=rewritten)
+
+    def _marked(self, thought: str) -> str:
+        return self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE if thought and self.row.thinking == "none" else thought)
 
     def _thought(self, thought: str, shown: bool, needs_block: bool, after_tool: bool) -> tuple[str, str]:
-        """The part of the thought that the prompt says, and the part the answer says."""
+        """The part of the marked thought that the prompt says, and the part the answer says."""
         row, enable = self.row, self.thinking.enable
         if row.thinking == "none":
-            return "", self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE) if thought else ""
+            return "", thought
         if enable is False:
             return (self._empty if needs_block else ""), ""
         if not shown or not (thought or needs_block):
             return "", ""
         if row.thinking == "prompt" and not after_tool:
-            return row.think_open, self.ink.content(thought) + row.think_close
+            return row.think_open, thought + row.think_close
         if not thought and enable is None:
             return self._empty, ""
-        return "", row.think_open + self.ink.content(thought) + row.think_close
+        return "", row.think_open + thought + row.think_close
 
     def _said(self, before: str, text: str) -> str:
         return self.ink.content(text.lstrip("\n") if before and self.row.thinking != "none" else text)

@@ -25,7 +25,7 @@ from hone.config.model import ModelConfig
 from hone.config.use import ExportConfig
 from hone.errors import ExportError
 from hone.export.beside import copy_kept, write_card, write_config, write_generation_config, write_tokenizer
-from hone.export.folder import REPORT, check_place, check_space, publish, unfinished
+from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
 from hone.export.lora import NeedsWholeModel
 from hone.export.merge import merge, plan_merge
 from hone.export.parity import Parity
@@ -35,7 +35,7 @@ from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
 from hone.export.write import Written
-from hone.models.place import is_local
+from hone.models.place import is_local, settle
 from hone.models.shape import meta_model
 
 _CODES = {torch_name(code): code for code in ("F32", "F16", "BF16")}
@@ -105,7 +105,8 @@ def export(
     plain = _unquantized(model)
     base, folders = _base_folder(plain), _adapter_folders(adapter)
     place = Path(settings.export_dir).expanduser()
-    check_place(place, [base, *folders])
+    for one in (place, failed_place(place)):
+        check_place(one, [base, *folders])
     recipe, reason, target = _plan(plain, base, folders, tokenizer, dtype)
     device = _device(settings.export_device)
     shard_bytes = settings.export_size * 10**9
@@ -141,12 +142,12 @@ def _finish(report: Report, draft: Path) -> None:
     """Write card and report and give the folder its name; a folder that failed parity gets another one. Raises: ExportError."""
     verdict = str(report.parity) if report.parity else f"parity not measured: {report.unmeasured}"
     write_card(draft, name=report.folder.name, base=report.base, adapters=report.adapters, dtype=report.dtype, parity=verdict)
-    (draft / REPORT).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    said = report.as_dict() | {"contents": sizes_of(draft)}
+    (draft / REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     if report.parity is None or report.parity.passed:
         publish(draft, report.folder)
         return
-    failed = report.folder.with_name(report.folder.name + ".failed")
-    check_place(failed, [])
+    failed = failed_place(report.folder)
     publish(draft, failed)
     raise ExportError(f"the merged model is not the trained one. {verdict}. It was left in {failed} for you to look at.")
 
@@ -203,6 +204,7 @@ def _unquantized(model: ModelConfig) -> ModelConfig:
 
 
 def _base_folder(model: ModelConfig) -> Path:
+    model = settle(model, weights=True)
     if is_local(model.model_name_or_path):
         return Path(model.model_name_or_path).expanduser()
     found = snapshot_download(

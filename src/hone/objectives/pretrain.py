@@ -23,6 +23,10 @@ class Pretrain:
     def __init__(self, settings: PretrainConfig):
         del settings  # it holds nothing but its kind
 
+    def examples(self, sample: Passage, codec: Codec) -> list[Passage]:
+        """Itself."""
+        return [sample]
+
     def encode(self, samples: list[Passage], codec: Codec) -> list[Encoded]:
         """One whole Encoded a passage."""
         return codec.encode_text([sample.text for sample in samples])

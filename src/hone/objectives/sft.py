@@ -27,7 +27,11 @@ class Sft:
             self.learn = "last"
         elif settings.train_on_prompt:
             self.learn = "all"
-        self.fingerprint = f"sft-1:{self.learn}"
+        self.fingerprint = f"sft-2:{self.learn}"
+
+    def examples(self, sample: Dialog, codec: Codec) -> list[Dialog]:
+        """One a conversation, more where the template rewrites earlier answers."""
+        return list(map(Dialog, codec.examples(sample.conversation))) if self.learn == "answers" else [sample]
 
     def encode(self, samples: list[Dialog], codec: Codec) -> list[Encoded]:
         """One whole Encoded a conversation."""

@@ -11,16 +11,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hone import log
 from hone.adapters.apply import attach
 from hone.chat.codec import Codec, build_codec
+from hone.chat.table import rows
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
+from hone.errors import TrainingError
+from hone.models.catalog import family_template
 from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
 from hone.objectives.build import build_objective
+from hone.optim.build import schedule_factor
 from hone.training import plan as planning
+from hone.training.conduct import choose_metric
+from hone.training.evaluate import metric_names
 from hone.training.memory import Memory, available_bytes, estimate
 from hone.training.plan import Plan
 
@@ -46,7 +53,10 @@ class Material:
 def gather_material(run: Run) -> Material:
     """Read and encode the data of a run (from the token cache where it holds them)."""
     tokenizer = load_tokenizer(run.model)
-    codec, objective, seed = build_codec(run.chat, tokenizer), build_objective(run.objective), data_seed(run)
+    family = family_template(run.model.model_name_or_path)
+    codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
+    if run.chat.template is None and family in rows() and run.objective.kind != "pretrain":
+        log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
     in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
@@ -57,7 +67,14 @@ def gather_material(run: Run) -> Material:
             evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
     elif run.data.eval_dataset:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
+    _require_metric(run, evals)
     return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
+
+
+def _require_metric(run: Run, evals: dict[str, TokenSet]) -> None:
+    wanted, names = choose_metric(run.train).metric, metric_names(evals)
+    if run.train.metric_for_best_model and wanted not in names:
+        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def data_seed(run: Run) -> int:
@@ -89,6 +106,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
     """The plan of a run on `world` processes with a device each."""
     train, tokens = run.train, material.tokens
     num_steps, num_epochs = planning.count_steps(train, steps.num_steps_per_epoch)
+    schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     num_weights, num_trained, kept, recomputed = _measure(run, material, steps)
     free = available_bytes(device)
     recompute = train.gradient_checkpointing

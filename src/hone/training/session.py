@@ -21,32 +21,34 @@ from hone.data.order import Steps
 from hone.errors import TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
+from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training.checkpoint import make_output, writing
-from hone.training.conduct import Choice, Conductor
+from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
-from hone.training.evaluate import Layout, evaluate, metric_names
+from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
+from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
-from hone.training.results import plot_history, require_plots, write_metrics
+from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
-from hone.training.signals import StopRequest
+from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """metrics: of the run, empty where it was stopped before its end."""
+    """metrics: of the run, empty where it was stopped before its end. signal: what stopped it (any process of it), else 0."""
 
     metrics: dict[str, float]
-    stopped: bool
+    signal: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,6 @@ class Session:
 
 def prepare(run: Run, *, settings: str) -> Session:
     """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
-    if run.track.plot_loss:
-        require_plots()
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -75,6 +75,7 @@ def prepare(run: Run, *, settings: str) -> Session:
         be_deterministic()
     if run.train.tf32 is not None:
         device.use_tf32(run.train.tf32)
+    require_means(run, device.device)
     material = gather_material(run)
     if not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
@@ -82,7 +83,6 @@ def prepare(run: Run, *, settings: str) -> Session:
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
-    _require_metric(run, material)
     announce(material, plan)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
@@ -98,12 +98,6 @@ def _look_at_output(run: Run) -> Start:
     """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
     make_output(Path(run.train.output_dir))
     return choose_start(run.train) if run.train.do_train else NOTHING
-
-
-def _require_metric(run: Run, material: Material) -> None:
-    wanted, names = choose_metric(run).metric, metric_names(material.evals)
-    if run.train.metric_for_best_model and wanted not in names:
-        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def open_device(run: Run) -> Device:
@@ -139,7 +133,7 @@ def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
         run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
 
 
 def load_dtype(run: Run) -> torch.dtype:
@@ -208,7 +202,7 @@ def carry_out(session: Session) -> Outcome:
     options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
     device.start_trackers(project_of(run.track, environment), options, flat_settings(run))
     measure = partial(measure_now, session)
-    choice = choose_metric(run)
+    choice = choose_metric(run.train)
     saves = run.train.save_strategy != "no"
     conductor = Conductor(
         plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
@@ -222,15 +216,19 @@ def carry_out(session: Session) -> Outcome:
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
-    with StopRequest() as request:
+    with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
         feeding = feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
-    unfinished = stopped and progress.step < plan.num_steps
-    metrics = {} if unfinished else conclude(session, progress, records, measure)
+    cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
+    if stopped and progress.step < plan.num_steps:
+        device.close()
+        return Outcome({}, cause)
+    with StopRequest(saying("the run is over and writes its model")):
+        metrics = conclude(session, progress, records, measure)
     device.close()
-    return Outcome(metrics, unfinished)
+    return Outcome(metrics, 0)
 
 
 def measure_now(session: Session) -> dict[str, float]:
@@ -256,7 +254,8 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
     run, plan, folder = session.run, session.plan, Path(session.plan.output_dir)
     if run.train.load_best_model_at_end and progress.best_checkpoint:
         session.keeper.load_best(progress.best_checkpoint)
-        log.info(f"the best checkpoint is {progress.best_checkpoint} ({choose_metric(run).metric} {progress.best_metric:.4g})")
+        best = f"{choose_metric(run.train).metric} {progress.best_metric:.4g}"
+        log.info(f"the best checkpoint is {progress.best_checkpoint} ({best})")
     session.keeper.finish()
     metrics = train_metrics(progress, plan, tokens_rate=run.train.include_effective_tokens_per_second)
     evaluation: dict[str, float] = {}
@@ -294,12 +293,3 @@ def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[
     if tokens_rate:
         metrics["effective_tokens_per_sec"] = round(progress.tokens / seconds / plan.world, 2)
     return metrics
-
-
-def choose_metric(run: Run) -> Choice:
-    """How checkpoints are compared: by the evaluation loss unless the settings name another metric."""
-    metric = run.train.metric_for_best_model or "eval_loss"
-    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
-    greater = run.train.greater_is_better
-    greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater
-    return Choice(run.train.load_best_model_at_end, metric, greater, run.train.early_stopping_steps or 0)

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hone.chat.dialects.listed import nine
+from hone.chat.dialects.offer import prompt
+from hone.chat.dialects.table import DIALECTS, find_dialect
 from hone.chat.marks import Ink
 from hone.chat.message import Text, ToolCall
 from hone.chat.reading import Reading, same
-from hone.chat.tools import DIALECTS, find_dialect, nine, prompt
 from hone.errors import TemplateError
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
