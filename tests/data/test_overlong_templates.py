@@ -25,7 +25,9 @@ from hone.errors import TemplateError
 from tests.chat.conftest import made_codec, made_tokenizer  # noqa: F401
 
 POLICIES = ("truncate_left", "truncate_right", "split", "drop")
-words = st.lists(st.sampled_from(["rain ", "Paris", " is\n", "\u4f60\u597d", "<|im_end|>", "  ", "[/INST]", ": ", "12"]), max_size=14)
+words = st.lists(
+    st.sampled_from(["rain ", "Paris", " is\n", "\u4f60\u597d", "<|im_end|>", "  ", "[/INST]", ": ", "12"]), max_size=14
+)
 texts = words.map(lambda some: "".join(some) or "a")
 
 
@@ -135,15 +137,10 @@ def answers(encoded: Encoded) -> list[tuple[int, int, int]]:
 
 @cache
 def header(codec: Codec, before: str) -> str:
-    """What a prompt ends with, whatever was said, after a message of that role."""
-    asked = {
-        "user": lambda text: [message("user", text)],
-        "tool": lambda text: [
-            message("user", "x"),
-            Message("assistant", (ToolCall("weather", {"city": "Oslo"}, "callid001"),)),
-            Message("tool", (ToolResult(text, "weather", "callid001"),)),
-        ],
-    }[before]
-    one, other = (codec.template.render(Conversation(tuple(asked(text))), prompt=True).text for text in ("Zq", "Wx"))
-    alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False))))
-    return one[len(one) - alike :]
+    """What a prompt writes itself after what a message of that role says."""
+    said = [message("user", "x")]
+    if before == "tool":
+        call = ToolCall("weather", {"city": "Oslo"}, "callid001")
+        said += [Message("assistant", (call,)), Message("tool", (ToolResult("x", "weather", "callid001"),))]
+    segments = codec.template.render(Conversation(tuple(said)), prompt=True).segments
+    return "".join(one.text for one in reversed(list(takewhile(lambda one: one.kind == "control", reversed(segments)))))

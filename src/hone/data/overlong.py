@@ -174,9 +174,7 @@ def _cut(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bo
 
 def _calling(conversation: Conversation) -> set[int]:
     """The numbers of the messages that call tools."""
-    return {
-        number for number, said in enumerate(conversation.messages) if any(isinstance(part, ToolCall) for part in said.parts)
-    }
+    return {number for number, said in enumerate(conversation.messages) if any(isinstance(part, ToolCall) for part in said.parts)}
 
 
 def _answers(conversation: Conversation, encoded: Encoded) -> set[int]:
