@@ -22,7 +22,8 @@ class View:
 
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
-    reduced: whether a thought was left out, so that the body is not what would be said.
+    thinks: whether opening and body have the words of a thought, also of an empty one; reduced: whether a thought was left out,
+    so that the body is not what would be said. tool: the name of the tool that says the text, where the result tells it.
     """
 
     index: int
@@ -31,7 +32,9 @@ class View:
     body: str = ""
     opening: str = ""
     calls: bool = False
+    thinks: bool = False
     reduced: bool = False
+    tool: str = ""
     result: ToolResult | None = None
 
 
@@ -93,7 +96,7 @@ class Views:
             return ""
         if self.thinking.enable is False:
             return self._empty
-        return self.row.think_open if self.row.thinking == "prompt" else ""
+        return self.row.think_open if self.row.thinking in ("prompt", "question") else ""
 
     @property
     def _empty(self) -> str:
@@ -103,7 +106,10 @@ class Views:
         if one.role == "tool":
             results = [part for part in one.parts if isinstance(part, ToolResult)]
             results = results or [ToolResult(one.text)]
-            return [View(index, "tool", self._content(self.dialect.result(part)), result=part) for part in results]
+            return [
+                View(index, "tool", self._content(self.dialect.result(part)), tool=self._content(part.name), result=part)
+                for part in results
+            ]
         return [View(index, one.role, self._content(one.text))]
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
@@ -111,14 +117,16 @@ class Views:
         calls = [part for part in one.parts if isinstance(part, ToolCall)]
         text = one.text.strip() if self.row.trim else one.text
         shown = current or self.thinking.preserve
-        # After tool results a prompt that opens thoughts opens none: the header it stands behind is not there either.
-        asks = (final or self.thinking.preserve) and not (after_tool and self.row.thinking == "prompt")
+        # Where only questions make the prompt open a thought, the header it stands behind is not there after tool results.
+        asks = (final or self.thinking.preserve) and not (after_tool and self.row.thinking == "question")
         opening, written = self._thought(thought.strip("\n"), shown, asks, after_tool)
         said = self._said(opening + written, text)
-        reduced = bool(thought) and not shown and self.row.thinking != "none" and self.thinking.enable is not False
+        row_thinks = self.row.thinking != "none"
+        reduced = bool(thought) and not shown and row_thinks and self.thinking.enable is not False
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
-        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), reduced=reduced)
+        thinks = row_thinks and bool(opening + written)
+        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, reduced=reduced)
 
     def _thought(self, thought: str, shown: bool, needs_block: bool, after_tool: bool) -> tuple[str, str]:
         """The part of the thought that the prompt says, and the part the answer says."""
@@ -129,7 +137,7 @@ class Views:
             return (self._empty if needs_block else ""), ""
         if not shown or not (thought or needs_block):
             return "", ""
-        if row.thinking == "prompt" and not after_tool:
+        if row.thinking == "prompt" or (row.thinking == "question" and not after_tool):
             return row.think_open, self.ink.content(thought) + row.think_close
         if not thought and enable is None:
             return self._empty, ""
