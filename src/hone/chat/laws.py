@@ -81,11 +81,14 @@ def official_for(codec: Codec) -> Official:
 
 
 def contradicts(codec: Codec, tokenizer: Any) -> str:
-    """Where the named template renders otherwise than the tokenizer's own: a sentence that shows it; '' where it does not."""
+    """Where the named template renders otherwise than the tokenizer's own: a sentence that shows it; '' where it does not.
+
+    What the row declares to be rendered otherwise, with a reason, is not held against it.
+    """
     if isinstance(codec.template, OwnTemplate) or not tokenizer.chat_template:
         return ""
-    official = official_for(codec)
-    plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns")]
+    official, declared = official_for(codec), set(codec.template.row.differs)
+    plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns") and not probe.traits & declared]
     found = next(filter(None, official_differences(codec, official, plain).values()), "")
     return f"template {codec.template.name} is not what this tokenizer's own chat template says: {found}" if found else ""
 
