@@ -7,7 +7,7 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hone import log
 from hone.errors import ModelError
 from hone.kernels.token_logprobs import LogitMap, of_logits
-from hone.models.quirks import leave_out_router_loss, logit_map_of
+from hone.models.quirks import leave_out_router_loss, logit_map_of, packed_mask, padded_only
 from hone.models.selftest import SelfTest, compare
 from hone.models.tap import IGNORE, HeadTap
 
@@ -55,7 +55,7 @@ class Policy:
     def __init__(self, module: nn.Module):
         self.module = module
         self.causal = find_causal(module)
-        self.can_pack = True
+        self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         leave_out_router_loss(self.causal.config)
@@ -80,28 +80,27 @@ class Policy:
         On several processes call it on all of them. What fell back is said once.
         """
         found = compare(self)
+        known = padded_only(self.causal.config)
         if not found.fast:
             log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
-        if not found.can_pack:
-            log.once(
-                f"{self._name()}: packed sequences would attend to each other (difference {found.packed_difference:.2g}); "
-                "batches are padded"
-            )
-        self.fast, self.can_pack = found.fast, found.can_pack
+        if known or not found.can_pack:
+            why = known or f"a difference of {found.packed_difference:.2g} in the self-test"
+            log.once(f"{self._name()}: packed sequences would see each other ({why}); batches are padded")
+        self.fast, self.can_pack = found.fast, found.can_pack and not known
         return found
 
     def _name(self) -> str:
         return type(self.causal).__name__
 
-    def _inputs(self, batch: TokenBatch) -> dict[str, Tensor | bool | None]:
+    def _inputs(self, batch: TokenBatch) -> dict[str, Any]:
         """One row is packed: positions that start again isolate its sequences, only without a mask and without a cache."""
-        inputs: dict[str, Tensor | bool | None] = {
+        inputs: dict[str, Any] = {
             "input_ids": batch.ids_BT,
             "position_ids": batch.positions_BT,
             "use_cache": False,
         }
         packed = batch.ids_BT.shape[0] == 1
-        inputs["attention_mask"] = None if packed else (batch.segments_BT != 0).long()
+        inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT) if packed else (batch.segments_BT != 0).long()
         return inputs
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
