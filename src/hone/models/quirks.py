@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from hone import log
 from hone.kernels.token_logprobs import LogitMap
 
 _MULTIPLIED_BY = ("logit_scale", "lm_head_multiplier")
@@ -76,11 +75,3 @@ def packed_mask(causal: PreTrainedModel, positions_BT: Tensor) -> dict[str, Tens
     if config.model_type == "falcon":
         return full
     return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(config, **parts)}
-
-
-def leave_out_router_loss(config: PretrainedConfig) -> None:
-    """A mixture of experts adds its router's balance loss to its own loss; token log-probs have no place for it, so it is off."""
-    text = config.get_text_config()
-    if text.to_dict().get("output_router_logits"):
-        text.output_router_logits = False
-        log.once("the router's balance loss of this mixture of experts (output_router_logits) is left out")

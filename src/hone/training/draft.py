@@ -130,12 +130,14 @@ def fingerprint(run: Run, material: Material, world: int) -> dict[str, str]:
     train = run.train
     adapter = run.adapter.model_dump_json()
     plus = " with loraplus_lr_ratio" if run.optimizer.loraplus_lr_ratio is not None else ""  # it splits the groups of weights
+    coefficient = run.objective.moe_aux_loss_coef
+    balanced = "" if coefficient is None else f" with moe_aux_loss_coef {coefficient:g}"
     return {
         "model_name_or_path": run.model.model_name_or_path,
         **{name: str(getattr(run.model, name)) for name in _OF_THE_BASE},
         "precision": ("pure " if train.pure_bf16 else "") + planning.precision_of(train),
         "finetuning_type": f"{run.adapter.kind} {_digest(adapter)}",
-        "stage": material.objective.fingerprint,
+        "stage": material.objective.fingerprint + balanced,
         "data": _digest_data(material.tokens),
         "sequences of a step": str(train.per_device_train_batch_size * train.gradient_accumulation_steps * world),
         "packing": str(run.data.cutoff_len) if fills_rows(run) else "off",
