@@ -288,3 +288,17 @@ def test_experts_that_get_no_addition_are_said(capsys, monkeypatch):
     monkeypatch.setattr("hone.log._said", set())
     attach(tiny("qwen3_moe"), Lora(), base_name="moe")
     assert "the experts' fused weights (down_proj, gate_up_proj) get no addition" in capsys.readouterr().err
+
+
+def test_linear_layers_that_get_no_addition_are_said(capsys, monkeypatch):
+    monkeypatch.setattr("hone.log._said", set())
+    attach(tiny("deepseek_v3"), Lora(), base_name="moe")
+    assert "these linear layers get no addition: mlp.down_proj, mlp.gate_proj, mlp.up_proj" in capsys.readouterr().err
+
+
+def test_a_layer_that_peft_takes_for_the_experts_is_refused():
+    """peft 0.21 would put the addition on the experts and leave the dense layer alone, and nothing could read it back."""
+    with pytest.raises(ModelError, match=r"peft takes down_proj, gate_proj, up_proj for the experts' fused weights"):
+        attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj", "gate_proj")), base_name="moe")
+    tuned = attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj",)), base_name="moe")
+    assert all(".o_proj." in name for name, weight in tuned.named_parameters() if weight.requires_grad)

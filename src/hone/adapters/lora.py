@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from hone import log
@@ -129,7 +130,7 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     whole += [name for name in vars(module).get("resized_modules", ()) if name not in whole]
     for name in whole:
         find_modules(module, name, "additional_target")
-    targets = choose_targets(module, adapter.lora_target)
+    targets = choose_targets(module, adapter.lora_target, _rerouted(module))
     check_apart(module, targets, whole, pissa=adapter.pissa_init)
     on_meta = any(weight.is_meta for weight in module.parameters())
     tied = bool(module.config.get_text_config().tie_word_embeddings)
@@ -151,6 +152,23 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     if adapter.pissa_init and not on_meta:
         remember_start(tuned, get_peft_model_state_dict(tuned, save_embedding_layers=False))
     return tuned
+
+
+def _rerouted(module: nn.Module) -> frozenset[str]:
+    """Last names of linear layers that peft 0.21, wherever it reads the adapter, takes for fused experts of the same family.
+
+    So an addition to the shared experts or dense layers of such a family could not be read back.
+    """
+    found = set()
+    for name in {path.rpartition(".")[-1] for path, inner in module.named_modules() if isinstance(inner, nn.Linear)}:
+        probe = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(probe, module, None)
+        except ValueError:  # gate_proj without up_proj, which are one tensor there
+            found.add(name)
+        if name not in probe.target_modules:
+            found.add(name)
+    return frozenset(found)
 
 
 def _initial(adapter: Lora) -> bool | str:

@@ -149,7 +149,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped)
+    policy = Policy(wrapped, run.objective.moe_aux_loss_coef)
     policy.self_test()
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
