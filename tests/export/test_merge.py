@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from hone.config.model import ModelConfig
 from hone.errors import ExportError, ModelError
 from hone.export import merge as merge_module
-from hone.export.lora import NeedsWholeModel
-from hone.export.merge import merge, plan_merge
+from hone.export.lora import NeedsWholeModel, read_adapter
+from hone.export.merge import merge
+from hone.export.recipe import Recipe, plan_recipe
+from hone.export.source import read_checkpoint
 from hone.export.write import Slot, shards_of
 from hone.models.shape import meta_model
 from tests.export.whole import merged_by_peft
@@ -24,10 +26,15 @@ from tests.runs import largest_difference
 GB = 10**9
 
 
+def planned(base: Path, adapters: list[Path], *, dtype: str = "auto") -> Recipe:
+    skeleton = meta_model(ModelConfig(model_name_or_path=str(base)))
+    return plan_recipe(read_checkpoint(base), [read_adapter(folder) for folder in adapters], skeleton, dtype=dtype)
+
+
 def merged(base: Path, adapters: list[Path], out: Path, *, dtype: str = "auto", shard_bytes: int = GB, **arguments) -> dict:
     """Merge and read back with safetensors' own loader, the config beside it untouched."""
     out.mkdir()
-    recipe = plan_merge(base, adapters, meta_model(ModelConfig(model_name_or_path=str(base))), dtype=dtype)
+    recipe = planned(base, adapters, dtype=dtype)
     written = merge(recipe, out, shard_bytes=shard_bytes, **arguments)
     assert written.num_bytes == recipe.num_bytes
     return {name: tensor for file in written.files for name, tensor in load_file(out / file).items()}
@@ -126,7 +133,7 @@ def test_a_shard_never_exceeds_its_size_unless_one_tensor_does() -> None:
 @pytest.mark.parametrize("named", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids=["input", "output", "both"])
 def test_tied_embeddings_that_were_trained_apart_are_written_apart(tied_dir, make_adapter, tmp_path, named) -> None:
     adapter = make_adapter(tied_dir, "one", target_modules=["q_proj"], modules_to_save=named)
-    recipe = plan_merge(tied_dir, [adapter], meta_model(ModelConfig(model_name_or_path=str(tied_dir))))
+    recipe = planned(tied_dir, [adapter])
     assert recipe.untied
     ours = merged(tied_dir, [adapter], tmp_path / "out")
     brought = load_file(adapter / "adapter_model.safetensors")
