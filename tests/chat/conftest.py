@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hone.chat.codec import Codec, build_codec
-from hone.chat.dialects.headed import DeepSeek3
+from hone.chat.dialects.named import DeepSeek3
 from hone.chat.message import Conversation, message
 from hone.chat.table import Row, rows
 from hone.config.chat import ChatConfig

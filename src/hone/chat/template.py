@@ -75,7 +75,8 @@ class NamedTemplate:
         """How this row's answers are read."""
         row = self.row
         opens = row.thinking == "prompt" and self.thinking.enable is not False
-        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none")
+        words = row.think_open.strip(), row.think_close.strip()
+        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
 
     @cached_property
     def source(self) -> str:
@@ -86,7 +87,7 @@ class NamedTemplate:
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
-        ink = Ink()
+        ink = Ink(controls=self.vocabulary)
         views, tool_prompt = self._views(split_thoughts(conversation), ink)
         opening = Views(self.row, self.dialect, self.thinking, ink).opening()
         marked = run(
