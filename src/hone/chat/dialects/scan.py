@@ -155,27 +155,29 @@ class Scan:
     def span(self, quotes: Mapping[str, bool], ends: str) -> Step[str]:
         """The text up to the first of `ends` outside brackets and quotes; quotes: and whether a backslash escapes in them."""
         marked = {self.mark(quote): escapes for quote, escapes in quotes.items()}
-        pattern = re.compile("|".join(map(re.escape, marked)) + r"|[\[\](){}" + re.escape(ends) + "]")
+        outside = re.compile("|".join(map(re.escape, marked)) + r"|[\[\](){}" + re.escape(ends) + "]")
+        inside = {quote: re.compile(re.escape(quote) + (r"|\\" if escapes else "")) for quote, escapes in marked.items()}
         start = position = self.at
-        longest, depth = max(map(len, marked)), 0
+        longest, depth, open_quote = max(map(len, marked)), 0, ""
         while True:
-            found = pattern.search(self.text, position)
-            close = found.end() if found else -1
-            if found and found.group() in marked:
-                close = _closed(self.text, found.end(), found.group(), marked[found.group()])
-            if found is None or close < 0:
+            found = inside.get(open_quote, outside).search(self.text, position)
+            word = found.group() if found else ""
+            if found is None or (word == "\\" and found.end() == len(self.text)):
                 if self.ended:
                     raise NoCall
                 position = found.start() if found else max(position, len(self.text) - longest + 1)
                 yield None
                 continue
-            if depth == 0 and found.group() in ends:
+            position = found.end() + (word == "\\")
+            if open_quote or word in marked:
+                open_quote = open_quote if word == "\\" else "" if open_quote else word
+                continue
+            if depth == 0 and word in ends:
                 self.at = found.start()
                 return self.text[start : self.at]
-            depth += (found.group() in "[({") - (found.group() in "])}")
+            depth += (word in "[({") - (word in "])}")
             if depth < 0:
                 raise NoCall
-            position = close
 
     def make(self, call: ToolCall, index: int | None = None) -> Step[None]:
         """A call is complete; index None: nothing was told of it yet."""
@@ -220,15 +222,6 @@ class Scan:
         if not name or (value is None and not bare):
             raise NoCall
         return ToolCall(name, value or {}, identity if isinstance(identity, str) else ""), index
-
-
-def _closed(text: str, start: int, quote: str, escapes: bool) -> int:
-    """Behind the quote that ends what begins at `start`, -1 for none yet."""
-    if escapes:
-        found = re.compile(rf"(?:[^{quote}\\]|\\.)*{quote}", re.DOTALL).match(text, start)
-        return found.end() if found else -1
-    at = text.find(quote, start)
-    return at + len(quote) if at >= 0 else -1
 
 
 def decoded(text: str) -> Any:
