@@ -93,15 +93,49 @@ def test_schema_prints_json(capsys: pytest.CaptureFixture[str]):
     assert "learning_rate" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def test_convert_prints_a_tree_that_converts_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+OLD = (
+    "model_name_or_path: m\nevaluation_strategy: epoch\nval_size: 0.1\ndataset: d\ngroup_by_length: true\nuse_swanlab: true\n"
+    "quantization_bit: 4\nlora_rank: 8\nlr_scheduler_kwargs: {a: 1}\nhf_hub_token: hf_abc\n"
+)
+TREE = """model:
+  model_name_or_path: m
+  quantization:
+    bit: 4
+data:
+  dataset:
+  - d
+  val_size: 0.1
+adapter:
+  lora_rank: 8
+optimizer:
+  lr_scheduler_kwargs:
+    a: 1
+train:
+  eval_strategy: epoch
+track:
+  report_to:
+  - swanlab
+"""
+
+
+def test_convert_prints_what_the_file_sets_as_a_tree_that_converts_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
-    old.write_text("model_name_or_path: m\nevaluation_strategy: epoch\nval_size: 0.1\ndataset: d\ngroup_by_length: true\n")
+    old.write_text(OLD)
     assert cli.main(["convert", str(old)]) == 0
     shown = capsys.readouterr()
-    assert "eval_strategy: epoch" in shown.out and "note: group_by_length has nothing to do here" in shown.err
+    assert shown.out == TREE
+    assert "note: group_by_length has nothing to do here" in shown.err and "hf_hub_token is a secret and left out" in shown.err
     new.write_text(shown.out)
     assert cli.main(["convert", str(new)]) == 0
     assert capsys.readouterr().out == shown.out
+    assert cli.main(["convert", "--all", str(new)]) == 0
+    whole = capsys.readouterr().out
+    assert "lora_alpha:" in whole and set(TREE.splitlines()) <= set(whole.splitlines())
+    assert cli.main(["convert", "--all", str(old)]) == 0
+    assert capsys.readouterr().out == whole
+    new.write_text(whole)
+    assert cli.main(["convert", "--all", str(new)]) == 0
+    assert capsys.readouterr().out == whole
 
 
 def test_env_says_what_is_here_and_what_is_absent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

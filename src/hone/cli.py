@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from hone import log
 from hone.commands.verbs import LINES, NOT_HERE, VERBS
 from hone.errors import HoneError
 from hone.table import nearest
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HoneError as error:
-        print(f"hone {verb}: {error}" if verb in VERBS else f"hone: {error}", file=sys.stderr)
+        log.failure(f"hone {verb}: {error}" if verb in VERBS else f"hone: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -35,6 +35,11 @@ def warn(message: str) -> None:
     print(f"{prefix}warning: {message}", file=sys.stderr, flush=True)
 
 
+def failure(message: str) -> None:
+    """Print an error, with the rank where it is not the first process that met it."""
+    print(f"[rank {rank()}] {message}" if rank() else message, file=sys.stderr, flush=True)
+
+
 def once(message: str) -> None:
     """Print `message` on rank 0 the first time it is said in this process."""
     if message not in _said:

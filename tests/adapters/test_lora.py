@@ -214,6 +214,8 @@ def test_folders_that_hold_no_adapter_are_refused(tiny_model_dir, two, tmp_path)
     assert "holds no adapter_model.safetensors" in said(str(broken))
     (broken / "adapter_config.json").write_text("{")
     assert "cannot be read" in said(str(broken))
+    (broken / "adapter_config.json").write_text('{"peft_type": "LORA", "init_lora_weights": "pissa_niter_16"}')
+    assert "random and cannot be made again" in said(str(broken))
     (broken / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     assert "adapter of type IA3" in said(str(broken))
     (broken / "adapter_config.json").unlink()
@@ -236,22 +238,67 @@ def test_pissa_and_dora_do_not_go_together(tiny_model_dir):
     assert "leave one of them out" in message(tiny_model_dir, Lora(pissa_init=True, use_dora=True))
 
 
-def test_tied_embeddings_stay_tied_when_they_are_trained(tmp_path):
+@pytest.fixture(scope="module")
+def tied_dir(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, tie_word_embeddings=True
     )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "tied")
-    module = tuned(tmp_path / "tied", Lora(additional_target=("embed_tokens",)))
+    folder = tmp_path_factory.mktemp("tied")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_tied_embeddings_stay_tied_when_they_are_trained(tied_dir, tmp_path):
+    module = tuned(tied_dir, Lora(additional_target=("embed_tokens",)))
     trained = [weight for name, weight in module.named_parameters() if weight.requires_grad and weight.shape[0] == 64]
     assert len(trained) == 1
     save_trained(module, tmp_path / "a")
-    used = attach(base(tmp_path / "tied"), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), base_name="tied", trainable=False)
+    used = attach(base(tied_dir), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), base_name="tied", trainable=False)
     assert torch.allclose(logits(used), logits(module), atol=1e-5)
     assert used.lm_head.weight is used.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("names", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")], ids="+".join)
+def test_tied_embeddings_come_apart_when_one_of_them_gets_an_addition(tied_dir, tmp_path, names, dora):
+    """Merged into the one tensor that both are, an addition to the input would change the output too, and the other way round."""
+    module = tuned(tied_dir, Lora(lora_target=(*names, "q_proj"), use_dora=dora))
+    save_trained(module, tmp_path / "a")
+    used = attach(base(tied_dir), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), base_name="tied", trainable=False)
+    assert torch.allclose(logits(used), logits(module), atol=1e-5)
+    assert not used.config.tie_word_embeddings and not torch.equal(used.lm_head.weight, used.model.embed_tokens.weight)
+
+
+def test_a_tensor_is_not_both_added_to_and_trained_whole(tied_dir, tiny_model_dir):
+    """peft drops the addition without a word in the first case, and ends in a TypeError in the others."""
+    said = message(tied_dir, Lora(lora_target=("embed_tokens", "q_proj"), additional_target=("lm_head",)))
+    assert "lora_target names model.embed_tokens" in said and "lm_head is the same tensor (tied embeddings)" in said
+    assert "leave it out of one" in message(tied_dir, Lora(lora_target=("lm_head",), additional_target=("embed_tokens",)))
+    assert "both hold it" in message(tiny_model_dir, Lora(lora_target=("lm_head",), additional_target=("lm_head",)))
+
+
+def test_pissa_leaves_embeddings_alone(tied_dir, tiny_model_dir):
+    """peft does not decompose an embedding, and would take the tied head's principal part out of the input as well."""
+    assert "cannot decompose lm_head" in message(tied_dir, Lora(lora_target=("lm_head",), pissa_init=True))
+    assert "cannot decompose model.embed_tokens" in message(tiny_model_dir, Lora(lora_target=("embed_tokens",), pissa_init=True))
 
 
 def test_experts_that_get_no_addition_are_said(capsys, monkeypatch):
     monkeypatch.setattr("hone.log._said", set())
     attach(tiny("qwen3_moe"), Lora(), base_name="moe")
     assert "the experts' fused weights (down_proj, gate_up_proj) get no addition" in capsys.readouterr().err
+
+
+def test_linear_layers_that_get_no_addition_are_said(capsys, monkeypatch):
+    monkeypatch.setattr("hone.log._said", set())
+    attach(tiny("deepseek_v3"), Lora(), base_name="moe")
+    assert "these linear layers get no addition: mlp.down_proj, mlp.gate_proj, mlp.up_proj" in capsys.readouterr().err
+
+
+def test_a_layer_that_peft_takes_for_the_experts_is_refused():
+    """peft 0.21 would put the addition on the experts and leave the dense layer alone, and nothing could read it back."""
+    with pytest.raises(ModelError, match=r"peft takes down_proj, gate_proj, up_proj for the experts' fused weights"):
+        attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj", "gate_proj")), base_name="moe")
+    tuned = attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj",)), base_name="moe")
+    assert all(".o_proj." in name for name, weight in tuned.named_parameters() if weight.requires_grad)

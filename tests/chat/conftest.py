@@ -9,18 +9,13 @@ from typing import Any
 import pytest
 
 from hone.chat.codec import Codec, build_codec
-from hone.chat.dialects.named import DeepSeek3
 from hone.chat.message import Conversation, message
+from hone.chat.survey import tokens_of
 from hone.chat.table import Row, rows
 from hone.config.chat import ChatConfig
+from hone.models.stand_in import stand_in_tokenizer
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-DIALECT_TOKENS = {
-    "qwen": ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"],
-    "mistral": ["[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"],
-    "deepseek3": [DeepSeek3.begin, DeepSeek3.end, DeepSeek3.call_begin, DeepSeek3.call_end, DeepSeek3.sep, "<think>", "</think>"],
-    "llama3": ["<|eom_id|>", "<|python_tag|>"],
-}
 
 
 @cache
@@ -35,18 +30,12 @@ def real_tokenizer(name: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def made_tokenizer(tiny_tokenizer_dir: Path):
-    """`made_tokenizer(row)`: the tiny tokenizer with the row's tokens, bos "<|bos|>" and eos "<|eos|>"."""
+def made_tokenizer():
+    """`made_tokenizer(row, without=("<|im_end|>",))`: the stand-in tokenizer with the row's tokens."""
 
     @cache
     def made(row: Row, *, without: tuple[str, ...] = ()) -> Any:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
-        wanted = [*row.tokens, *row.stop, *DIALECT_TOKENS.get(row.dialect, [])]
-        tokens = [word for word in dict.fromkeys(wanted) if word != "eos" and word not in without]
-        tokenizer.add_special_tokens({"additional_special_tokens": tokens, "eos_token": "<|eos|>"})
-        return tokenizer
+        return stand_in_tokenizer(row.bos, row.eos, [word for word in tokens_of(row) if word not in without])
 
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.runs import write_run
 from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
+from hone.training import session
 from hone.training.review import paint
 
 
@@ -33,9 +35,22 @@ def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
 def test_machines_get_json(tiny_run, tmp_path, capsys):
     assert check(tiny_run, tmp_path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["faults"] == [] and len(found["samples"]) == 3
+    assert found["errors"] == [] and found["faults"] == [] and len(found["samples"]) == 3
     assert found["plan"]["num_steps"] == 8 and found["plan"]["memory"]["weights"] > 0
     assert {law["held"] for law in found["laws"]} <= {True, None}
+
+
+def test_machines_get_the_mistakes_where_the_settings_or_the_data_end_the_check(tiny_run, tmp_path, capsys):
+    assert check({**tiny_run, "lora_rnk": 4}, tmp_path, "lora_rank=x", "--json") == 2
+    first, second = json.loads(capsys.readouterr().out)["errors"]
+    lines = (tmp_path / "run.yaml").read_text().splitlines()
+    assert first["place"].endswith(f"run.yaml:{lines.index('lora_rnk: 4') + 1}") and first["key"] == "lora_rnk"
+    assert "unknown setting" in first["message"]
+    assert (second["place"], second["key"]) == ("command line", "lora_rank")
+    assert check({**tiny_run, "dataset": "nowhere"}, tmp_path, "--json") == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out).keys() == {"errors"} and "nowhere" in json.loads(shown.out)["errors"][0]["message"]
+    assert "hone check: " in shown.err
 
 
 def test_a_template_that_contradicts_the_tokenizer_is_a_fault(tiny_run, tmp_path, capsys):
@@ -70,6 +85,37 @@ def test_nothing_to_learn_is_refused(tiny_run, tmp_path, capsys, monkeypatch):
     unlearn(monkeypatch, 0)
     assert check(tiny_run, tmp_path) == 2
     assert "23 rows read, 0 kept, 23 refused" in capsys.readouterr().err
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Make a package look as if it were not installed."""
+    real = importlib.util.find_spec
+    for room in ("models.attention", "models.quantize", "optim.bnb"):
+        monkeypatch.setattr(f"hone.{room}.find_spec", lambda name: None if name == package else real(name))
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "said"),
+    [
+        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 needs the package flash-attn; install it"),
+        ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
+        ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
+        ({"tf32": True}, "", "tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on cpu"),
+        ({"lr_scheduler_kwargs": {"least": 1}}, "", 'lr_scheduler_kwargs: cosine has no number "least"'),
+        (
+            {"val_size": 0.2, "eval_strategy": "steps", "early_stopping_steps": 2, "metric_for_best_model": "rouge"},
+            "",
+            "eval_rouge is not measured",
+        ),
+    ],
+)
+def test_check_and_train_refuse_what_is_not_here_with_one_sentence(asked, missing, said, tiny_run, tmp_path, capsys, monkeypatch):
+    without(monkeypatch, missing)
+    monkeypatch.setattr(session, "load_model", None)  # nothing heavy is reached
+    assert check({**tiny_run, **asked}, tmp_path) in (1, 2)
+    checked = capsys.readouterr().err.splitlines()[-1]
+    assert cli.main(["train", str(tmp_path / "run.yaml")]) in (1, 2)
+    assert said in checked and capsys.readouterr().err.splitlines()[-1].partition(": ")[2] == checked.partition(": ")[2]
 
 
 def test_learned_text_is_green_on_a_terminal(tiny_tokenizer):

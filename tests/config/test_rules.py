@@ -43,8 +43,11 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("optim=sgd adam_beta2=0.95", "adam_beta2", "write optim: adamw_torch"),
     ("optim=lion_32bit adam_epsilon=1e-6", "adam_epsilon", "write optim: adamw_torch"),
     ("interleave_probs=0.5,0.5", "interleave_probs", "write mix_strategy"),
-    ("mix_strategy=interleave_over interleave_probs=0.5", "interleave_probs", "saw 1 shares for 2 names"),
-    ("mix_strategy=interleave_over interleave_probs=1,-1", "interleave_probs", "positive"),
+    ("mix_strategy=interleave_over interleave_probs=1.0", "interleave_probs", "saw 1 shares for 2 names"),
+    ("mix_strategy=interleave_over interleave_probs=2,-1", "interleave_probs", "not below 0"),
+    ("mix_strategy=interleave_under interleave_probs=0.5,0.4", "interleave_probs", "saw 0.5 + 0.4 = 0.9; write shares"),
+    ("mix_strategy=interleave_under interleave_probs=2,1", "interleave_probs", "sum to 1"),
+    ("mix_strategy=interleave_once interleave_probs=1,0", "interleave_probs", "interleave_once would not end"),
     ("logging_strategy=epoch logging_steps=5", "logging_steps", "logging_strategy: steps"),
     ("eval_delay=2", "eval_delay", "write eval_strategy"),
     ("val_size=1", "val_size", "2 rows and more"),
@@ -81,6 +84,8 @@ KEPT = [
     "optim=paged_adamw_8bit adam_beta2=0.95",
     "optim=lion_8bit adam_beta1=0.95",
     "mix_strategy=interleave_under interleave_probs=0.3,0.7",
+    "mix_strategy=interleave_under interleave_probs=0.33333333,0.66666667",
+    "mix_strategy=interleave_under interleave_probs=1,0",  # the second set is never drawn, as in LLaMA-Factory
     "streaming=true val_size=0.1 max_samples=9",  # encoded on disk, so their number is known
     "logging_strategy=no tf32=true",
     "val_size=0.1 eval_strategy=epoch eval_delay=2",

@@ -100,6 +100,10 @@ class PlainObjective:
         self.sample, self.learn = sample, learn
         self.fingerprint = f"{sample.__name__}:{learn}"
 
+    def examples(self, sample: Any, codec: PlainCodec) -> list[Any]:
+        """Itself, as the plain codec rewrites nothing."""
+        return [sample]
+
     def encode(self, samples: list[Any], codec: PlainCodec) -> list[Encoded]:
         if self.sample is Passage:
             return codec.encode_text([sample.text for sample in samples])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hone.chat.encoded import IGNORE
-from hone.chat.message import Conversation, message
+from hone.chat.message import Conversation, Message, ToolCall, message
 from hone.data.columns import RowError
 from hone.data.cut import level_cut, windows
 from hone.data.overlong import fit
@@ -87,6 +87,16 @@ def test_where_only_the_last_answer_is_learned_it_stays(overlong):
     [only] = fitted(dialog(*turns), 40, overlong, learn="last").sequences
     assert spelled(only).endswith("U3?.A3333333333.")
     assert only.num_trained == 11
+
+
+@pytest.mark.parametrize("overlong", ["truncate_left", "truncate_right"])
+def test_a_tool_call_is_never_cut(overlong):
+    call = Message("assistant", (ToolCall("f", {"a": "b" * 9}),))
+    sample = Dialog(Conversation((message("user", "u" * 9), call, message("assistant", "w" * 9))))
+    [only] = fitted(sample, 40, overlong).sequences
+    assert spelled(only).count('f{"a": "bbbbbbbbb"}') == 1 and len(only) == 40
+    with pytest.raises(RowError, match="template's own tokens and the tool calls alone are 26 of 26"):
+        fitted(sample, 26, overlong)
 
 
 def test_drop_and_error_and_nothing_to_learn():

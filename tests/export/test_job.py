@@ -5,46 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, message
-from hone.config.adapter import Full, Lora
 from hone.config.chat import ChatConfig
-from hone.config.model import ModelConfig, Quantization
-from hone.config.use import ExportConfig
+from hone.config.model import Quantization
 from hone.errors import ExportError, ModelError
 from hone.export import job
 from hone.export.folder import REPORT
-from hone.models.tokenizer import load_tokenizer
-
-
-def run_export(base: Path, adapters: list[Path], out: Path, *, dtype: str = "auto", chat: ChatConfig | None = None, **model):
-    settings = ModelConfig(model_name_or_path=str(base), **model)
-    adapter = Lora(adapter_name_or_path=tuple(map(str, adapters))) if adapters else Full()
-    tokenizer = load_tokenizer(settings)
-    codec = build_codec(chat or ChatConfig(), tokenizer)
-    return job.export(settings, adapter, ExportConfig(export_dir=str(out)), dtype=dtype, tokenizer=tokenizer, codec=codec)
-
-
-@torch.inference_mode()
-def logits(module, ids=(1, 40, 50, 60, 7)) -> torch.Tensor:
-    return module.eval()(input_ids=torch.tensor([ids])).logits
-
-
-def tuned_logits(base: Path, adapter: Path) -> torch.Tensor:
-    return logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter))
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith((".", "out")))
+from tests.export.whole import leftovers, logits, run_export, tuned_logits
 
 
 def test_reloaded_by_plain_transformers(tiny_model_dir, make_adapter, tmp_path, tiny_tokenizer) -> None:
@@ -78,17 +52,6 @@ def test_conversion_changes_the_number_format(tiny_model_dir, tmp_path) -> None:
     report = run_export(tiny_model_dir, [], tmp_path / "out", dtype="bfloat16")
     assert report.dtype == "bfloat16" and report.parity.passed and report.parity.effect is None
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
-
-
-def test_tied_model_with_trained_head_is_reloaded_untied(tiny_tokenizer, make_adapter, tmp_path) -> None:
-    torch.manual_seed(0)
-    base = tmp_path / "tied"
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tiny_tokenizer), tie_word_embeddings=True, **sizes)).save_pretrained(base)
-    tiny_tokenizer.save_pretrained(base)
-    adapter = make_adapter(base, "one", target_modules=["q_proj"], modules_to_save=["lm_head"])
-    assert run_export(base, [adapter], tmp_path / "out").parity.passed
-    assert (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")) - tuned_logits(base, adapter)).abs().max() < 1e-5
 
 
 def test_new_tokens_grow_the_exported_vocabulary(tiny_model_dir, make_adapter, tmp_path, tiny_tokenizer) -> None:
@@ -193,30 +156,6 @@ def test_a_wrong_merge_is_told_by_its_figure_and_set_aside(tiny_model_dir, make_
         run_export(tiny_model_dir, [make_adapter(tiny_model_dir, "one")], tmp_path / "out")
     assert caught.value.exit_code == 1
     assert leftovers(tmp_path) == ["out.failed"]
-
-
-def test_too_little_space_is_seen_before_anything_is_written(tiny_model_dir, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hone.export.folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(ExportError, match=r"disk full: the export needs 0\.000 GB"):
-        run_export(tiny_model_dir, [], tmp_path / "out")
-    assert leftovers(tmp_path) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=["rows", "whole"])
-def test_a_disk_that_fills_up_is_told_and_left_clean(tiny_model_dir, make_adapter, tmp_path, monkeypatch, settings) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this machine does not allow mounting")
-    monkeypatch.setattr(job, "check_space", lambda *_: None)
-    try:
-        with pytest.raises(ExportError, match=r"No space left|full|cannot be written"):
-            run_export(tiny_model_dir, [make_adapter(tiny_model_dir, "one", **settings)], disk / "out")
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_missing_adapter_is_named(tiny_model_dir, tmp_path) -> None:

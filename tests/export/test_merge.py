@@ -70,8 +70,9 @@ def tied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3}},
         {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
         {"bias": "all"},
+        {"target_modules": ["lm_head", "embed_tokens"]},
     ],
-    ids=["plain", "patterns", "modules_to_save", "bias"],
+    ids=["plain", "patterns", "modules_to_save", "bias", "embeddings"],
 )
 def test_merge_equals_peft_to_the_bit(tiny_model_dir, make_adapter, tmp_path, settings) -> None:
     adapter = make_adapter(tiny_model_dir, "one", **settings)
@@ -193,9 +194,8 @@ def test_the_base_is_not_touched(tiny_model_dir, make_adapter, tmp_path) -> None
     [
         ({"use_dora": True}, "use_dora"),
         ({"init_lora_weights": "pissa"}, "pissa"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "lora_embedding"),
     ],
-    ids=["dora", "pissa", "embedding"],
+    ids=["dora", "pissa"],
 )
 def test_what_cannot_be_streamed_says_why(tiny_model_dir, make_adapter, tmp_path, settings, reason) -> None:
     adapter = make_adapter(tiny_model_dir, "one", **settings)

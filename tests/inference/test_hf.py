@@ -85,6 +85,26 @@ def test_length_is_told_from_stop(parrot, codec) -> None:
     assert deltas[-1].answer.num_tokens == 3
 
 
+def test_what_the_model_can_hold_is_told_from_what_was_asked_for(parrot, codec) -> None:
+    engine = HfEngine(parrot, codec)
+    parrot.script = (codec.tokenizer.encode("one", add_special_tokens=False)[0],)
+    room = 512 - len(codec.prompt(ask("Hi").conversation))
+    for num_new, finish in ((room - 1, "length"), (room, "context"), (room + 1, "context")):
+        *_, last = engine.generate(ask("Hi", GenerateConfig(do_sample=False, max_new_tokens=num_new)))
+        assert (last.answer.finish, last.answer.num_tokens) == (finish, min(num_new, room))
+
+
+@pytest.mark.parametrize("numbers", [{"max_new_tokens": 0, "max_length": 50}, {"max_new_tokens": 500}])
+def test_a_long_prompt_takes_no_room_from_the_others_of_its_batch(numbers, module, codec) -> None:
+    engine = HfEngine(module, codec)
+    requests = [ask(text, GenerateConfig(do_sample=False, **numbers)) for text in ("Hi", "Add two and three to five.", "Hi you")]
+    alone = []
+    for request in requests:
+        *_, last = engine.generate(request)
+        alone.append(last.answer)
+    assert engine.generate_many(requests) == alone
+
+
 def test_special_tokens_are_shown_when_asked_for(parrot, codec) -> None:
     shown = GenerateConfig(do_sample=False, max_new_tokens=50, skip_special_tokens=False)
     text = "a<|im_start|>b"

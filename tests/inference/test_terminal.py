@@ -18,6 +18,8 @@ from hone.inference.terminal import Talk, converse
 class Listed:
     """Answers "one", "two" ... and keeps what it was asked; `fault` is raised after the first words."""
 
+    finish = "stop"
+
     def __init__(self, fault: BaseException | None = None):
         self.requests: list[Request] = []
         self.fault = fault
@@ -29,7 +31,7 @@ class Listed:
         if self.fault:
             raise self.fault
         yield Delta(text[3:])
-        yield Delta("", Answer(message("assistant", text), "stop", 5, 2))
+        yield Delta("", Answer(message("assistant", text), self.finish, 5, 2))
 
     def generate_many(self, requests):
         return []
@@ -139,6 +141,23 @@ def test_ctrl_c_keeps_what_was_said_and_the_conversation(capsys) -> None:
     assert said(talk) == [("user", "Hi"), ("assistant", "ans"), ("user", "And?")]
     shown = capsys.readouterr()
     assert shown.out == "ans\nanswer 2\n" and "(stopped)" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("finish", "settings", "words"),
+    [
+        ("length", {}, "(cut off after 2 tokens; a larger max_new_tokens allows more)"),
+        ("length", {"max_new_tokens": 0, "max_length": 7}, "(cut off after 2 tokens; a larger max_length allows more)"),
+        ("context", {}, "the 7 tokens that the model can hold: /clear starts a new one"),
+        ("stop", {}, ""),
+    ],
+)
+def test_an_answer_that_is_cut_off_says_what_allows_more(finish, settings, words, talk, capsys) -> None:
+    talk.engine.finish, talk.settings = finish, GenerateConfig(**settings)
+    talk.take("Hi")
+    shown = capsys.readouterr().err
+    assert words in shown if words else not shown
+    assert ("allows more" in shown) == (finish == "length")
 
 
 def test_a_question_that_fails_is_forgotten() -> None:

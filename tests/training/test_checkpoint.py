@@ -95,6 +95,9 @@ def test_steps_are_ordered_as_numbers_and_pruned_from_the_oldest(tmp_path):
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [9, 10, 20, 100]
     checkpoint.prune(tmp_path, 2, keep=str(tmp_path / "checkpoint-9"))
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [9, 100]
+    checkpoint.prune(tmp_path, 1, keep=str(tmp_path / "checkpoint-100"))
+    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [100], "the best is the newest"
+    checkpoint.write_complete(tmp_path / "checkpoint-9", write)
     checkpoint.prune(tmp_path, None, keep=None)
     assert len(checkpoint.checkpoints(tmp_path)) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from hone.commands import train
+from hone.training import signals
+from hone.training.signals import StopRequest, saying
 from tests.runs import largest_difference, weights_of, write_run
 
 KILLS = 20
@@ -39,9 +42,15 @@ def test_twenty_kills(tiny_run, tmp_path):
     assert largest_difference(weights_of(folder), weights_of(tmp_path / "straight")) == 0.0
 
 
+def children(process: int) -> list[int]:
+    """The processes that `process` started."""
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("launched", [{}, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29617"}])
-def test_a_polite_stop_saves_and_says_so(launched, tiny_run, tmp_path):
+def test_a_polite_stop_saves_and_says_so(number, launched, tiny_run, tmp_path):
     settings = {**tiny_run, "save_strategy": "no", "max_steps": 50000}
     path = write_run(settings, tmp_path / "run.yaml")
     process = subprocess.Popen(
@@ -55,11 +64,24 @@ def test_a_polite_stop_saves_and_says_so(launched, tiny_run, tmp_path):
     for line in process.stderr:
         said.append(line)
         if "step 3/" in line:
-            process.terminate()
-    assert process.wait(timeout=60) == 128 + 15, "".join(said)
+            for one in (process.pid, *children(process.pid)):  # as a scheduler does that ends a job
+                os.kill(one, number)
+    assert process.wait(timeout=60) == 128 + number, "".join(said)
+    assert "Traceback" not in "".join(said)
     saved = list(Path(settings["output_dir"]).glob("checkpoint-*"))
     assert len(saved) == 1 and str(saved[0]) in "".join(said)
     if launched:  # one process goes on with the same sequences a step
         settings["gradient_accumulation_steps"] *= 2
     more = {**settings, "max_steps": int(saved[0].name.split("-")[1]) + 1}
     assert train.main([str(write_run(more, path))]) == 0
+
+
+def test_a_signal_is_heard_once_and_a_later_one_acts_as_ever(capsys, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), StopRequest(saying("the run saves")) as request:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        assert capsys.readouterr().err.count("SIGINT received: the run saves; once more ends it now") == 1
+        monkeypatch.setattr(signals, "ECHO_SECONDS", 0.0)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import pytest
 
@@ -12,7 +11,7 @@ from hone.config.environment import Environment, read_environment
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
 from hone.training import plan
-from hone.training.launch import child_variables, count_world, torchrun_command, wants_launch
+from hone.training.launch import child_variables, count_world, torchrun_words, wants_launch
 from hone.training.progress import Progress
 from hone.training.results import plot_history, smooth, write_metrics
 
@@ -52,11 +51,11 @@ def said(**variables: str) -> Environment:
 
 
 def test_launch_keeps_arguments_whole_and_the_port_fixed():
-    command = torchrun_command(said(NPROC_PER_NODE="2"), ["train", "my run.yaml"])
-    assert command[:5] == [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    assert command[-4:] == ["-m", "hone", "train", "my run.yaml"]
-    assert command[command.index("--master_port") + 1] == "29500"
-    elastic = torchrun_command(said(RDZV_ID="7", MIN_NNODES="1", MAX_NNODES="3", MAX_RESTARTS="2"), ["train"])
+    words = torchrun_words(said(NPROC_PER_NODE="2"), ["train", "my run.yaml"])
+    assert words[:2] == ["--nproc_per_node", "2"]
+    assert words[-4:] == ["-m", "hone", "train", "my run.yaml"]
+    assert words[words.index("--master_port") + 1] == "29500"
+    elastic = torchrun_words(said(RDZV_ID="7", MIN_NNODES="1", MAX_NNODES="3", MAX_RESTARTS="2"), ["train"])
     assert elastic[elastic.index("--nnodes") + 1] == "1:3"
     assert elastic[elastic.index("--max_restarts") + 1] == "2"
 

@@ -56,6 +56,27 @@ class Codec:
         """The text a conversation is learned from, in segments."""
         return self.template.render(conversation)
 
+    def examples(self, conversation: Conversation) -> list[Conversation]:
+        """The conversations from which each answer to learn is learned once, written as it is sampled.
+
+        One, unless the template rewrites earlier answers (drops their thoughts): then one for each such answer too, which ends
+        with it. Raises TemplateError for what cannot be written.
+        """
+        messages = conversation.messages
+        left = {i for i, one in enumerate(messages) if one.role == "assistant" and one.train is not False}
+        found: list[Conversation] = []
+        end = len(messages)
+        while True:
+            upto = replace(conversation, messages=messages[:end])
+            unlearned = left & self.template.rewritten(upto) if left else set()
+            # What else is learned (a question that says so) is learned in the whole conversation alone.
+            kept = (set(range(end)) if end == len(messages) else left) - unlearned
+            if kept & left or not unlearned:
+                found.append(_only(upto, kept))
+            if not unlearned:
+                return found[::-1]
+            left, end = unlearned, max(unlearned) + 1
+
     def encode(self, conversations: Sequence[Conversation], learn: Learn = "answers") -> list[Encoded]:
         """One sequence a conversation, all of them tokenised in one batch.
 
@@ -106,6 +127,12 @@ class Codec:
         return "after" if asked and asked[-1] in self._tokens.name_of else "middle"
 
 
+def _only(conversation: Conversation, kept: set[int]) -> Conversation:
+    """The conversation with nothing learned of the other messages."""
+    kept_or_not = ((index in kept, one) for index, one in enumerate(conversation.messages))
+    return replace(conversation, messages=tuple(one if keep else replace(one, train=False) for keep, one in kept_or_not))
+
+
 def _learned(segments: Sequence[Segment], conversation: Conversation, learn: Learn) -> Sequence[Segment]:
     if learn != "last":
         return segments
@@ -113,6 +140,6 @@ def _learned(segments: Sequence[Segment], conversation: Conversation, learn: Lea
     return [replace(one, trained=one.trained and one.message == last) for one in segments]
 
 
-def build_codec(chat: ChatConfig, tokenizer: Any) -> Codec:
-    """The codec of the settings' template, or of the tokenizer's own where they name none."""
-    return Codec(tokenizer, load_template(chat, tokenizer))
+def build_codec(chat: ChatConfig, tokenizer: Any, *, family: str = "") -> Codec:
+    """The codec of the settings' template, or of the tokenizer's own where they name none; `family` as for load_template."""
+    return Codec(tokenizer, load_template(chat, tokenizer, family))

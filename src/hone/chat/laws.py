@@ -5,7 +5,7 @@ Does not know any single format; it sees a codec from outside, and the maker's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,15 @@ from hone.errors import TemplateError
 
 Official = Callable[[Conversation, bool], str]
 """A maker's template: a conversation and whether to end with the generation prompt, to text; raises TemplateError to refuse."""
+
+LAWS = (
+    "renders what the official template renders",
+    "the prompt is a token prefix of the full text",
+    "training starts where sampling starts",
+    "the stop token is trained",
+    "a tool call written and read back is the same",
+    "user text cannot make a control token",
+)
 
 _LOOKALIKES = 12
 """Control tokens tried as user text: those the format uses come first, more of the same kind prove nothing new."""
@@ -44,18 +53,17 @@ class _Trial:
     encoded: Encoded
 
 
-def check_laws(codec: Codec, official: Official | None = None) -> list[LawResult]:
-    """Try all laws; official: the maker's template, without which the first law is not tried."""
+def check_laws(codec: Codec, official: Official | None = None, known: Container[str] = ()) -> list[LawResult]:
+    """Try all laws; official: the maker's template, without which the first law is not tried; known: probes that may differ."""
     trials = list(_trials(codec))
+    differences = official_differences(codec, official) if official else {}
     return [
-        _verdict(
-            "renders what the official template renders", _official_breaks(codec, official, probes()) if official else iter(())
-        ),
-        _verdict("the prompt is a token prefix of the full text", map(_prefix_break, trials)),
-        _verdict("training starts where sampling starts", map(_start_break, trials)),
-        _verdict("the stop token is trained", (_stop_break(codec, trial) for trial in trials)),
-        _verdict("a tool call written and read back is the same", _call_breaks(codec, trials)),
-        _verdict("user text cannot make a control token", _control_breaks(codec)),
+        _verdict(LAWS[0], (found for name, found in differences.items() if name not in known)),
+        _verdict(LAWS[1], map(_prefix_break, trials)),
+        _verdict(LAWS[2], map(_start_break, trials)),
+        _verdict(LAWS[3], (_stop_break(codec, trial) for trial in trials)),
+        _verdict(LAWS[4], _call_breaks(codec, trials)),
+        _verdict(LAWS[5], _control_breaks(codec)),
     ]
 
 
@@ -73,12 +81,15 @@ def official_for(codec: Codec) -> Official:
 
 
 def contradicts(codec: Codec, tokenizer: Any) -> str:
-    """Where the named template renders otherwise than the tokenizer's own: a sentence that shows it; '' where it does not."""
+    """Where the named template renders otherwise than the tokenizer's own: a sentence that shows it; '' where it does not.
+
+    What the row declares to be rendered otherwise, with a reason, is not held against it.
+    """
     if isinstance(codec.template, OwnTemplate) or not tokenizer.chat_template:
         return ""
-    official = official_for(codec)
-    plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns")]
-    found = next((broken for broken in _official_breaks(codec, official, plain) if broken), "")
+    official, declared = official_for(codec), set(codec.template.row.differs)
+    plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns") and not probe.traits & declared]
+    found = next(filter(None, official_differences(codec, official, plain).values()), "")
     return f"template {codec.template.name} is not what this tokenizer's own chat template says: {found}" if found else ""
 
 
@@ -110,18 +121,21 @@ def _sampler(codec: Codec, conversation: Conversation) -> Codec:
     return Codec(codec.tokenizer, replace(template, thinking=replace(template.thinking, enable=False)))
 
 
-def _official_breaks(codec: Codec, official: Official, tried: Sequence[Probe]) -> Iterator[str]:
-    for probe in tried:
+def official_differences(codec: Codec, official: Official, tried: Sequence[Probe] = ()) -> dict[str, str]:
+    """Probe to where the texts differ, '' where they do not; probes that one of the two cannot express are left out."""
+    found: dict[str, str] = {}
+    for probe in tried or probes():
         whole, asked = probe.conversation, _asked(probe.conversation)
         try:
             codec.render(whole)
             theirs = official(whole, False), official(asked, True)
         except TemplateError:
             continue
-        yield _difference(f"{probe.name}, prompt", codec.template.render(asked, prompt=True).text, theirs[1])
+        found[probe.name] = _difference(f"{probe.name}, prompt", codec.template.render(asked, prompt=True).text, theirs[1])
         # Where the prompt opens a thought, the official full text leaves thoughts out: only prompts compare.
         if not codec.template.reading.opens_thought:
-            yield _difference(probe.name, *_to_the_stop(codec, whole, theirs[0]))
+            found[probe.name] = found[probe.name] or _difference(probe.name, *_to_the_stop(codec, whole, theirs[0]))
+    return found
 
 
 def _to_the_stop(codec: Codec, conversation: Conversation, theirs: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from hone import log
 from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, to_json
@@ -49,15 +48,16 @@ class OwnTemplate:
     passage_end: str = ""
 
     @classmethod
-    def load(cls, chat: ChatConfig, tokenizer: Any, controls: frozenset[str]) -> OwnTemplate:
-        """Raises TemplateError where the tokenizer carries none."""
+    def load(cls, chat: ChatConfig, tokenizer: Any, controls: frozenset[str], family: str = "") -> OwnTemplate:
+        """Raises TemplateError where the tokenizer carries none; it names `family`, the template known of the family."""
         text = tokenizer.chat_template
         if isinstance(text, dict):
             text = text.get("default")
         if not text:
+            known = f"{family}, the format of this model's family" if family else "NAME"
             raise TemplateError(
-                "the tokenizer carries no chat template and the settings name none; write template: NAME (for a base model "
-                "template: empty, or template: default for a format made of plain words)"
+                f"the tokenizer carries no chat template and the settings name none; write template: {known} (for a base model "
+                "also template: empty, or template: default for a format made of plain words)"
             )
         return cls(text, dict(tokenizer.special_tokens_map), controls, chat, tokenizer.eos_token or "")
 
@@ -91,6 +91,16 @@ class OwnTemplate:
         segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
         return Rendered(text, segments)
 
+    def rewritten(self, conversation: Conversation) -> frozenset[int]:
+        """Answers that the template writes otherwise once something follows (thoughts dropped, a system prompt that moves)."""
+        answers = [index for index, one in enumerate(conversation.messages) if one.role == "assistant"]
+        if answers in ([], [len(conversation.messages) - 1]):
+            return frozenset()
+        said = self._prepared(conversation)
+        shift = len(said.messages) - len(conversation.messages)
+        found = self._answers(self._text(said.messages, False, said.tools), said, False)
+        return frozenset(index for index in answers if index + shift not in found)
+
     def plain(self, conversation: Conversation, prompt: bool) -> str:
         """The text alone; works where nothing could be learned. Raises TemplateError where the template leaves something out."""
         said = self._prepared(conversation)
@@ -123,11 +133,6 @@ class OwnTemplate:
                 found[index] = (len(head), stop)
             elif last:
                 self._refuse(head, upto)
-            elif not prompt:
-                log.once(
-                    f"template {self.name}: some answers in the middle of a conversation are not written as they were given "
-                    "(thoughts are dropped, or the system prompt moves); they are not learned"
-                )
         return found
 
     def _end(self, text: str, start: int) -> int:

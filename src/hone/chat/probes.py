@@ -33,6 +33,22 @@ class Probe:
     name: str
     conversation: Conversation
 
+    @property
+    def traits(self) -> frozenset[str]:
+        """Its name and what it has that formats treat in ways of their own; table.toml tells differences by these words."""
+        said = self.conversation.messages
+        parts = {type(part) for one in said for part in one.parts}
+        held = {
+            self.name: True,
+            "with system": said[0].role == "system",
+            "without system": said[0].role != "system",
+            "with thoughts": Think in parts,
+            "with tools": bool(self.conversation.tools),
+            "with calls": ToolCall in parts,
+            "with results": ToolResult in parts,
+        }
+        return frozenset(word for word, has in held.items() if has)
+
 
 def _answer(*parts: Part) -> Message:
     return Message("assistant", parts)

@@ -5,7 +5,6 @@ Does not know templates beyond their Reading.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +26,6 @@ class Decoder:
 
     def __init__(self, tokens: Tokens, reading: Reading, stop_ids: tuple[int, ...], place: Callable[[], Place]):
         self.tokens, self.reading, self.stop_ids, self.place = tokens, reading, frozenset(stop_ids), place
-        names = sorted(tokens.control, key=len, reverse=True)
-        self._names = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def message(self, ids: Sequence[int], tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The message that ends before the first stop token."""
@@ -57,7 +54,7 @@ class Decoder:
 
     def mark(self, marker: str) -> str:
         """The marker as `text` spells it with TAG: what is a control token is found only as that token."""
-        return self._names.sub(lambda found: TAG + found.group(), marker)
+        return "".join(TAG + text if control else text for text, control in self.tokens.split(marker))
 
 
 @dataclass(frozen=True)

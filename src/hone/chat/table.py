@@ -6,10 +6,11 @@ Does not know how a row is rendered or read.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from hone.errors import TemplateError
 from hone.table import nearest
@@ -17,15 +18,28 @@ from hone.table import nearest
 FORMATS = files("hone.chat") / "formats"
 
 
+def format_text(name: str) -> str:
+    """The text of a file of the formats folder."""
+    return (FORMATS / name).read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Row:
-    """format: the Jinja file; system: default system prompt, '' for none; trim: texts lose white space at both ends.
+    """One template name. A row with `like` begins as a copy of that row; what the family alone needs stands in its own line.
 
-    tokens: control tokens without which a tokenizer does not fit; stop: tokens that end an answer, the first one must exist,
-    "eos" stands for the tokenizer's own; lead, tail: text the format puts around what an answer says.
-    thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does. think_open, think_close: words.
+    format: the Jinja file; system: default system prompt, '' for none; trim: texts lose white space at both ends.
+    tokens: control tokens without which a tokenizer does not fit; bos, eos: how the maker's tokenizer spells them, '' for no bos.
+    stop: tokens that end an answer; the first one must exist, "eos" stands for the tokenizer's own.
+    lead, tail: text the format puts around what an answer says.
+    thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does; "question": the prompt does,
+    but not behind tool results. think_open, think_close: words.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
-    passage_end: token after a pretraining text where it is not the tokenizer's eos. official: what the row was compared with.
+    passage_end: token after a pretraining text where it is not the tokenizer's eos.
+    media: kind ("image", "video", "audio") to the token that stands for one.
+    official: the maker's template the row is compared with, a file of the maker's templates, or "" where none is at hand;
+    official_system: the default system prompt for that comparison, where the file has another; official_opening: what its prompts
+    end with and the row's do not.
+    differs: a probe's name or trait to the reason why such probes are rendered otherwise than there. note: for the user.
     """
 
     name: str
@@ -33,23 +47,30 @@ class Row:
     system: str = ""
     trim: bool = False
     tokens: tuple[str, ...] = ()
+    bos: str = "<|bos|>"
+    eos: str = "<|eos|>"
     stop: tuple[str, ...] = ("eos",)
     lead: str = ""
     tail: str = ""
-    thinking: Literal["none", "answer", "prompt"] = "none"
+    thinking: Literal["none", "answer", "prompt", "question"] = "none"
     think_open: str = "<think>\n"
     think_close: str = "\n</think>\n\n"
     dialect: str = "default"
     tools_in: Literal["system", "format"] = "system"
     passage_end: str = ""
+    media: Mapping[str, str] = field(default_factory=dict, hash=False)
     official: str = ""
+    official_system: str | None = None
+    official_opening: str = ""
+    differs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    note: str = ""
 
 
 @cache
 def rows() -> dict[str, Row]:
     """Every template name and its row."""
-    data = tomllib.loads((FORMATS / "table.toml").read_text(encoding="utf-8"))
-    return {name: _row(name, values) for name, values in data.items()}
+    data = tomllib.loads(format_text("table.toml"))
+    return {name: _row(name, _whole(name, data)) for name in data}
 
 
 def find(name: str) -> Row:
@@ -60,7 +81,18 @@ def find(name: str) -> Row:
     return known[name]
 
 
-def _row(name: str, values: dict) -> Row:
+def _whole(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    own = dict(data[name])
+    like = own.pop("like", "")
+    # What was compared, and what was found, is each row's own.
+    kept = {key: value for key, value in _whole(like, data).items() if key not in _NOT_COPIED} if like else {}
+    return kept | own
+
+
+_NOT_COPIED = ("official", "official_system", "official_opening", "differs", "note")
+
+
+def _row(name: str, values: Mapping[str, Any]) -> Row:
     unknown = set(values) - {field.name for field in fields(Row)}
     assert not unknown, f"table.toml, row {name}: unknown {unknown}"
     return Row(name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

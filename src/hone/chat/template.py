@@ -6,10 +6,11 @@ Does not know tokens: the codec turns segments into ids.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
-from hone import log
+from jinja2 import FunctionLoader
+
 from hone.chat.dialects.dialect import Dialect
 from hone.chat.dialects.offer import prompt
 from hone.chat.dialects.table import find_dialect
@@ -17,7 +18,7 @@ from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
-from hone.chat.table import FORMATS, Row, find
+from hone.chat.table import Row, find, format_text, rows
 from hone.chat.tokens import control_names
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
@@ -28,7 +29,8 @@ class Template(Protocol):
     """What the codec needs of a template. source: everything its text depends on, for the fingerprint.
 
     stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for eos.
-    render: prompt=True ends with what the model continues from. reading: how an answer becomes a message.
+    render: prompt=True ends with what the model continues from; rewritten answers are not learned in it. rewritten: indices of
+    answers that are not written as they were said, because something follows. reading: how an answer becomes a message.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Template(Protocol):
     reading: Reading
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered: ...
+    def rewritten(self, conversation: Conversation) -> frozenset[int]: ...
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,16 @@ class NamedTemplate:
     def reading(self) -> Reading:
         """How this row's answers are read."""
         row = self.row
-        opens = row.thinking == "prompt" and self.thinking.enable is not False
-        words = row.think_open.strip(), row.think_close.strip()
+        opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
+        words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
         return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
 
     @cached_property
     def source(self) -> str:
         """Format text, tool prompt, row and settings."""
-        tools = (FORMATS / "tools" / f"{self.dialect.name}.jinja").read_text(encoding="utf-8")
+        texts = (f"{self.row.format}.jinja", "turns.jinja", f"tools/{self.dialect.name}.jinja")
         settings = (self.row, self.dialect.name, self.thinking, self.system, self.bos, self.auto_bos, self.eos)
-        return "\n".join([self._text, tools, repr(settings)])
+        return "\n".join([*map(format_text, texts), repr(settings)])
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
@@ -94,14 +97,16 @@ class NamedTemplate:
             self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=opening, at=at, fail=fail,
             bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
         )  # fmt: skip
-        reduced = {view.index for view in views if view.reduced}
-        if reduced:
-            log.once(
-                f"template {self.name}: answers before the last question lose their thoughts, as when the model is used, and are "
-                "not learned in that form; write preserve_thinking: true to keep and learn them all"
-            )
-        segments = tuple(_with_training(segment, conversation, reduced) for segment in ink.split(marked))
+        rewritten = {view.index for view in views if view.rewritten}
+        segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))
         return Rendered("".join(segment.text for segment in segments), segments)
+
+    def rewritten(self, conversation: Conversation) -> frozenset[int]:
+        """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
+        if self.row.thinking == "none":
+            return frozenset()
+        views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary))
+        return frozenset(view.index for view in views if view.rewritten)
 
     def _views(self, conversation: Conversation, ink: Ink) -> tuple[list[View], str]:
         try:
@@ -114,33 +119,42 @@ class NamedTemplate:
         return built, tool_prompt if in_format else ""
 
     @cached_property
-    def _text(self) -> str:
-        return (FORMATS / f"{self.row.format}.jinja").read_text(encoding="utf-8")
-
-    @cached_property
     def _jinja(self) -> Any:
-        return environment().from_string(self._text)
+        return _formats().get_template(f"{self.row.format}.jinja")
 
 
-def _with_training(segment: Segment, conversation: Conversation, reduced: set[int]) -> Segment:
+@cache
+def _formats() -> Any:
+    """An environment in which one format can extend another."""
+    made = environment()
+    made.loader = FunctionLoader(format_text)
+    return made
+
+
+def _with_training(segment: Segment, conversation: Conversation, rewritten: set[int]) -> Segment:
     if not segment.spoken or segment.message < 0:
         return segment
     message = conversation.messages[segment.message]
-    answers = message.role == "assistant" and segment.message not in reduced
-    trained = message.train if message.train is not None else answers
+    trained = message.train if message.train is not None else message.role == "assistant"
+    trained = trained and segment.message not in rewritten
     return replace(segment, trained=trained, answer=message.role == "assistant")
 
 
-def load_template(chat: ChatConfig, tokenizer: Any) -> Template:
-    """The template the settings name, or the tokenizer's own where they name none; raises TemplateError with what to write."""
+def load_template(chat: ChatConfig, tokenizer: Any, family: str = "") -> Template:
+    """The template the settings name, or the tokenizer's own where they name none; raises TemplateError with what to write.
+
+    family: the template that the model's family is known to use, "" where nobody knows; it is named, never taken by itself.
+    """
     if chat.template is None:
-        return OwnTemplate.load(chat, tokenizer, control_names(tokenizer))
+        return OwnTemplate.load(chat, tokenizer, control_names(tokenizer), family if family in rows() else "")
     row = find(chat.template)
     vocabulary = frozenset(tokenizer.get_added_vocab())
-    if row.stop[0] != "eos" and row.stop[0] not in vocabulary:
+    needed = [word for word in dict.fromkeys([*row.tokens, row.stop[0]]) if word != "eos"]
+    missing = [word for word in needed if word not in vocabulary]
+    if missing:
         raise TemplateError(
-            f"template {row.name} ends answers with {row.stop[0]}, for which this tokenizer has no token; choose another "
-            f"template, or write add_special_tokens: {row.stop[0]} and resize_vocab: true"
+            f"template {row.name} needs the control tokens {' '.join(needed)}, and this tokenizer has no {' '.join(missing)}; "
+            f"choose another template, or write add_special_tokens: {','.join(missing)} and resize_vocab: true"
         )
     if row.stop[0] == "eos" and not tokenizer.eos_token:
         raise TemplateError(f"template {row.name} ends answers with the tokenizer's eos token, and this tokenizer has none")

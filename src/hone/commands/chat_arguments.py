@@ -13,10 +13,12 @@ from hone.chat.codec import Codec, build_codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import HoneError
+from hone.models.catalog import family_template
 from hone.models.tokenizer import load_tokenizer
 from hone.table import nearest
 
 _FLAGS = ("json",)
+_PLACES = ("tokenizer", "officials")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def read(arguments: list[str], verb: str) -> Words:
     rest: list[str] = []
     settings: dict[str, str] = {}
     flags: set[str] = set()
-    known = ["tokenizer", *_FLAGS, *ChatConfig.model_fields]
+    known = [*_PLACES, *_FLAGS, *ChatConfig.model_fields]
     words = iter(arguments)
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
@@ -56,12 +58,13 @@ def load_codec(words: Words, verb: str) -> Codec:
     """The codec of --template (the tokenizer's own without it) and --tokenizer; raises HoneError for a wrong one."""
     if "tokenizer" not in words.settings:
         raise HoneError(f"name the tokenizer's folder or hub id: hone {verb} --tokenizer DIR")
-    values = {key: _value(key, text) for key, text in words.settings.items() if key != "tokenizer"}
+    values = {key: _value(key, text) for key, text in words.settings.items() if key not in _PLACES}
     try:
         chat = ChatConfig(**values)
     except ValueError as error:  # pydantic's: a headline, then the setting and what is wrong with it
         raise HoneError(": ".join(line.strip() for line in str(error).splitlines()[1:3])) from error
-    return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=words.settings["tokenizer"])))
+    place = words.settings["tokenizer"]
+    return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=place)), family=family_template(place))
 
 
 def _value(key: str, text: str) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hone.chat.codec import build_codec
 from hone.config import load
 from hone.export.job import export
+from hone.models.catalog import family_template
 from hone.models.tokenizer import load_tokenizer
 
 
@@ -15,7 +16,7 @@ def main(arguments: list[str]) -> int:
     """`hone export run.yaml [key=value ...]`; 0, or ExportError (exit 1) where the result is not the trained model."""
     run = load(arguments, "export")
     tokenizer = load_tokenizer(run.model)
-    codec = build_codec(run.chat, tokenizer)
+    codec = build_codec(run.chat, tokenizer, family=family_template(run.model.model_name_or_path))
     report = export(
         run.model,
         run.adapter,

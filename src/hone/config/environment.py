@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from hone.errors import Mistake
 
@@ -17,9 +18,9 @@ REFUSED = {
     "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP",
     "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP",
     "USE_V1": "LLaMA-Factory's second generation has other keys; unset it and write those that `hone help` lists",
-    "USE_MODELSCOPE_HUB": "the ModelScope hub is not in this version; unset it and write the model's folder",
-    "USE_OPENMIND_HUB": "the Modelers hub is not in this version; unset it and write the model's folder",
 }
+
+HUBS: dict[str, Literal["ms", "om"]] = {"USE_MODELSCOPE_HUB": "ms", "USE_OPENMIND_HUB": "om"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Environment:
     """What the environment says about starting processes and about strictness; LLaMA-Factory's names and defaults.
 
     num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
+    hub: where models and data sets come from: "hf" Hugging Face, "ms" ModelScope, "om" Modelers.
     """
 
     allow_extra_args: bool
@@ -43,6 +45,7 @@ class Environment:
     tune_torch: bool
     launched: bool
     wandb_project: str
+    hub: Literal["hf", "ms", "om"]
 
 
 def is_true(text: str) -> bool:
@@ -60,6 +63,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
             mistakes.append(Mistake("environment", name, f'saw "{text}", wanted a whole number'))
         return int(text) if text.isdecimal() else None
 
+    others = [name for name in HUBS if is_true(variables.get(name, ""))]
+    if len(others) > 1:
+        mistakes.append(Mistake("environment", others[1], f"set beside {others[0]}; models come from one hub: unset one of them"))
     environment = Environment(
         allow_extra_args=is_true(variables.get("ALLOW_EXTRA_ARGS", "")),
         force_torchrun=is_true(variables.get("FORCE_TORCHRUN", "")),
@@ -75,5 +81,6 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
         launched="TORCHELASTIC_RUN_ID" in variables or {"RANK", "WORLD_SIZE"} <= variables.keys(),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
+        hub=HUBS[others[0]] if others else "hf",
     )
     return environment, mistakes

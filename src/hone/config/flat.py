@@ -25,10 +25,11 @@ from hone.table import nearest
 
 @dataclass(frozen=True)
 class Loaded:
-    """run: the settings; notes: lines for the user about keys that change nothing here."""
+    """run: the settings; notes: lines about keys that change nothing here; written: paths in the tree that were set."""
 
     run: Run
     notes: tuple[str, ...]
+    written: frozenset[tuple[str, ...]] = frozenset()
 
 
 def load(arguments: list[str], verb: str) -> Run:
@@ -64,7 +65,8 @@ def read(arguments: list[str], verb: str) -> Loaded:
     reading.mistakes += broken_rules(settings, verb, alone=file_settings, file=words_given.file, unfit=reading.unfit)
     if reading.mistakes:
         raise _told(sorted(reading.mistakes, key=_line))
-    return Loaded(settings.build(), (*reading.notes, *notes_of(settings, file_settings)))
+    written = frozenset(knobs()[key].path for key in settings.given)
+    return Loaded(settings.build(), (*reading.notes, *notes_of(settings, file_settings)), written)
 
 
 def _told(mistakes: list[Mistake]) -> ConfigError:

@@ -47,7 +47,7 @@ class ModelConfig(Section):
 
     model_name_or_path: str = knob(
         ...,
-        "Folder of the base model, or its id on the hub. Every command needs it.",
+        "Folder of the base model, its id on the hub, or its name in the catalogue (`hone models`). Every command needs it.",
         example="meta-llama/Llama-3.1-8B-Instruct",
     )
     model_revision: str = knob(
@@ -70,6 +70,22 @@ class ModelConfig(Section):
         "files; it is never written to a log or a saved configuration.",
         secret=True,
         example="hf_...",
+    )
+    ms_hub_token: str | None = knob(
+        None,
+        "Token for private models on ModelScope, where models come from with USE_MODELSCOPE_HUB=1 in the environment; it is "
+        "never written to a log or a saved configuration.",
+        secret=True,
+        level="advanced",
+        example="ms-...",
+    )
+    om_hub_token: str | None = knob(
+        None,
+        "Token for private models on Modelers, where models come from with USE_OPENMIND_HUB=1 in the environment; it is never "
+        "written to a log or a saved configuration.",
+        secret=True,
+        level="advanced",
+        example="om-...",
     )
     resize_vocab: bool = knob(
         False,

@@ -11,6 +11,9 @@ from hone.config.needs import Finding, idle, set_aside
 from hone.config.settings import Settings
 from hone.errors import Mistake
 
+SUM_TOLERANCE = 1e-6
+"""How far shares may sum from 1. LLaMA-Factory hands them to `datasets`, which refuses other sums (5.2: beyond 1.5e-8) too."""
+
 
 def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, unfit: set[str]) -> list[Mistake]:
     """Every rule between settings that is broken, and every key the verb misses.
@@ -49,8 +52,9 @@ def notes_of(settings: Settings, alone: Settings) -> list[str]:
         notes += [
             f"{key} has nothing to do here: no tracker follows the run (report_to)" for key in ("run_name",) if settings.asks(key)
         ]
-    if "tensorboard" not in settings["report_to"] and settings.asks("logging_dir"):
-        notes.append("logging_dir has nothing to do here: it is TensorBoard's folder, and report_to does not name tensorboard")
+    if not {"tensorboard", "mlflow"} & set(settings["report_to"]) and settings.asks("logging_dir"):
+        message = "it is the folder of TensorBoard and MLflow, and report_to names neither tensorboard nor mlflow"
+        notes.append(f"logging_dir has nothing to do here: {message}")
     if len(settings["report_to"]) > 1 and settings.asks("swanlab_project"):
         notes.append("swanlab_project names the project in every tracker of this run, as they share one name")
     return notes
@@ -83,8 +87,12 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
     shares, names = settings["interleave_probs"], settings["dataset"]
     if shares and names and len(shares) != len(names):
         yield "interleave_probs", f"saw {len(shares)} shares for {len(names)} names in dataset; write one for each"
-    if any(share < 0 for share in shares) or (shares and sum(shares) <= 0):
-        yield "interleave_probs", "saw a share below 0, or none above; write positive numbers"
+    if shares and (min(shares) < 0 or abs(sum(shares) - 1) > SUM_TOLERANCE):
+        seen = " + ".join(f"{share:g}" for share in shares)
+        yield "interleave_probs", f"saw {seen} = {sum(shares):.6g}; write shares that are not below 0 and sum to 1"
+    elif shares and min(shares) == 0 and settings["mix_strategy"] in ("interleave_over", "interleave_once"):
+        message = f"a set with share 0 is never used up, and mix_strategy: {settings['mix_strategy']} would not end"
+        yield "interleave_probs", f"{message}; write a share above 0, or leave that set out of dataset"
     if settings["val_size"] == 1:
         yield "val_size", "saw 1, which may mean one row or all of them; write a share below 1, or 2 rows and more"
     elif settings["val_size"] > 1 and not float(settings["val_size"]).is_integer():

@@ -5,6 +5,7 @@ Does not read it back: `flat` takes both forms.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -13,9 +14,22 @@ from hone.config.run import Run
 from hone.config.section import Section
 
 
-def to_yaml(run: Run) -> str:
-    """The whole tree with every default, as YAML that `load` reads; secrets are left out."""
-    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True, width=120)
+def to_yaml(run: Run, *, only: Collection[tuple[str, ...]] | None = None) -> str:
+    """The tree as YAML that `load` reads, every default in it; secrets are left out. only: the paths that are written."""
+    tree = to_dict(run)
+    return yaml.safe_dump(tree if only is None else _kept(tree, only), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _kept(tree: dict[str, Any], only: Collection[tuple[str, ...]], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The branches of `tree` that lead to a path of `only`."""
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        here = (*path, name)
+        if here in only:
+            kept[name] = value
+        elif isinstance(value, dict) and (inner := _kept(value, only, here)):
+            kept[name] = inner
+    return kept
 
 
 def to_dict(section: Section) -> dict[str, Any]:

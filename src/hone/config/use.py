@@ -73,7 +73,11 @@ class TrackConfig(Section):
     )
     run_name: str | None = knob(None, "Name of the run in the trackers; output_dir where left out.", example="llama3-lora-1")
     logging_dir: str | None = knob(
-        None, "Folder of TensorBoard's files; output_dir/runs where left out.", level="advanced", example="logs"
+        None,
+        "Folder of TensorBoard's files and of MLflow's database (mlflow.db, unless MLFLOW_TRACKING_URI names another place); "
+        "output_dir/runs where left out.",
+        level="advanced",
+        example="logs",
     )
     plot_loss: bool = knob(False, "Draws training_loss.png into output_dir at the end. Needs matplotlib.")
     swanlab_project: str = knob("llamafactory", "Project of the run in SwanLab.", level="advanced")

@@ -23,7 +23,7 @@ from hone.data.cache import FORMAT, EntryWriter
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
 from hone.data.files import Source
-from hone.data.overlong import OVERLONG_VERSION, fit
+from hone.data.overlong import OVERLONG_VERSION, Fitted, fit
 from hone.data.report import Tally
 from hone.data.sample import Dialog, Sample
 from hone.data.shapes import SHAPES_VERSION, to_sample
@@ -34,6 +34,7 @@ from hone.errors import DataError, TemplateError
 MEANINGFUL = ("input", "system", "history", "tools", "images", "videos", "audios")
 """Column names that many data sets use for what an entry may forget to name."""
 
+_UNRENDERED = "the template cannot render it"
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
 
 
@@ -68,7 +69,8 @@ class Recipe:
 class Outcome:
     """What became of one row: sequences (none where it was dropped as too long), or refused for `reason`, with `detail`.
 
-    length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows.
+    length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows. examples: how many the row
+    is learned as; repeated: tokens that this costs beyond the longest of them.
     """
 
     row: int
@@ -81,19 +83,22 @@ class Outcome:
     digest: int = 0
     placeholder: bool = False
     unread: tuple[str, ...] = ()
+    examples: int = 1
+    repeated: int = 0
 
 
 def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
     """What becomes of each row, in order. Rows are encoded together; where that fails, one by one to find the culprits."""
-    samples: dict[int, Sample] = {}
+    samples: dict[int, list[Sample]] = {}
     outcomes: dict[int, Outcome] = {}
     for row in rows:
         try:
-            samples[row.number] = _sample(recipe, row)
+            samples[row.number] = _samples(recipe, row)
         except RowError as error:
             outcomes[row.number] = Outcome(row.number, reason=error.reason, detail=error.detail)
-    for number, encoded in zip(samples, _encoded(recipe, list(samples.values())), strict=True):
-        outcomes[number] = _outcome(recipe, number, samples[number], encoded)
+    encoded = iter(_encoded(recipe, [sample for several in samples.values() for sample in several]))
+    for number, several in samples.items():
+        outcomes[number] = _outcome(recipe, number, several, list(islice(encoded, len(several))))
     return [replace(outcomes[row.number], unread=_unread(recipe.spec, row)) for row in rows]
 
 
@@ -103,10 +108,14 @@ def _unread(spec: DatasetSpec, row: RawRow) -> tuple[str, ...]:
     return tuple(word for word in MEANINGFUL if row.value is not None and row.value.get(word) and word not in named)
 
 
-def _sample(recipe: Recipe, row: RawRow) -> Sample:
+def _samples(recipe: Recipe, row: RawRow) -> list[Sample]:
     if row.value is None:
         raise RowError(row.problem, row.detail)
-    return to_sample(row.value, recipe.spec, recipe.objective.sample)
+    sample = to_sample(row.value, recipe.spec, recipe.objective.sample)
+    try:
+        return recipe.objective.examples(sample, recipe.codec)
+    except TemplateError as error:
+        raise RowError(_UNRENDERED, str(error)) from error
 
 
 def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Encoded | RowError]:
@@ -116,30 +125,37 @@ def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Encoded | RowError]:
         return recipe.objective.encode(samples, recipe.codec)
     except TemplateError as error:
         if len(samples) == 1:
-            return [RowError("the template cannot render it", str(error))]
+            return [RowError(_UNRENDERED, str(error))]
     return [item for sample in samples for item in _encoded(recipe, [sample])]
 
 
-def _outcome(recipe: Recipe, row: int, sample: Sample, encoded: Encoded | RowError) -> Outcome:
+def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Encoded | RowError]) -> Outcome:
+    """What becomes of a row that is learned as `samples`; one that cannot be learned refuses the row."""
+    fitted: list[Fitted] = []
     try:
-        if isinstance(encoded, RowError):
-            raise encoded
-        fitted = fit(sample, encoded, cutoff_len=recipe.cutoff_len, overlong=recipe.overlong, encode=recipe.encode)
+        for sample, one in zip(samples, encoded, strict=True):
+            if isinstance(one, RowError):
+                raise one
+            fitted.append(fit(sample, one, cutoff_len=recipe.cutoff_len, overlong=recipe.overlong, encode=recipe.encode))
     except RowError as error:
         return Outcome(row, reason=error.reason, detail=error.detail)
     except TemplateError as error:
         return Outcome(row, reason="the template cannot render what is left after cutting", detail=str(error))
     except DataError as error:
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
-    digest = hashlib.blake2b(encoded.ids.tobytes() + encoded.labels.tobytes(), digest_size=8).digest()
+    whole = [one for one in encoded if isinstance(one, Encoded)]
+    lengths = list(map(len, whole))
+    digest = hashlib.blake2b(b"".join(one.ids.tobytes() + one.labels.tobytes() for one in whole), digest_size=8).digest()
     return Outcome(
         row,
-        sample,
-        fitted.sequences,
-        fitted.truncated,
-        length=len(encoded),
+        samples[-1],
+        tuple(sequence for one in fitted for sequence in one.sequences),
+        any(one.truncated for one in fitted),
+        length=max(lengths),
         digest=int.from_bytes(digest),
-        placeholder=_has_placeholder(sample),
+        placeholder=_has_placeholder(samples[-1]),
+        examples=len(samples),
+        repeated=sum(lengths) - max(lengths),
     )
 
 
@@ -193,7 +209,10 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
         tally.dropped += not outcome.sequences
         tally.kept += bool(outcome.sequences)
         tally.truncated += outcome.truncated
-        tally.split += len(outcome.sequences) > 1
+        tally.split += len(outcome.sequences) > outcome.examples
+        tally.rewritten += outcome.examples > 1
+        tally.examples += outcome.examples
+        tally.repeated += outcome.repeated
         tally.placeholders += outcome.placeholder
         tally.unread.update(outcome.unread)
         tally.longest = max(tally.longest, outcome.length)

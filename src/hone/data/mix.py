@@ -20,7 +20,7 @@ def mix(sizes: Sequence[int], strategy: str, *, probs: Sequence[float] = (), see
 
     strategy: "concat", one set after the other; "interleave_under", in turn until the first set is used up; "interleave_over",
     until the last is, the others starting again; "interleave_once", until all are, each row once.
-    probs: the chance of each set at each draw; without them the sets take turns. The orders are those of
+    probs: the chance of each set at each draw, 1 in all; without them the sets take turns. The orders are those of
     `datasets.interleave_datasets` with the same seed.
     """
     _check(sizes, strategy, probs)
@@ -34,18 +34,10 @@ def mix(sizes: Sequence[int], strategy: str, *, probs: Sequence[float] = (), see
 
 
 def _check(sizes: Sequence[int], strategy: str, probs: Sequence[float]) -> None:
-    if strategy == "concat":
-        if probs:
-            raise DataError(
-                "interleave_probs has no effect with mix_strategy: concat; choose an interleave strategy or leave it out"
-            )
-        return
-    if any(size == 0 for size in sizes):
+    assert not probs or (strategy != "concat" and len(probs) == len(sizes)), "the settings' rules let no such shares through"
+    assert not probs or strategy == "interleave_under" or min(probs) > 0, "a set that is never drawn is never used up"
+    if strategy != "concat" and any(size == 0 for size in sizes):
         raise DataError("a set without rows cannot be interleaved; leave it out")
-    if probs and len(probs) != len(sizes):
-        raise DataError(f"interleave_probs has {len(probs)} shares for {len(sizes)} sets; write one for each set")
-    if probs and (min(probs) <= 0 or abs(sum(probs) - 1) > 1e-6):
-        raise DataError(f"interleave_probs are {', '.join(map(str, probs))}; wanted shares above 0 that sum to 1")
 
 
 def _in_turn(sizes: Sequence[int], strategy: str) -> np.ndarray:

@@ -8,7 +8,8 @@ Shortening a conversation, in this order, until it fits:
    A turn is a user's words and all up to the next user's; what stands before the first (the system message) stays;
 3. answers are cut too, at their end, to no less than an eighth of the cutoff each;
 4. the other contents are cut to nothing, then the answers to one token.
-truncate_right cuts contents at their end, truncate_left at their start. What does not fit even then is refused.
+truncate_right cuts contents at their end, truncate_left at their start. A message with a tool call is never cut: what is left of
+it would be no call. What does not fit even then is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hone.chat.encoded import IGNORE, Encoded
-from hone.chat.message import Conversation
+from hone.chat.message import Conversation, ToolCall
 from hone.data.columns import RowError
 from hone.data.cut import contents, keep_only, level_cut, windows
 from hone.data.sample import Dialog, Passage, Sample
 from hone.errors import DataError
 
-OVERLONG_VERSION = "overlong-1"
+OVERLONG_VERSION = "overlong-2"
 """Part of the token cache's key: raise it when the same sample would be cut otherwise."""
 Encode = Callable[[Sample], Encoded]
 
@@ -143,8 +144,7 @@ def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode
         if len(cut) <= cutoff_len:
             return cut, wanted != asked or len(cut) < len(encoded)
         if shorter is None:
-            num_control = sum(piece.end - piece.start for piece in encoded.pieces if piece.kind == "control")
-            raise RowError("cannot be cut to cutoff_len", f"the template's own tokens alone are {num_control} of {cutoff_len}")
+            raise RowError("cannot be cut to cutoff_len", _rest(conversation, encoded, cutoff_len))
         wanted = shorter
 
 
@@ -152,17 +152,29 @@ _STAGES: tuple[tuple[str, int | None], ...] = (("context", None), ("answer", Non
 """What is cut, one after the other, and how much of each stays: None for the floor."""
 
 
+def _rest(conversation: Conversation, encoded: Encoded, cutoff_len: int) -> str:
+    """What is too long by itself."""
+    fixed = _calling(conversation)
+    num = sum(piece.end - piece.start for piece in encoded.pieces if piece.kind == "control" or piece.message in fixed)
+    return f"the template's own tokens{' and the tool calls' if fixed else ''} alone are {num} of {cutoff_len}"
+
+
 def _cut(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bool, stages: list[tuple[str, int]]) -> Encoded:
-    answers = _answers(conversation, encoded)
+    answers, fixed = _answers(conversation, encoded), _calling(conversation)
     keep = np.ones(len(encoded), dtype=bool)
     for kind, floor in stages:
-        groups = contents(encoded, lambda number, kind=kind: (number in answers) == (kind == "answer"))
+        groups = contents(encoded, lambda number, kind=kind: number not in fixed and (number in answers) == (kind == "answer"))
         groups = [places[keep[places]] for places in groups]
         cuts = level_cut([len(places) for places in groups], max(int(keep.sum()) - cutoff_len, 0), floor)
         for places, cut in zip(groups, cuts, strict=True):
             if cut:
                 keep[places[:cut] if left and kind == "context" else places[-cut:]] = False
     return keep_only(encoded, keep)
+
+
+def _calling(conversation: Conversation) -> set[int]:
+    """The numbers of the messages that call tools."""
+    return {number for number, said in enumerate(conversation.messages) if any(isinstance(part, ToolCall) for part in said.parts)}
 
 
 def _answers(conversation: Conversation, encoded: Encoded) -> set[int]:

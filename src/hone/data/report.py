@@ -40,7 +40,8 @@ class SetReport:
     """One data set. read = kept + refused + dropped; sequences >= kept, as a row that was split makes several.
 
     length: tokens of a sequence at p50, p90, p99 and max; longest: tokens of the longest row before cutting.
-    unread: rows that fill a column which the entry does not name, by column.
+    unread: rows that fill a column which the entry does not name, by column. rewritten: rows learned as several examples, as the
+    template rewrites earlier answers; examples: of all rows together; repeated: tokens encoded again for that, before cutting.
     """
 
     name: str
@@ -58,6 +59,9 @@ class SetReport:
     length: Mapping[str, int]
     longest: int
     unread: Mapping[str, int] = field(default_factory=dict)
+    rewritten: int = 0
+    examples: int = 0
+    repeated: int = 0
 
     @property
     def num_refused(self) -> int:
@@ -73,6 +77,12 @@ class SetReport:
         counts |= {"exact duplicates": self.duplicates}
         if any(counts.values()):
             lines.append("  " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+        if self.rewritten:
+            lines.append(
+                f"  {self.rewritten:,} rows have answers that the template writes otherwise once more is said: each of them is "
+                f"an example of its own ({self.examples:,} examples in all), which repeats {self.repeated:,} tokens; to repeat "
+                "none, write preserve_thinking: true or mask_history: true, or name a template without thoughts"
+            )
         share = f"{self.trained_tokens / self.tokens:.0%}" if self.tokens else "0%"
         lines.append(f"  {self.sequences:,} sequences, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share})")
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length.items())
@@ -152,6 +162,9 @@ class Tally:
     longest: int = 0
     refusals: dict[str, Refusal] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
+    rewritten: int = 0
+    examples: int = 0
+    repeated: int = 0
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
         """Count a row that cannot be used."""
@@ -165,7 +178,7 @@ class Tally:
         return SetReport(
             name, self.read, self.kept, refused, self.dropped, self.truncated, self.split, duplicates, self.placeholders,
             len(lengths), int(lengths.sum()), int(trained.sum()), spread(lengths), self.longest,
-            dict(self.unread),
+            dict(self.unread), self.rewritten, self.examples, self.repeated,
         )  # fmt: skip
 
 

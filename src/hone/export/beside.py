@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 import hone
 from hone.config.model import ModelConfig
+from hone.errors import ExportError
 from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
 from hone.models.load import load_config
@@ -62,8 +63,12 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, draft: Path, template: s
     own = tokenizer.chat_template
     if template is not None:
         tokenizer.chat_template = template
-    tokenizer.save_pretrained(draft)
-    tokenizer.chat_template = own
+    try:
+        tokenizer.save_pretrained(draft)
+    except Exception as fault:  # tokenizers knows no other, also for a full disk
+        raise ExportError(f"the tokenizer cannot be written: {fault}") from fault
+    finally:
+        tokenizer.chat_template = own
     file = draft / "tokenizer_config.json"
     data = read_json(file)
     # transformers 5 writes a class name that version 4 (and with it vLLM's and others' environments) does not know.

@@ -40,24 +40,31 @@ class Addition:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What one adapter folder brings. additions and replacements: by the name of the base's tensor."""
+    """What one adapter folder brings. additions and replacements: by the name of the base's tensor.
+
+    apart: the replacements that were trained as tensors of their own, also where the base ties them to others.
+    """
 
     folder: Path
     base: str
     additions: dict[str, Addition]
     replacements: dict[str, Stored]
+    apart: frozenset[str]
 
 
 def read_adapter(folder: Path) -> Adapter:
     """Read a PEFT LoRA folder: its settings and the headers of its tensors.
 
     Raises: ModelError where the folder is no LoRA adapter; ExportError where its tensors are damaged; NeedsWholeModel where it
-    holds more than low-rank additions and whole tensors (DoRA, embeddings).
+    holds more than low-rank additions and whole tensors (DoRA).
     """
     opened = read_folder(folder)
     _check_start(folder, opened.config)
     additions, replacements = _sort_tensors(folder, opened.config, stored_tensors(folder / WEIGHTS))
-    return Adapter(folder, opened.base_name, additions, replacements)
+    # What is not in modules_to_save is the base's own tensor, saved beside its addition, and stands for all that are tied to it.
+    own = () if opened.config.get("ensure_weight_tying") else opened.config.get("modules_to_save") or ()
+    apart = frozenset(name for name in replacements if any(f".{name}".endswith(f".{module}.weight") for module in own))
+    return Adapter(folder, opened.base_name, additions, replacements, apart)
 
 
 def _check_start(folder: Path, config: dict[str, Any]) -> None:
@@ -77,22 +84,31 @@ def _sort_tensors(
         if not name.startswith(_PREFIX):
             raise ExportError(f"{folder}: the tensor {name} does not start with {_PREFIX}: this is not a file that PEFT wrote.")
         path = name.removeprefix(_PREFIX)
-        module = path.removesuffix(".lora_A.weight")
-        if path.endswith(".lora_B.weight"):
-            if name.replace(".lora_B.", ".lora_A.") not in tensors:
-                raise ExportError(f"{folder}: {name} is there without its lora_A; the adapter is damaged, copy it again.")
-        elif module != path:
-            other = tensors.get(f"{_PREFIX}{module}.lora_B.weight")
-            if other is None:
-                raise ExportError(f"{folder}: {name} is there without its lora_B; the adapter is damaged, copy it again.")
-            additions[f"{module}.weight"] = _addition(folder, config, module, tensor, other)
-        elif "lora_" in path or ".token_adapter." in path:
+        module, mark, tail = path.partition(".lora_embedding_" if ".lora_embedding_" in path else ".lora_")
+        if (mark and tail.removesuffix(".weight") not in ("A", "B")) or ".token_adapter." in path:
             raise NeedsWholeModel(f"{folder.name} holds {path.rpartition('.')[2]}")
-        else:
-            replacements[path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
+        if not mark:
+            replacements[_base_name(path)] = tensor
+            continue
+        side, lacking = ("A", "B") if tail[0] == "A" else ("B", "A")
+        other = tensors.get(f"{_PREFIX}{module}{mark}{lacking}{tail[1:]}")
+        if other is None:
+            raise ExportError(f"{folder}: {name} is there without its lora_{lacking}; the adapter is damaged, copy it again.")
+        if side == "A":
+            additions[f"{module}.weight"] = _addition(folder, config, module, tensor, other)
     if not additions and not replacements:
         raise ExportError(f"{folder} holds an adapter without a single tensor.")
     return additions, replacements
+
+
+def whole_tensors(folder: Path) -> dict[str, Stored]:
+    """The tensors that a folder brings whole, by the name of the base's, whatever else it holds."""
+    tensors = stored_tensors(folder / WEIGHTS).items()
+    return {_base_name(name.removeprefix(_PREFIX)): tensor for name, tensor in tensors if "lora_" not in name}
+
+
+def _base_name(path: str) -> str:
+    return path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
 
 
 def _addition(folder: Path, config: dict[str, Any], module: str, a: Stored, b: Stored) -> Addition:

@@ -20,7 +20,7 @@ from hone.export.write import Slot
 class Step:
     """One tensor of the result: rows of `source`, with every addition, in the slot's number format.
 
-    transposed: the weight lies as [inputs, outputs], the other way round from a Linear's.
+    transposed: the weight lies as [inputs, outputs], the other way round from a Linear's: GPT-2's Conv1D, embeddings.
     """
 
     slot: Slot
@@ -57,17 +57,20 @@ def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.M
     target = main if dtype == "auto" else dtype
     tied = _tied_names(skeleton)
     steps = {name: _copied(tensor, main, target) for name, tensor in base.items()}
-    changed: set[str] = set()
+    ties, untied = list(tied), False
     for adapter in adapters:
         for name in (*adapter.additions, *adapter.replacements):
             _check_known(adapter, name, steps, tied, skeleton)
-            _untie(name, steps, tied)
+        alone = [name for name in adapter.replacements if name in adapter.apart]
+        for name in (name for name in adapter.replacements if name not in adapter.apart):
+            for one in _stored_names(name, steps, ties):
+                steps[one] = _replaced(adapter, steps[one], adapter.replacements[name])
+        for name in (*alone, *adapter.additions):
+            untied |= _untie(name, steps, ties)
+        for name in alone:
+            steps[name] = _replaced(adapter, steps[name], adapter.replacements[name])
         for name, addition in adapter.additions.items():
             steps[name] = _added(adapter, steps[name], addition, skeleton)
-        for name, tensor in adapter.replacements.items():
-            steps[name] = _replaced(adapter, steps[name], tensor)
-        changed |= {*adapter.additions, *adapter.replacements}
-    untied = any(name in group for name in changed for group in tied)
     return Recipe(tuple(steps.values()), untied, _new_rows(base, steps, skeleton))
 
 
@@ -96,19 +99,27 @@ def _check_known(adapter: Adapter, name: str, steps: dict[str, Step], tied: list
     )
 
 
-def _untie(name: str, steps: dict[str, Step], tied: list[tuple[str, ...]]) -> None:
-    """Give every name of a tied tensor that is about to be changed a step of its own, from what is stored now."""
-    for group in tied:
-        if name not in group:
-            continue
-        stored = next(steps[other] for other in group if other in steps)
-        for other in group:
-            steps.setdefault(other, replace(stored, slot=replace(stored.slot, name=other)))
+def _stored_names(name: str, steps: dict[str, Step], ties: list[tuple[str, ...]]) -> list[str]:
+    """The names under which a tensor is stored: its own, or another of its tie."""
+    group = next((group for group in ties if name in group), (name,))
+    return [one for one in group if one in steps]
+
+
+def _untie(name: str, steps: dict[str, Step], ties: list[tuple[str, ...]]) -> bool:
+    """Give every name of a tied tensor that is about to be changed alone a step of its own, from what is stored now."""
+    group = next((group for group in ties if name in group), None)
+    if group is None:
+        return False
+    stored = next(steps[other] for other in group if other in steps)
+    for other in group:
+        steps.setdefault(other, replace(stored, slot=replace(stored.slot, name=other)))
+    ties.remove(group)
+    return True
 
 
 def _added(adapter: Adapter, step: Step, addition: Addition, skeleton: nn.Module) -> Step:
     name = step.slot.name
-    transposed = isinstance(skeleton.get_submodule(name.removesuffix(".weight")), Conv1D)
+    transposed = isinstance(skeleton.get_submodule(name.removesuffix(".weight")), Conv1D | nn.Embedding)
     wanted = (addition.b.shape[0], addition.a.shape[1])
     seen = step.slot.shape[::-1] if transposed else step.slot.shape
     if seen != wanted:

@@ -1,4 +1,4 @@
-"""Merging with the whole model in memory, for what cannot be done tensor by tensor: DoRA, adapted embeddings, older files.
+"""Merging with the whole model in memory, for what cannot be done tensor by tensor: DoRA, older files.
 
 Does not know why it was asked to.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from hone.adapters.apply import attach
 from hone.config.adapter import Adapter
@@ -30,22 +29,14 @@ def merge_whole(
     """
     module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).to(DTYPES[dtype])
-    _untie(module)
     try:
         module.save_pretrained(folder, max_shard_size=shard_bytes)
     except SafetensorError as fault:  # what a full disk is to safetensors
         raise ExportError(f"the weights cannot be written: {fault}") from fault
     files = sorted(path.name for path in folder.glob("model*.safetensors"))
     tensors = {name: tensor for file in files for name, tensor in stored_tensors(folder / file).items()}
-    total = sum(tensor.num_elements * DTYPES[tensor.dtype].itemsize for tensor in tensors.values())
+    total = sum(tensor.num_bytes for tensor in tensors.values())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = torch_name(dtype)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return Written(tuple(files), total, len(tensors))
-
-
-def _untie(module: nn.Module) -> None:
-    """Say in the config that the embeddings are two tensors now, where merging an adapter of one of them parted them."""
-    head = module.get_output_embeddings()
-    if head is not None and head.weight is not module.get_input_embeddings().weight:
-        module.config.tie_word_embeddings = False

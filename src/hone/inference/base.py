@@ -13,8 +13,8 @@ from hone.chat.events import Event
 from hone.chat.message import Conversation, Message
 from hone.config.use import GenerateConfig
 
-Finish = Literal["stop", "length"]
-"""Why an answer ended: the model said that it is done, or its length was reached."""
+Finish = Literal["stop", "length", "context"]
+"""Why an answer ended: the model said that it is done, its length was reached, or the longest text the model can hold was."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.inference.hf import HfEngine
+from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
 from hone.models.tokenizer import load_tokenizer
 
@@ -27,7 +28,7 @@ def build_engine(
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
     tokenizer = load_tokenizer(model)
-    codec = build_codec(chat, tokenizer)
+    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     return HfEngine(attach(module, adapter, base_name=model.model_name_or_path, trainable=False), codec)
 

@@ -40,7 +40,7 @@ class HfEngine:
         Raises: ModelError where the conversation is too long; TemplateError where it cannot be written.
         """
         prompt = self.codec.prompt(request.conversation)
-        settings = self._settings(request, len(prompt))
+        settings = self._settings(request, self._num_new(request, prompt))
         hidden = self._special if request.settings.skip_special_tokens else frozenset()
         words, ids = self.codec.stream(tools=request.conversation.tools, prompt=prompt, hidden=hidden), []
         with self._turn:
@@ -54,22 +54,23 @@ class HfEngine:
         yield Delta(heard.text + shown, self._answer(ids, request, prompt), heard.events)
 
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
-        """Whole answers in the order of the requests, drawn in left-padded batches of prompts of like length and like settings.
+        """Whole answers in the order of the requests, drawn in left-padded batches of requests with the same settings and room.
 
         A batch is drawn with the seed of its first request; greedily each answer is the one it gets alone.
         """
         prompts = [self.codec.prompt(request.conversation) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].settings.model_dump_json(), len(prompts[i])))
+        kinds = [(one.settings.model_dump_json(), self._num_new(one, ids)) for one, ids in zip(requests, prompts, strict=True)]
+        order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))
         answers: dict[int, Answer] = {}
         while order:
-            alike = [i for i in order[:batch_size] if requests[i].settings == requests[order[0]].settings]
+            alike = [i for i in order[:batch_size] if kinds[i] == kinds[order[0]]]
             order = order[len(alike) :]
             answers |= zip(alike, self._batch([requests[i] for i in alike], [prompts[i] for i in alike]), strict=True)
         return [answers[i] for i in range(len(requests))]
 
     def _batch(self, requests: list[Request], prompts: list[list[int]]) -> list[Answer]:
         longest = max(map(len, prompts))
-        settings = self._settings(requests[0], longest)
+        settings = self._settings(requests[0], self._num_new(requests[0], prompts[0]))
         pad = settings.pad_token_id
         ids_BT = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=self.module.device)
         mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=self.module.device)
@@ -80,8 +81,10 @@ class HfEngine:
             for row, request, prompt in zip(out_BT[:, longest:].tolist(), requests, prompts, strict=True)
         ]
 
-    def _settings(self, request: Request, num_prompt: int) -> GenerationConfig:
-        num_new = answer_length(request.settings, num_prompt, self._limit)
+    def _num_new(self, request: Request, prompt: list[int]) -> int:
+        return answer_length(request.settings, len(prompt), self._limit)
+
+    def _settings(self, request: Request, num_new: int) -> GenerationConfig:
         pad = self.codec.tokenizer.pad_token_id
         return generation_config(request.settings, num_new=num_new, stop_ids=self.codec.stop_ids, pad_id=pad)
 
@@ -94,5 +97,6 @@ class HfEngine:
         return self.codec.tokenizer.decode(ids[-1:]) if ids and ids[-1] in self.codec.stop_ids else ""
 
     def _answer(self, ids: list[int], request: Request, prompt: list[int]) -> Answer:
-        finish: Finish = "stop" if ids and ids[-1] in self.codec.stop_ids else "length"
+        full = self._limit is not None and len(prompt) + len(ids) >= self._limit
+        finish: Finish = "stop" if ids and ids[-1] in self.codec.stop_ids else "context" if full else "length"
         return Answer(self.codec.parse(ids, tools=request.conversation.tools, prompt=prompt), finish, len(prompt), len(ids))

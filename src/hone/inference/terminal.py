@@ -19,7 +19,7 @@ from hone.config.knobs import knobs
 from hone.config.source import Value
 from hone.config.use import GenerateConfig
 from hone.errors import HoneError
-from hone.inference.base import Delta, Engine, Request
+from hone.inference.base import Answer, Delta, Engine, Request
 from hone.table import nearest
 
 try:
@@ -93,11 +93,17 @@ class Talk:
             log.info("(stopped)")
             return message("assistant", "".join(said))
         assert last is not None and last.answer is not None, "an engine's last Delta carries the answer"
-        if last.answer.finish == "length":
-            log.info(f"(cut off after {last.answer.num_tokens} tokens; a larger max_new_tokens allows more)")
+        if last.answer.finish != "stop":
+            log.info(f"(cut off after {last.answer.num_tokens} tokens; {self._more_room(last.answer)})")
         if any(isinstance(part, Text) and part.malformed for part in last.answer.message.parts):
             log.info("(part of the answer is a tool call that cannot be read; it is kept as text)")
         return last.answer.message
+
+    def _more_room(self, answer: Answer) -> str:
+        if answer.finish == "length":
+            return f"a larger {'max_new_tokens' if self.settings.max_new_tokens else 'max_length'} allows more"
+        held = answer.num_prompt + answer.num_tokens
+        return f"conversation and answer are the {held} tokens that the model can hold: /clear starts a new one"
 
     def _commands(self) -> dict[str, Callable[[str], None]]:
         return {

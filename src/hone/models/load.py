@@ -20,7 +20,8 @@ from hone.errors import ModelError
 from hone.models.attention import choose_attention
 from hone.models.checkpointing import recompute_activations
 from hone.models.embeddings import resize_vocab
-from hone.models.place import check_folder, check_hub, explain, hub_arguments
+from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
+from hone.models.prepared import bound_prepared
 from hone.models.quantize import freeze, quantization_config
 from hone.models.rope import stretch
 from hone.models.tokenizer import load_tokenizer
@@ -56,6 +57,8 @@ def load_model(
     train_from_scratch draws from torch's generator, which the caller seeds. A quantized base comes frozen.
     Raises ModelError for missing or unreadable files, weights that the files lack, and what the family cannot do.
     """
+    model = settle(model, weights=not model.train_from_scratch)
+    bound_prepared(device)
     config = load_config(model)
     if model.rope_scaling:
         stretch(config, model.rope_scaling, length)
@@ -81,6 +84,7 @@ def load_model(
 
 def load_config(model: ModelConfig) -> PretrainedConfig:
     """The model's config; ModelError where there is none or it is not of a causal language model."""
+    model = settle(model)
     place = model.model_name_or_path
     check_folder(place, ("config.json",), "config")
     check_hub(model, "config")

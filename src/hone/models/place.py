@@ -1,4 +1,4 @@
-"""Where a model's files are, and what to tell a user whose files are not there: shared by tokenizer and weights.
+"""Where a model's files are, here or on which hub, and what to tell a user whose files are not there.
 
 Does not know what the files hold.
 """
@@ -12,8 +12,42 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils import cached_file
 
+from hone import log
+from hone.config.environment import read_environment
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
+from hone.models.catalog import HUBS, model_catalog
+from hone.models.hubs import fetch_model
+
+
+def settle(model: ModelConfig, *, weights: bool = False) -> ModelConfig:
+    """The settings with model_name_or_path a local folder or an id on Hugging Face, which transformers can read.
+
+    A name of the catalogue, or an id that the catalogue knows from another hub, becomes the id on the hub in use; from another
+    hub than Hugging Face the files are fetched (the small ones alone without `weights`). Raises ModelError, MissingExtra.
+    """
+    place, hub = hub_name(model), read_environment()[0].hub
+    if hub != "hf" and not is_local(place):
+        place = str(fetch_model(model, place, hub, weights=weights))
+    return model if place == model.model_name_or_path else model.model_copy(update={"model_name_or_path": place})
+
+
+def hub_name(model: ModelConfig) -> str:
+    """What the model is called on the hub in use; a local folder, or what the catalogue does not know, is as it was written."""
+    place, hub = model.model_name_or_path, read_environment()[0].hub
+    entry = None if is_local(place) else model_catalog().find(place)
+    if entry is None or place.lower() == entry.ids.get(hub, "").lower():
+        return place
+    if hub in entry.ids:
+        log.once(f"{place} is {entry.ids[hub]} on {HUBS[hub]}")
+        return entry.ids[hub]
+    if place.lower() != entry.name.lower():
+        return place  # an id: the hub may know it though the catalogue does not
+    elsewhere = " or ".join(f"{place} on {HUBS[other]}" for other, place in entry.ids.items())
+    raise ModelError(
+        f"model_name_or_path: the catalogue knows no id of {place} on {HUBS[hub]}, the hub in use; it is {elsewhere}: set or "
+        "unset USE_MODELSCOPE_HUB or USE_OPENMIND_HUB, or write an id or a folder"
+    )
 
 
 def hub_arguments(model: ModelConfig) -> dict[str, Any]:

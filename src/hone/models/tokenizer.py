@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from hone import log
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.models.place import check_folder, check_hub, explain, find_file, hub_arguments
+from hone.models.place import check_folder, check_hub, explain, find_file, hub_arguments, settle
 from hone.models.sentencepiece import backend_of, is_sentencepiece
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
@@ -29,6 +29,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     Raises ModelError for a missing folder, a folder without tokenizer files, a hub that cannot be reached, and files that cannot
     be read.
     """
+    model = settle(model)
     place = model.model_name_or_path
     check_folder(place, _FILES, "tokenizer")
     check_hub(model, "tokenizer")

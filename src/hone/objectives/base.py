@@ -37,6 +37,10 @@ class Objective(Protocol):
     fingerprint: str
     """Changes when `encode` would give other ids or labels for the same sample: part of the token cache's key."""
 
+    def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
+        """The samples it is learned as: itself, or several where the template writes it otherwise the longer it goes on."""
+        ...
+
     def encode(self, samples: list[Sample], codec: Codec) -> list[Encoded]:
         """One whole, uncut Encoded a sample, in order."""
         ...

@@ -27,7 +27,11 @@ class Sft:
             self.learn = "last"
         elif settings.train_on_prompt:
             self.learn = "all"
-        self.fingerprint = f"sft-1:{self.learn}"
+        self.fingerprint = f"sft-2:{self.learn}"
+
+    def examples(self, sample: Dialog, codec: Codec) -> list[Dialog]:
+        """One a conversation, more where the template rewrites earlier answers."""
+        return list(map(Dialog, codec.examples(sample.conversation))) if self.learn == "answers" else [sample]
 
     def encode(self, samples: list[Dialog], codec: Codec) -> list[Encoded]:
         """One whole Encoded a conversation."""
@@ -38,5 +42,5 @@ class Sft:
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Minus the sum of the trained tokens' log-probs."""
-        return Loss(-policy.token_logprobs(batch).sum())
+        """Minus the sum of the trained tokens' log-probs, and the router's balance loss where there is one."""
+        return Loss(policy.token_losses(batch).sum())

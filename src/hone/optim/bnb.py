@@ -14,10 +14,15 @@ from hone.config.optimizer import OptimizerConfig
 from hone.errors import MissingExtra
 
 
-def build_bnb(groups: list[dict[str, Any]], optimizer: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW or Lion by the name in `kind`; MissingExtra without bitsandbytes."""
+def require_bitsandbytes(optimizer: OptimizerConfig) -> None:
+    """MissingExtra where the package is not installed."""
     if find_spec("bitsandbytes") is None:
         raise MissingExtra("bitsandbytes", "quant", f"optim: {optimizer.kind}")
+
+
+def build_bnb(groups: list[dict[str, Any]], optimizer: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW or Lion by the name in `kind`; MissingExtra without bitsandbytes."""
+    require_bitsandbytes(optimizer)
     from bitsandbytes.optim import AdamW, Lion
 
     kwargs: dict[str, Any] = {"lr": optimizer.learning_rate, "betas": (optimizer.adam_beta1, optimizer.adam_beta2)}

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from hone.config.optimizer import OptimizerConfig
 from hone.errors import ConfigError, Mistake
 from hone.optim.adafactor import Adafactor
-from hone.optim.bnb import build_bnb
+from hone.optim.bnb import build_bnb, require_bitsandbytes
 from hone.optim.groups import parameter_groups
 from hone.optim.schedules import SCHEDULES, Factor, Span
 from hone.table import nearest
@@ -77,6 +77,12 @@ def build_optimizer(module: nn.Module, optimizer: OptimizerConfig) -> torch.opti
             "optim", f'"{optimizer.kind}" is not one of {", ".join(OPTIMIZERS)}{nearest(optimizer.kind, [*OPTIMIZERS])}'
         )
     return OPTIMIZERS[optimizer.kind](parameter_groups(module, optimizer), optimizer)
+
+
+def require_optimizer(optimizer: OptimizerConfig) -> None:
+    """MissingExtra for an optimizer of a package that is not installed."""
+    if OPTIMIZERS.get(optimizer.kind) is build_bnb:
+        require_bitsandbytes(optimizer)
 
 
 def build_schedule(torch_optimizer: torch.optim.Optimizer, optimizer: OptimizerConfig, num_steps: int) -> LambdaLR:

@@ -135,11 +135,11 @@ def sweep(output_dir: Path) -> None:
 
 def prune(output_dir: Path, limit: int | None, keep: str | None) -> list[Path]:
     """Remove the oldest checkpoints beyond `limit`, never the newest nor `keep` (the best); returns what was removed."""
-    if limit is None:
+    present = checkpoints(output_dir)
+    if limit is None or len(present) <= limit:
         return []
-    kept = [folder for folder in checkpoints(output_dir) if str(folder) != keep]
-    allowed = max(1, limit - (1 if keep else 0))
-    removed = kept[:-allowed]
+    spare = [folder for folder in present[:-1] if keep is None or folder.resolve() != Path(keep).resolve()]
+    removed = spare[: len(present) - limit]
     for folder in removed:
         discard(folder)
     return removed

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hone import log
+from hone.config.train import TrainConfig
 from hone.training.keeper import Keeper
 from hone.training.loop import StepResult
 from hone.training.plan import Plan
@@ -24,6 +25,15 @@ class Choice:
     metric: str
     greater_is_better: bool
     patience: int
+
+
+def choose_metric(train: TrainConfig) -> Choice:
+    """How checkpoints are compared: by the evaluation loss unless the settings name another metric."""
+    metric = train.metric_for_best_model or "eval_loss"
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    greater = train.greater_is_better
+    greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater
+    return Choice(train.load_best_model_at_end, metric, greater, train.early_stopping_steps or 0)
 
 
 class Conductor:

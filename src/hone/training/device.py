@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 
@@ -33,6 +34,20 @@ class Wiring:
     backend: str | None = None
     find_unused_parameters: bool = False
     bucket_cap_mb: int | None = None
+
+
+def require_trackers(names: tuple[str, ...]) -> None:
+    """MissingExtra for a tracker whose package is missing: accelerate drops it without a word."""
+    held = {tracker.value for tracker in get_available_trackers()}
+    for name in names:
+        if name not in held:
+            raise MissingExtra(name, "track" if name == "tensorboard" else "", f"report_to: {name}")
+
+
+def require_tf32(device: torch.device) -> None:
+    """TrainingError where the hardware has no TF32."""
+    if not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
 
 
 class Device:
@@ -63,7 +78,6 @@ class Device:
             cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, log_with=list(trackers) or None, project_config=places
         )
         self._check_world()
-        self._check_trackers(trackers)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
@@ -75,17 +89,8 @@ class Device:
         if asked != got:
             raise TrainingError(f"the launcher started {asked} processes but {got} joined; each would train alone")
 
-    def _check_trackers(self, asked: tuple[str, ...]) -> None:
-        """accelerate drops a tracker whose package is missing without a word."""
-        held = {str(getattr(tracker, "value", tracker)) for tracker in self._accelerator.log_with}
-        for name in asked:
-            if name not in held:
-                raise MissingExtra(name, "track", f"report_to: {name}")
-
     def use_tf32(self, wanted: bool) -> None:
-        """Allow or forbid TF32 in float32 products; TrainingError where the hardware has none."""
-        if wanted and not (self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= (8, 0)):
-            raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {self.device}; leave it out")
+        """Allow or forbid TF32 in float32 products."""
         torch.backends.cuda.matmul.allow_tf32 = wanted
 
     @property
@@ -172,5 +177,9 @@ class Device:
         self._accelerator.log(values, step=step)
 
     def close(self) -> None:
-        """End trackers and leave the process group."""
+        """End trackers and leave the process group, all processes together: torchrun ends the others when one has gone."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+        self._accelerator.trackers = []
+        self._accelerator.wait_for_everyone()
         self._accelerator.end_training()

@@ -108,6 +108,8 @@ class Keeper:
                 "Train on from its weights (adapter_name_or_path or model_name_or_path), or resume from another checkpoint"
             )
         progress = Progress.from_state((folder / STATE).read_text(encoding="utf-8"))
+        if progress.best_checkpoint:  # it lies beside this one, wherever the folder of both is by now
+            progress.best_checkpoint = str(folder.parent / Path(progress.best_checkpoint).name)
         if progress.step > self._plan.num_steps:
             raise CheckpointError(
                 f"{folder} is {progress.step} steps old and this run ends after {self._plan.num_steps}: max_steps or "

@@ -6,18 +6,21 @@ Does not know what the processes will do, nor how the environment is read.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
 
 from hone import log
 from hone.config.environment import Environment
+from hone.training.signals import SIGNALS, StopRequest
 
 DEFAULT_PORT = 29500
 """Fixed: a random one would differ between the machines of one run."""
@@ -40,19 +43,20 @@ def count_world(environment: Environment, *, use_cpu: bool) -> int:
     return _processes_here(environment) * (environment.max_nodes or environment.num_nodes)
 
 
-def torchrun_command(environment: Environment, arguments: list[str]) -> list[str]:
-    """The command that runs `hone <arguments>` once a device, with LLaMA-Factory's variables."""
+def torchrun_words(environment: Environment, arguments: list[str]) -> list[str]:
+    """What torchrun is told to run `hone <arguments>` once a device, with LLaMA-Factory's variables."""
     port = environment.master_port or DEFAULT_PORT
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(_processes_here(environment))]
+    # SIGTERM and SIGINT are ours, see `launch`.
+    words = ["--nproc_per_node", str(_processes_here(environment)), "--signals_to_handle", "SIGHUP,SIGQUIT"]
     if environment.rendezvous_id:
         elastic = environment.min_nodes and environment.max_nodes
         nodes = f"{environment.min_nodes}:{environment.max_nodes}" if elastic else str(environment.num_nodes)
-        command += ["--nnodes", nodes, "--rdzv_id", environment.rendezvous_id, "--rdzv_backend", "c10d"]
-        command += ["--rdzv_endpoint", f"{environment.master_addr}:{port}", "--max_restarts", str(environment.max_restarts)]
+        words += ["--nnodes", nodes, "--rdzv_id", environment.rendezvous_id, "--rdzv_backend", "c10d"]
+        words += ["--rdzv_endpoint", f"{environment.master_addr}:{port}", "--max_restarts", str(environment.max_restarts)]
     else:
-        command += ["--nnodes", str(environment.num_nodes), "--node_rank", str(environment.node_rank)]
-        command += ["--master_addr", environment.master_addr, "--master_port", str(port)]
-    return [*command, "-m", "hone", *arguments]
+        words += ["--nnodes", str(environment.num_nodes), "--node_rank", str(environment.node_rank)]
+        words += ["--master_addr", environment.master_addr, "--master_port", str(port)]
+    return [*words, "-m", "hone", *arguments]
 
 
 def child_variables(environment: Environment, variables: Mapping[str, str]) -> dict[str, str]:
@@ -61,31 +65,55 @@ def child_variables(environment: Environment, variables: Mapping[str, str]) -> d
 
 
 def launch(environment: Environment, arguments: list[str]) -> int:
-    """Run `hone <arguments>` under torchrun; returns its exit code. Arguments with spaces stay whole.
+    """Run `hone <arguments>` once a device, torchrun being this process; returns the exit code. Arguments stay whole.
 
-    SIGTERM and Ctrl-C are handed on and waited for: the processes save a checkpoint and end. The code is then 128 + the signal.
+    The first SIGTERM or Ctrl-C is handed on and waited for, however long the step and the save take: the processes save a
+    checkpoint and end. A second one ends them now. The code is then 128 + the signal; else that of the process that failed first.
     """
-    command = torchrun_command(environment, arguments)
-    log.info(f"starting {command[4]} processes: {' '.join(command[1:])}")
-    # A session of its own, so that Ctrl-C in a terminal reaches the processes through us alone and not twice.
-    child = subprocess.Popen(command, env=child_variables(environment, os.environ), start_new_session=True)
-    got: list[int] = []
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        got.append(number)
-        # torchrun kills its processes 30 seconds after a signal of its own, which a long step and a save may exceed: so the
-        # first one goes to the processes themselves, and only a second one, which is to end them now, to torchrun.
-        for process in (len(got) == 1 and _children(child.pid)) or [child.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    words = torchrun_words(environment, arguments)
+    log.info(f"starting {words[1]} processes: torchrun {' '.join(words)}")
+    os.environ.update(child_variables(environment, os.environ))
+    _quiet_torchrun()
+    before = {number: signal.signal(number, _end_now) for number in SIGNALS}
     try:
-        code = child.wait()
+        with StopRequest(_hand_on) as request:
+            run(parse_args(words))
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    except ChildFailedError as failed:
+        return 128 + request.signal if request.signal else _code_of(failed)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 128 + got[0] if got else code
+    return 0
+
+
+def _hand_on(_: int) -> None:
+    """Ask the processes to stop. torchrun would kill them 30 seconds later, which a long step and a save may exceed."""
+    for process in _children(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+
+def _end_now(number: int, _: FrameType | None) -> None:
+    """What torchrun does at a signal: end the processes, kill those that stay."""
+    raise SignalException("asked twice to stop", signal.Signals(number))
+
+
+def _quiet_torchrun() -> None:
+    """torchrun warns of each process that it ends and reports a failure in twenty lines; who failed has told why."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _code_of(failed: ChildFailedError) -> int:
+    """The exit code of the process that failed first; one that a signal ended could tell nothing, so it is told here."""
+    rank, failure = failed.get_first_failure()
+    if failure.exitcode >= 0:
+        return failure.exitcode
+    log.info(f"process {rank} was ended by {signal.Signals(-failure.exitcode).name}; the others were ended too")
+    return 128 - failure.exitcode
 
 
 def _children(process: int) -> list[int]:

@@ -17,6 +17,7 @@ from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
+from hone.training.means import require_means
 from hone.training.plan import Plan
 
 _COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
@@ -70,8 +71,9 @@ def _heading(sample: Shown) -> str:
 
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
-    material = gather_material(run)
     device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    require_means(run, device)
+    material = gather_material(run)
     plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)
     first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
     samples = [

@@ -18,35 +18,38 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
-from hone.errors import TrainingError
+from hone.errors import CheckpointError, TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
+from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
+from hone.training import checkpoint
 from hone.training.checkpoint import make_output, writing
-from hone.training.conduct import Choice, Conductor
+from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
-from hone.training.evaluate import Layout, evaluate, metric_names
+from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
+from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
-from hone.training.results import plot_history, require_plots, write_metrics
+from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
-from hone.training.signals import StopRequest
+from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """metrics: of the run, empty where it was stopped before its end."""
+    """metrics: of the run, empty where it was stopped before its end. signal: what stopped it (any process of it), else 0."""
 
     metrics: dict[str, float]
-    stopped: bool
+    signal: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,6 @@ class Session:
 
 def prepare(run: Run, *, settings: str) -> Session:
     """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
-    if run.track.plot_loss:
-        require_plots()
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -75,6 +76,7 @@ def prepare(run: Run, *, settings: str) -> Session:
         be_deterministic()
     if run.train.tf32 is not None:
         device.use_tf32(run.train.tf32)
+    require_means(run, device.device)
     material = gather_material(run)
     if not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
@@ -82,7 +84,6 @@ def prepare(run: Run, *, settings: str) -> Session:
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
-    _require_metric(run, material)
     announce(material, plan)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
@@ -100,12 +101,6 @@ def _look_at_output(run: Run) -> Start:
     return choose_start(run.train) if run.train.do_train else NOTHING
 
 
-def _require_metric(run: Run, material: Material) -> None:
-    wanted, names = choose_metric(run).metric, metric_names(material.evals)
-    if run.train.metric_for_best_model and wanted not in names:
-        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
-
-
 def open_device(run: Run) -> Device:
     """The processes and trackers of a run."""
     parallel = run.parallel
@@ -116,8 +111,13 @@ def open_device(run: Run) -> Device:
         use_cpu=run.train.use_cpu,
         wiring=wiring,
         trackers=run.track.report_to,
-        tracker_folder=run.track.logging_dir or str(Path(run.train.output_dir) / "runs"),
+        tracker_folder=tracker_folder(run),
     )
+
+
+def tracker_folder(run: Run) -> str:
+    """Where trackers that write files of their own put them."""
+    return run.track.logging_dir or str(Path(run.train.output_dir) / "runs")
 
 
 def announce(material: Material, plan: Plan) -> None:
@@ -134,7 +134,7 @@ def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
         run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
 
 
 def load_dtype(run: Run) -> torch.dtype:
@@ -149,7 +149,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped)
+    policy = Policy(wrapped, run.objective.moe_aux_loss_coef)
     policy.self_test()
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
@@ -198,12 +198,14 @@ def carry_out(session: Session) -> Outcome:
     progress = session.keeper.restore(session.start.source) if session.start.source else Progress()
     if session.start.source:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
+    if run.train.load_best_model_at_end:
+        _look_for_best(progress)
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     environment, _ = read_environment()
-    options = tracker_options(run.track, run.track.run_name or plan.output_dir)
+    options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
     device.start_trackers(project_of(run.track, environment), options, flat_settings(run))
     measure = partial(measure_now, session)
-    choice = choose_metric(run)
+    choice = choose_metric(run.train)
     saves = run.train.save_strategy != "no"
     conductor = Conductor(
         plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
@@ -217,15 +219,30 @@ def carry_out(session: Session) -> Outcome:
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
-    with StopRequest() as request:
+    with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
         feeding = feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
-    unfinished = stopped and progress.step < plan.num_steps
-    metrics = {} if unfinished else conclude(session, progress, records, measure)
+    cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
+    if stopped and progress.step < plan.num_steps:
+        device.close()
+        return Outcome({}, cause)
+    with StopRequest(saying("the run is over and writes its model")):
+        metrics = conclude(session, progress, records, measure)
     device.close()
-    return Outcome(metrics, unfinished)
+    return Outcome(metrics, 0)
+
+
+def _look_for_best(progress: Progress) -> None:
+    """See that the best checkpoint so far is still there; where none was noted, the best is looked for from here on."""
+    if not progress.best_checkpoint:
+        progress.best_metric = None
+    elif problem := checkpoint.problem_of(Path(progress.best_checkpoint)):
+        raise CheckpointError(
+            f"load_best_model_at_end: {progress.best_checkpoint}, the best so far, cannot be loaded: {problem}. "
+            "Put it back beside the checkpoint that is continued, or write load_best_model_at_end: false"
+        )
 
 
 def measure_now(session: Session) -> dict[str, float]:
@@ -251,7 +268,8 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
     run, plan, folder = session.run, session.plan, Path(session.plan.output_dir)
     if run.train.load_best_model_at_end and progress.best_checkpoint:
         session.keeper.load_best(progress.best_checkpoint)
-        log.info(f"the best checkpoint is {progress.best_checkpoint} ({choose_metric(run).metric} {progress.best_metric:.4g})")
+        best = f"{choose_metric(run.train).metric} {progress.best_metric:.4g}"
+        log.info(f"the best checkpoint is {progress.best_checkpoint} ({best})")
     session.keeper.finish()
     metrics = train_metrics(progress, plan, tokens_rate=run.train.include_effective_tokens_per_second)
     evaluation: dict[str, float] = {}
@@ -289,12 +307,3 @@ def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[
     if tokens_rate:
         metrics["effective_tokens_per_sec"] = round(progress.tokens / seconds / plan.world, 2)
     return metrics
-
-
-def choose_metric(run: Run) -> Choice:
-    """How checkpoints are compared: by the evaluation loss unless the settings name another metric."""
-    metric = run.train.metric_for_best_model or "eval_loss"
-    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
-    greater = run.train.greater_is_better
-    greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater
-    return Choice(run.train.load_best_model_at_end, metric, greater, run.train.early_stopping_steps or 0)

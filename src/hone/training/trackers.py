@@ -6,6 +6,7 @@ Does not know accelerate, which opens them, nor what is tracked.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from hone.config.environment import Environment
@@ -26,10 +27,17 @@ def flat_settings(run: Run) -> dict[str, float | str | bool]:
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in rows.items()}
 
 
-def tracker_options(track: TrackConfig, run_name: str) -> dict[str, dict[str, Any]]:
-    """What each tracker's own `init` is told, by tracker; also hands SwanLab its key, which it reads from the environment."""
+def tracker_options(track: TrackConfig, run_name: str, folder: str) -> dict[str, dict[str, Any]]:
+    """What each tracker's own `init` is told, by tracker. folder: for the files of the run's trackers.
+
+    Also tells the environment what a tracker reads only there: SwanLab its key, MLflow its place where the user named none.
+    """
     if track.swanlab_api_key:
         os.environ["SWANLAB_API_KEY"] = track.swanlab_api_key
+    if "mlflow" in track.report_to and not os.environ.get("MLFLOW_TRACKING_URI"):
+        # Left alone it writes into the working directory, and refuses to where a folder mlruns of its older versions is.
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path(folder).resolve()}/mlflow.db"
     swanlab = {
         "experiment_name": track.swanlab_run_name or run_name,
         "workspace": track.swanlab_workspace,

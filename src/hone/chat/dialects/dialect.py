@@ -22,7 +22,7 @@ class Dialect(Protocol):
 
     markers: words with which calls begin; anchored: they may also begin at the very start, without one. closing: the word that
     ends a block of calls which cannot be read, '' for none. loose: a marker alone proves nothing, ordinary text may hold it.
-    gap: what is written between text and calls.
+    gap: what is written between text and calls. tokens: the control tokens that offers, calls and results use.
 
     write: marked text of calls, after_text: something was said before them in the same message.
 
@@ -37,6 +37,7 @@ class Dialect(Protocol):
     closing: str
     loose: bool
     gap: str
+    tokens: tuple[str, ...]
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str: ...
     def result(self, result: ToolResult) -> str: ...
@@ -49,6 +50,7 @@ class Plain:
     name: str
     bare = reads_lead = anchored = loose = False
     markers: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
     closing = gap = ""
 
     def result(self, result: ToolResult) -> str:

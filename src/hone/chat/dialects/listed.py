@@ -20,6 +20,7 @@ class Llama3(Plain):
     """Llama 3.1's JSON: the whole message is {"name": ..., "parameters": {...}}, a list of such for several calls."""
 
     name, anchored, loose, markers = "llama3", True, True, ("<|python_tag|>",)
+    tokens = ("<|eom_id|>", "<|python_tag|>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for text beside calls: this way of calling has no place for it."""
@@ -57,10 +58,11 @@ class Listed(Plain):
     """A JSON list after a marker. keys: how a call's name and arguments are called; indent: of the list, as `tojson` has it."""
 
     def __init__(
-        self, name: str, opening: str, closing: str = "", *, keys: tuple[str, str] = ("name", "arguments"), indent: int = 0
-    ):
+        self, name: str, opening: str, closing: str = "", *, keys: tuple[str, str] = ("name", "arguments"), indent: int = 0,
+        tokens: tuple[str, ...] = (),
+    ):  # fmt: skip
         self.name, self.opening, self.ending, self.keys, self.indent = name, opening, closing, keys, indent
-        self.markers, self.closing = (opening.rstrip(),), closing
+        self.markers, self.closing, self.tokens = (opening.rstrip(),), closing, tokens
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """The list, whose items are as `item` makes them."""
@@ -92,13 +94,16 @@ class Listed(Plain):
             yield from scan.word(self.ending)
 
 
+MISTRAL = ("[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+
+
 class Mistral(Listed):
     """Mistral's list after [TOOL_CALLS], each call with an id of nine letters or digits; v3 puts a space before the list."""
 
     bare = True
 
     def __init__(self, name: str, opening: str, text: bool):
-        super().__init__(name, opening)
+        super().__init__(name, opening, tokens=(*MISTRAL, "[TOOL_CONTENT]") if text else MISTRAL)
         self.text = text
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
@@ -137,7 +142,9 @@ class CommandA(Listed):
     """Cohere's Command R7B and A: a list between <|START_ACTION|> and <|END_ACTION|>, calls numbered."""
 
     def __init__(self) -> None:
-        super().__init__("command_a", "<|START_ACTION|>", "<|END_ACTION|>", keys=("tool_name", "parameters"))
+        results = ("<|START_TOOL_RESULT|>", "<|END_TOOL_RESULT|>")
+        actions = ("<|START_ACTION|>", "<|END_ACTION|>")
+        super().__init__("command_a", *actions, keys=("tool_name", "parameters"), tokens=(*actions, *results))
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """A line a call; the text before them is the plan."""
@@ -174,8 +181,8 @@ LISTED = (
     Llama3(),
     Mistral("mistral", "[TOOL_CALLS] ", text=False),
     Mistral("mistral_v7", "[TOOL_CALLS]", text=True),
-    Listed("granite3", "<|tool_call|>", indent=4),
-    Listed("phi4_mini", "<|tool_call|>", "<|/tool_call|>"),
+    Listed("granite3", "<|tool_call|>", indent=4, tokens=("<|tool_call|>",)),
+    Listed("phi4_mini", "<|tool_call|>", "<|/tool_call|>", tokens=("<|tool_call|>", "<|/tool_call|>", "<|tool|>", "<|/tool|>")),
     CommandA(),
     CommandR(),
 )

@@ -29,11 +29,11 @@ class Marked(Plain):
     def __init__(
         self, name: str, opening: str, closing: str, *, head: tuple[str, str], key: tuple[str, str], value: tuple[str, str],
         stop: str = "", pad: str = "", line: str = "\n", kind: str = "each", gap: str = "\n", before: str = "",
-        spell: Callable[[Any], str] = dumps,
+        spell: Callable[[Any], str] = dumps, tokens: tuple[str, ...] = (),
     ):  # fmt: skip
         self.name, self.markers, self.closing, self.gap = name, (opening,), closing, gap
         self.head, self.key, self.value, self.stop, self.pad, self.line = head, key, value, stop, pad, line
-        self.kind, self.before, self.spell = kind, before, spell
+        self.kind, self.before, self.spell, self.tokens = kind, before, spell, tokens
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for names and texts that hold the words around them."""
@@ -118,21 +118,29 @@ def _as_jinja(value: Any) -> str:
 
 
 _FUNCTION, _PARAMETER = ("<function=", ">"), ("<parameter=", ">")
+_TOOL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _KEY, _VALUE = ("<arg_key>", "</arg_key>"), ("<arg_value>", "</arg_value>")
 
 MARKED = (
     Marked(
         "qwen3_5", "<tool_call>", "</tool_call>", head=_FUNCTION, key=_PARAMETER, value=("", "</parameter>"), stop="</function>",
-        pad="\n", gap="\n\n", spell=_as_jinja,
+        pad="\n", gap="\n\n", spell=_as_jinja, tokens=_TOOL,
     ),
     Marked(
         "seed_oss", "<seed:tool_call>", "</seed:tool_call>", head=_FUNCTION, key=_PARAMETER, value=("", "</parameter>"),
-        stop="</function>", gap="\n\n", spell=str,
+        stop="</function>", gap="\n\n", spell=str, tokens=("<seed:tool_call>", "</seed:tool_call>"),
     ),
     Marked(
         "minimax2", "<minimax:tool_call>", "</minimax:tool_call>", head=('<invoke name="', '">'), key=('<parameter name="', '">'),
         value=("", "</parameter>"), stop="</invoke>", kind="all", before="\n",
+        tokens=("<minimax:tool_call>", "</minimax:tool_call>"),
     ),
-    Marked("glm4_moe", "<tool_call>", "</tool_call>", head=("", ""), key=_KEY, value=_VALUE, before="\n"),
-    Marked("glm4_7", "<tool_call>", "</tool_call>", head=("", ""), key=_KEY, value=_VALUE, line="", gap=""),
+    Marked(
+        "glm4_moe", "<tool_call>", "</tool_call>", head=("", ""), key=_KEY, value=_VALUE, before="\n",
+        tokens=(*_TOOL, *_KEY, *_VALUE, "<|observation|>"),
+    ),
+    Marked(
+        "glm4_7", "<tool_call>", "</tool_call>", head=("", ""), key=_KEY, value=_VALUE, line="", gap="",
+        tokens=(*_TOOL, *_KEY, *_VALUE, "<|observation|>"),
+    ),
 )  # fmt: skip

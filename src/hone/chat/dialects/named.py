@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from hone.chat.dialects.dialect import Plain
-from hone.chat.dialects.listed import nine
+from hone.chat.dialects.listed import MISTRAL, nine
 from hone.chat.dialects.scan import NoCall, Scan, Step
 from hone.chat.dialects.spelling import bare_name, spelled_arguments
 from hone.chat.marks import Ink
@@ -39,6 +39,7 @@ class Glm4(Plain):
 
     name, bare, reads_lead, anchored, loose = "glm4", True, True, True, True
     markers = ("<|assistant|>",)
+    tokens = ("<|assistant|>", "<|observation|>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Text, where there is any, stands under the first header."""
@@ -66,7 +67,10 @@ class DeepSeek3(Plain):
     begin, end = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
     call_begin, call_end = "<\uff5ctool\u2581call\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581end\uff5c>"
     sep = "<\uff5ctool\u2581sep\uff5c>"
-    markers, closing = (begin,), end
+    outputs = tuple(
+        f"<\uff5ctool\u2581output{word}\uff5c>" for word in ("s\u2581begin", "s\u2581end", "\u2581begin", "\u2581end")
+    )
+    markers, closing, tokens = (begin,), end, (begin, end, call_begin, call_end, sep, *outputs)
 
     def __init__(self, name: str, kind: str = "v3"):
         self.name, self.kind = name, kind
@@ -105,6 +109,7 @@ class Kimi(Plain):
 
     name, markers, closing = "kimi", ("<|tool_calls_section_begin|>",), "<|tool_calls_section_end|>"
     _begin, _arguments, _end = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
+    tokens = (markers[0], closing, _begin, _arguments, _end)
     _ID = re.compile(r"(?:functions\.)?([^\s:]+)(?::\d+)?")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
@@ -148,6 +153,7 @@ class MistralArgs(Plain):
 
     def __init__(self, name: str, ids: bool):
         self.name, self.ids = name, ids
+        self.tokens = (*MISTRAL, "[ARGS]", *(("[TOOL_CONTENT]", "[CALL_ID]") if ids else ()))
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """An id that is not nine letters or digits is made so."""

@@ -27,6 +27,7 @@ class Lfm2(Plain):
     """
 
     name, markers, closing = "lfm2", ("<|tool_call_start|>",), "<|tool_call_end|>"
+    tokens = (*markers, closing, *(f"<|tool_{what}_{end}|>" for what in ("list", "response") for end in ("start", "end")))
     _QUOTES = {"'": True, '"': True}  # noqa: RUF012
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
@@ -88,6 +89,7 @@ class Gemma4(Plain):
     """Gemma 4: `call:f{a:<|"|>x<|"|>,b:1}` a call; strings raw between two of its quotes, keys bare and sorted."""
 
     name, markers, closing, quote = "gemma4", ("<|tool_call>",), "<tool_call|>", '<|"|>'
+    tokens = (*markers, closing, quote, "<|tool>", "<tool|>", "<|tool_response>", "<tool_response|>")
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for keys that hold a mark of the notation, and for strings that hold its quote as plain text."""

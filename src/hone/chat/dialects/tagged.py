@@ -17,8 +17,9 @@ from hone.chat.message import ToolCall
 class TaggedJson(Plain):
     """kind "each": tags around every call; "all": around all of them, a line a call."""
 
-    def __init__(self, name: str, opening: str, closing: str, kind: str = "each"):
+    def __init__(self, name: str, opening: str, closing: str, kind: str = "each", *, tokens: tuple[str, ...] = ()):
         self.name, self.markers, self.closing, self.kind, self.gap = name, (opening,), closing, kind, "\n"
+        self.tokens = tokens
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """A line break before the first tag where text stands before it."""
@@ -41,9 +42,11 @@ class TaggedJson(Plain):
                 return
 
 
+_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+
 TAGGED = (
-    TaggedJson("qwen", "<tool_call>", "</tool_call>"),
+    TaggedJson("qwen", "<tool_call>", "</tool_call>", tokens=_TOKENS),
     TaggedJson("ling", "<tool_call>", "</tool_call>"),
-    TaggedJson("granite4", "<tool_call>", "</tool_call>"),
+    TaggedJson("granite4", "<tool_call>", "</tool_call>", tokens=_TOKENS),
     TaggedJson("minimax1", "<tool_calls>", "</tool_calls>", "all"),
 )

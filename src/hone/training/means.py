@@ -1,0 +1,33 @@
+"""Means: whether this machine and its packages can do what the settings ask, told before data are read or weights loaded.
+
+Does not know the data nor how anything is computed; `hone check` and `hone train` ask alike, so that both give one answer.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hone.config.run import Run
+from hone.models.attention import choose_attention
+from hone.models.load import load_config
+from hone.models.quantize import quantization_config
+from hone.models.rope import stretch
+from hone.optim.build import require_optimizer
+from hone.training.device import require_tf32, require_trackers
+from hone.training.results import require_plots
+
+
+def require_means(run: Run, device: torch.device) -> None:
+    """Raise the error of the first thing that is asked for and is not here: a package, a kernel, a kind of hardware or model."""
+    config = load_config(run.model)
+    choose_attention(run.model, config, device)
+    if run.model.rope_scaling:
+        stretch(config, run.model.rope_scaling, run.data.cutoff_len)
+    if run.model.quantization:
+        quantization_config(run.model.quantization, torch.float32)
+    require_optimizer(run.optimizer)
+    require_trackers(run.track.report_to)
+    if run.train.tf32:
+        require_tf32(device)
+    if run.track.plot_loss:
+        require_plots()

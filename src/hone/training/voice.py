@@ -1,0 +1,45 @@
+"""Voice: an error that every process of a run meets is told once, and one that a single process meets is told by it.
+
+Does not know what went wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from datetime import timedelta
+
+from torch.distributed import DistStoreError, TCPStore
+
+from hone import log
+
+_PATIENCE_SECONDS = 1.0
+"""How long another process waits for the first one to say the same."""
+
+
+def has_the_word(message: str) -> bool:
+    """Whether this process tells `message`: rank 0 where it comes to it in time, else whoever comes first; each message once.
+
+    Processes agree through torchrun's own store, which stands before they have joined. Without one, each tells its own.
+    """
+    store = _store()
+    if store is None:
+        return True
+    key = f"hone/told/{hashlib.sha256(message.encode()).hexdigest()}"
+    if log.rank():
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while not store.check([key]) and time.monotonic() < end:
+            time.sleep(0.05)
+    return store.add(key, 1) == 1
+
+
+def _store() -> TCPStore | None:
+    """torchrun's store; None where it holds none for its processes, or has gone."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+    except DistStoreError:
+        return None
