@@ -90,7 +90,7 @@ class NamedTemplate:
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
-        ink = Ink()
+        ink = Ink(controls=self.vocabulary)
         views, tool_prompt = self._views(split_thoughts(conversation), ink)
         opening = Views(self.row, self.dialect, self.thinking, ink).opening()
         marked = run(
@@ -105,7 +105,7 @@ class NamedTemplate:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
         if self.row.thinking == "none":
             return frozenset()
-        views, _ = self._views(split_thoughts(conversation), Ink())
+        views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary))
         return frozenset(view.index for view in views if view.rewritten)
 
     def _views(self, conversation: Conversation, ink: Ink) -> tuple[list[View], str]:
