@@ -65,7 +65,7 @@ def test_the_name_of_a_tool_cannot_make_a_control_token(made_codec):
     [
         ("qwen3", "", []),  # the last answer alone has an empty thought: what stands before it is not what was sampled
         ("qwen3_5", "<think>\n\n</think>\n\n", ["call"]),  # so have all behind the last question
-        ("glm4_moe", "\n<think></think>\n", ["call"]),
+        ("glm4_moe", "\n<think></think>", ["call"]),
         ("glm4_7", "</think>", []),  # the word of an empty thought that no prompt asks for
         ("mimo", "", ["call"]),  # nothing, for any answer: the maker's template adds none
     ],
@@ -93,7 +93,10 @@ def test_a_row_that_never_thinks_asks_with_an_empty_thought_whatever_the_setting
 def test_a_question_is_muted_where_its_answer_is_asked_for_without_a_thought(made_codec):
     plain = said("Hi", "Hello!")
     assert "Hi<|assistant|>\n<think></think>\nHello!" in made_codec("glm4_moe").render(plain).text
-    assert "Hi/nothink<|assistant|>\n<think></think>\nHello!" in made_codec("glm4_moe", enable_thinking=False).render(plain).text
+    codec = made_codec("glm4_moe", enable_thinking=False)
+    assert "Hi/nothink<|assistant|>\n<think></think>\nHello!" in codec.render(plain).text
+    # The line break is the answer's, as it is where the thought is the answer's: the maker's prompt ends before it.
+    assert codec.template.render(asked(plain), prompt=True).text.endswith("Hi/nothink<|assistant|>\n<think></think>")
 
 
 def test_the_fingerprint_sees_the_format_that_a_format_extends(made_codec):

@@ -35,7 +35,8 @@ class Row:
     but not behind tool results; "never": the prompt says an empty thought, whatever the settings. think_open, think_close:
     words; think_empty: those of an empty thought, where they are not these two together ('': none). empty_thoughts: which
     answers without a thought have an empty one: the "last" of the conversation, all behind the last question ("current"), or
-    "all", also those whose thought is left out of the history.
+    "all", also those whose thought is left out of the history. after_thought: text between a thought, also an empty one, and
+    what is said; none stands before a call that nothing is said before.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
     media: kind ("image", "video", "audio") to the token that stands for one.
@@ -59,6 +60,7 @@ class Row:
     think_open: str = "<think>\n"
     think_close: str = "\n</think>\n\n"
     think_empty: str | None = None
+    after_thought: str = ""
     empty_thoughts: Literal["last", "current", "all"] = "last"
     dialect: str = "default"
     tools_in: Literal["system", "format"] = "system"

@@ -82,7 +82,7 @@ class NamedTemplate:
         row = self.row
         opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
         words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
-        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
+        return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words)
 
     @cached_property
     def source(self) -> str:

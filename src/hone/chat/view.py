@@ -127,8 +127,9 @@ class Views:
         rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
-        body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
         thinks = self.row.thinking != "none" and bool(opening + written)
+        between = self.row.after_thought if thinks and said else ""
+        body = lead + written + between + said + self._calls(calls, bool(said)) + self.row.tail
         return View(index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten)
 
     def _marked(self, thought: str) -> str:
