@@ -81,7 +81,8 @@ def official_of_row(row: Row, codec: Codec, officials: Path | None) -> Official 
     if row.official.startswith("chujiezheng/"):  # pretty-printed; its README tells to take the white space out
         text = text.replace("    ", "").replace("\n", "")
     tokenizer = codec.tokenizer
-    own = OwnTemplate(text, dict(tokenizer.special_tokens_map), control_names(tokenizer), ChatConfig(), tokenizer.eos_token)
+    chat = ChatConfig(enable_thinking=row.thinking != "never")
+    own = OwnTemplate(text, dict(tokenizer.special_tokens_map), control_names(tokenizer), chat, tokenizer.eos_token)
 
     def official(conversation: Conversation, prompt: bool) -> str:
         plain = own.plain(conversation, prompt)

@@ -5,6 +5,7 @@ Does not know tokens: the codec turns segments into ids.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from hone.chat.tokens import control_names
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
+
+_EXTENDS = re.compile(r'extends "([^"]+)"')
 
 
 class Template(Protocol):
@@ -79,12 +82,13 @@ class NamedTemplate:
         row = self.row
         opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
         words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
-        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
+        return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words)
 
     @cached_property
     def source(self) -> str:
         """Format text, tool prompt, row and settings."""
-        texts = (f"{self.row.format}.jinja", "turns.jinja", f"tools/{self.dialect.name}.jinja")
+        own = f"{self.row.format}.jinja"
+        texts = (own, *_EXTENDS.findall(format_text(own)), f"tools/{self.dialect.name}.jinja")
         settings = (self.row, self.dialect.name, self.thinking, self.system, self.bos, self.auto_bos, self.eos)
         return "\n".join([*map(format_text, texts), repr(settings)])
 

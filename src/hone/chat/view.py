@@ -66,7 +66,8 @@ class Views:
     """Builds the views of one conversation."""
 
     def __init__(self, row: Row, dialect: Dialect, thinking: Thinking, ink: Ink):
-        self.row, self.dialect, self.thinking, self.ink = row, dialect, thinking, ink
+        self.row, self.dialect, self.ink = row, dialect, ink
+        self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
 
     def build(self, conversation: Conversation, default_system: str, tool_prompt: str) -> list[View]:
         """The views; tool_prompt: marked text to end the system prompt with, '' for none."""
@@ -100,7 +101,7 @@ class Views:
 
     @property
     def _empty(self) -> str:
-        return self.row.think_open + self.row.think_close
+        return self.row.think_open + self.row.think_close if self.row.think_empty is None else self.row.think_empty
 
     def _others(self, index: int, one: Message) -> list[View]:
         if one.role == "tool":
@@ -119,33 +120,37 @@ class Views:
         shown = current or self.thinking.preserve
         # Where only questions make the prompt open a thought, the header it stands behind is not there after tool results.
         can_ask = not (after_tool and self.row.thinking == "question")
-        asks = (final or self.thinking.preserve) and can_ask
+        placed = {"last": final, "current": current, "all": True}[self.row.empty_thoughts]
+        asks = (placed or self.thinking.preserve) and can_ask
         marked = self._marked(thought.strip("\n"))
-        opening, written = self._thought(marked, shown, asks, after_tool)
-        rewritten = (opening, written) != self._thought(marked, True, can_ask, after_tool)
+        opening, written = self._thought(marked if shown or self.row.thinking == "none" else "", asks, after_tool, final)
+        rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
-        body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
         thinks = self.row.thinking != "none" and bool(opening + written)
+        between = self.row.after_thought if thinks and said else ""
+        body = lead + written + between + said + self._calls(calls, bool(said)) + self.row.tail
         return View(index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten)
 
     def _marked(self, thought: str) -> str:
         return self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE if thought and self.row.thinking == "none" else thought)
 
-    def _thought(self, thought: str, shown: bool, needs_block: bool, after_tool: bool) -> tuple[str, str]:
+    def _thought(self, thought: str, needs_block: bool, after_tool: bool, final: bool) -> tuple[str, str]:
         """The part of the marked thought that the prompt says, and the part the answer says."""
         row, enable = self.row, self.thinking.enable
         if row.thinking == "none":
             return "", thought
         if enable is False:
             return (self._empty if needs_block else ""), ""
-        if not shown or not (thought or needs_block):
+        if not thought and not needs_block:
             return "", ""
         if row.thinking == "prompt" or (row.thinking == "question" and not after_tool):
+            if not thought and not final and row.think_empty is not None:
+                return row.think_empty, ""
             return row.think_open, thought + row.think_close
         if not thought and enable is None:
             return self._empty, ""
-        return "", row.think_open + thought + row.think_close
+        return "", row.think_open + thought + row.think_close if thought else self._empty
 
     def _said(self, before: str, text: str) -> str:
         return self.ink.content(text.lstrip("\n") if before and self.row.thinking != "none" else text)
