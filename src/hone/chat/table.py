@@ -40,7 +40,8 @@ class Row:
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
     media: kind ("image", "video", "audio") to the token that stands for one.
-    official: the maker's template the row is compared with, a file of the maker's templates, or "" where none is at hand;
+    official: the maker's template the row is compared with, a file of the makers' templates or a tokenizer's folder beside them
+    ("tokenizers/NAME"), or "" where none is at hand;
     official_system: the default system prompt for that comparison, where the file has another; official_opening: what its prompts
     end with and the row's do not.
     differs: a probe's name or trait to the reason why such probes are rendered otherwise than there. note: for the user.

@@ -95,11 +95,13 @@ class NamedTemplate:
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
         ink = Ink(controls=self.vocabulary)
-        views, tool_prompt = self._views(split_thoughts(conversation), ink)
-        opening = Views(self.row, self.dialect, self.thinking, ink).opening()
+        said = split_thoughts(conversation)
+        views, tool_prompt = self._views(said, ink)
+        made = Views(self.row, self.dialect, self.thinking, ink)
         marked = run(
-            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=opening, at=at, fail=fail,
-            bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
+            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=made.opening(),
+            thinks=made.thinks(said, prompt), at=at, fail=fail, bos=self.bos, auto_bos=self.auto_bos, eos=self.eos,
+            has=self.vocabulary.__contains__,
         )  # fmt: skip
         rewritten = {view.index for view in views if view.rewritten}
         segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))

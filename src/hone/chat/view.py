@@ -23,7 +23,8 @@ class View:
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
     thinks: whether opening and body have the words of a thought, also of an empty one. tool: the name of the tool that says the
-    text, where the result tells it. rewritten: whether it is written otherwise than when it was the last message.
+    text, where the result tells it; call_id: that of the call it answers. rewritten: whether it is written otherwise than when it
+    was the last message.
     """
 
     index: int
@@ -35,6 +36,7 @@ class View:
     thinks: bool = False
     rewritten: bool = False
     tool: str = ""
+    call_id: str = ""
     result: ToolResult | None = None
 
 
@@ -91,6 +93,13 @@ class Views:
             views[0] = replace(first, text=f"{first.text}\n\n{tool_prompt}" if first.text else tool_prompt)
         return views
 
+    def thinks(self, conversation: Conversation, prompt: bool) -> bool:
+        """Whether what is asked for is an answer with thoughts; where enable_thinking is null, the last answer itself tells."""
+        if self.row.thinking == "none" or self.thinking.enable is not None:
+            return self.row.thinking != "none" and self.thinking.enable is True
+        last = conversation.messages[-1] if conversation.messages else None
+        return prompt or last is None or last.role != "assistant" or any(isinstance(part, Think) for part in last.parts)
+
     def opening(self) -> str:
         """What the prompt says after the assistant's header."""
         if self.row.thinking == "none":
@@ -107,11 +116,12 @@ class Views:
         if one.role == "tool":
             results = [part for part in one.parts if isinstance(part, ToolResult)]
             results = results or [ToolResult(one.text)]
-            return [
-                View(index, "tool", self._content(self.dialect.result(part)), tool=self._content(part.name), result=part)
-                for part in results
-            ]
+            return [self._result(index, part) for part in results]
         return [View(index, one.role, self._content(one.text))]
+
+    def _result(self, index: int, part: ToolResult) -> View:
+        said, name, call_id = (self._content(text) for text in (self.dialect.result(part), part.name, part.id))
+        return View(index, "tool", said, tool=name, call_id=call_id, result=part)
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
         thought = "".join(part.text for part in one.parts if isinstance(part, Think))
