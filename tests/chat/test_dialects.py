@@ -53,6 +53,9 @@ BARE = ("qwen3_5", "seed_oss", "minimax2", "glm4_moe", "glm4_7", "lfm2", "gemma4
 ALONE = ("llama3", "mistral")
 """Dialects without a place for text beside calls."""
 
+SINGLE = ("gpt_oss",)
+"""Dialects whose messages have one call."""
+
 
 def schemas(calls):
     """A tool for every call whose schema says the types that the arguments have."""
@@ -65,6 +68,11 @@ def schemas(calls):
 
 def bare(calls):
     return [(call.name, dict(call.arguments)) for call in calls]
+
+
+def fitting(name, calls):
+    """As many of the calls as the dialect can say in one message."""
+    return calls[:1] if name in SINGLE else calls
 
 
 def written(name, calls, after_text=False):
@@ -81,6 +89,7 @@ def written(name, calls, after_text=False):
 @settings(max_examples=25, deadline=None)
 @given(calls=CALLS)
 def test_calls_come_back(name, calls):
+    calls = fitting(name, calls)
     found = read(DIALECTS[name], written(name, calls), same, schemas(calls))
     assert bare(found) == bare(calls)
     if name == "mistral":
@@ -100,7 +109,7 @@ def test_calls_without_a_dialects_own_words_are_never_refused(name, calls):
 @settings(max_examples=20, deadline=None)
 @given(calls=MILD, text=st.text("ab \n{}.:", min_size=1, max_size=12).filter(str.strip))
 def test_text_before_calls_comes_back(name, calls, text):
-    dialect, lead = DIALECTS[name], "\n" if name == "glm4" else ""
+    dialect, lead, calls = DIALECTS[name], "\n" if name == "glm4" else "", fitting(name, calls)
     said = lead + text + written(name, calls, True)
     first, *rest = Reading(dialect, lead).message(said, same, schemas(calls)).parts
     assert first == Text(text)
@@ -118,7 +127,7 @@ def pieces(text, cuts):
 @st.composite
 def answers(draw, name):
     """Text, calls, broken calls and their markers in any order, cut off anywhere; and the tools."""
-    calls = draw(MILD)
+    calls = fitting(name, draw(MILD))
     dialect = DIALECTS[name]
     said = []
     for _ in range(draw(st.integers(0, 4))):
@@ -278,3 +287,18 @@ def test_tools_may_lack_their_wrapper_but_not_their_name():
         prompt("qwen", [{"title": "f"}], ink)
     with pytest.raises(TemplateError, match="unknown tool_format"):
         find_dialect("yaml")
+
+
+def test_a_call_of_gpt_oss_is_read_in_all_three_spellings_of_its_header():
+    wanted = ToolCall("f", {"a": 1})
+    for head in (
+        " to=functions.f<|channel|>commentary json",
+        "<|channel|>commentary to=functions.f <|constrain|>json",
+        " to=functions.f<|channel|>commentary <|constrain|>json",
+    ):
+        assert read(DIALECTS["gpt_oss"], head + '<|message|>{"a": 1}', same) == [wanted]
+
+
+def test_more_than_one_call_of_gpt_oss_is_refused():
+    with pytest.raises(TemplateError, match="one call a message, not 2"):
+        DIALECTS["gpt_oss"].write([ToolCall("f", {}), ToolCall("g", {})], Ink(), False)

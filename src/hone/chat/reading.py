@@ -28,7 +28,7 @@ class Reading:
     """lead, tail: text the format puts around an answer; opens_thought: the prompt has already opened a thought;
 
     plain_thoughts: thoughts are ordinary text here, even where the tokenizer has tokens for them. think_open, think_close: the
-    words around a thought, without white space.
+    words around a thought, without white space. say_open: words of which one may stand before the text that is said.
     """
 
     dialect: Dialect
@@ -38,6 +38,7 @@ class Reading:
     plain_thoughts: bool = False
     think_open: str = "<think>"
     think_close: str = "</think>"
+    say_open: tuple[str, ...] = ()
 
     def message(self, text: str, mark: Mark = same, tools: Tools = (), opened: bool | None = None) -> Message:
         """An assistant's message of what `text` says; opened: whether its prompt opened a thought, None for the usual."""
@@ -64,6 +65,7 @@ class Growing:
         think = same if reading.plain_thoughts else mark
         self._open, self._close = think(reading.think_open), think(reading.think_close)
         self._lead, self._tail = ("" if reading.dialect.reads_lead else mark(reading.lead)), mark(reading.tail)
+        self._words = tuple(map(mark, reading.say_open))
         self._reader = Reader(reading.dialect, mark, tools)
         self._opened, self._place, self._ended, self._thought = opened, "lead", False, False
         self._waiting = ""
@@ -82,7 +84,10 @@ class Growing:
     def _read(self) -> Iterator[Event]:
         held = "" if self._ended or not self._tail else self._may_be_tail()
         self._waiting = self._waiting.removesuffix(held)
-        steps = {"lead": self._read_lead, "open": self._read_open, "thought": self._read_thought, "after": self._read_after}
+        steps = {
+            "lead": self._read_lead, "open": self._read_open, "thought": self._read_thought, "after": self._read_after,
+            "words": self._read_words,
+        }  # fmt: skip
         while self._place in steps and (yield from steps[self._place]()):
             pass
         if self._place == "said" and self._waiting:
@@ -95,7 +100,7 @@ class Growing:
         text, tail = self._waiting, self._tail
         return tail if text.endswith(tail) else text[len(text) - overlap(text, tail) :]
 
-    def _move(self, place: Literal["open", "thought", "after", "said"]) -> bool:
+    def _move(self, place: Literal["open", "thought", "after", "words", "said"]) -> bool:
         self._place = place
         return True
 
@@ -114,7 +119,7 @@ class Growing:
             return self._move("thought")
         if not self._ended and self._open.startswith(words):
             return False
-        return self._move("thought" if self._opened else "said")
+        return self._move("thought" if self._opened else "words")
 
     def _read_thought(self) -> Iterator[Event]:
         thought, closed, rest = self._waiting.partition(self._close)
@@ -133,4 +138,12 @@ class Growing:
     def _read_after(self) -> Iterator[Event]:
         yield from ()
         self._waiting = self._waiting.lstrip("\n")
-        return bool(self._waiting) and self._move("said")
+        return bool(self._waiting) and self._move("words")
+
+    def _read_words(self) -> Iterator[Event]:
+        yield from ()
+        found = next((word for word in self._words if self._waiting.startswith(word)), "")
+        if not found and not self._ended and any(word.startswith(self._waiting) for word in self._words):
+            return False
+        self._waiting = self._waiting.removeprefix(found)
+        return self._move("said")

@@ -82,7 +82,8 @@ class NamedTemplate:
         row = self.row
         opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
         words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
-        return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words)
+        said = tuple(word for word in (row.say_open, self.dialect.preamble) if word)
+        return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words, said)
 
     @cached_property
     def source(self) -> str:
@@ -109,7 +110,7 @@ class NamedTemplate:
 
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
-        if self.row.thinking == "none":
+        if self.row.thinking == "none" and not self.row.stop_last:
             return frozenset()
         views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary))
         return frozenset(view.index for view in views if view.rewritten)

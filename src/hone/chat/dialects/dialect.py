@@ -23,6 +23,10 @@ class Dialect(Protocol):
     markers: words with which calls begin; anchored: they may also begin at the very start, without one. closing: the word that
     ends a block of calls which cannot be read, '' for none. loose: a marker alone proves nothing, ordinary text may hold it.
     gap: what is written between text and calls. tokens: the control tokens that offers, calls and results use.
+    preamble: words before text that calls follow, '' for the format's own. end: the token that ends a message with calls, where
+    it is not the format's.
+
+    id_of: the id that the number-th call of a conversation is written with.
 
     write: marked text of calls, after_text: something was said before them in the same message.
 
@@ -38,7 +42,10 @@ class Dialect(Protocol):
     loose: bool
     gap: str
     tokens: tuple[str, ...]
+    preamble: str
+    end: str
 
+    def id_of(self, call: ToolCall, number: int) -> str: ...
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str: ...
     def result(self, result: ToolResult) -> str: ...
     def calls(self, scan: Scan) -> Step[None]: ...
@@ -51,7 +58,11 @@ class Plain:
     bare = reads_lead = anchored = loose = False
     markers: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
-    closing = gap = ""
+    closing = gap = preamble = end = ""
+
+    def id_of(self, call: ToolCall, number: int) -> str:
+        """The call's own."""
+        return call.id
 
     def result(self, result: ToolResult) -> str:
         """As it is; the format puts words around it."""

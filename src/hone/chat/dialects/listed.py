@@ -111,9 +111,13 @@ class Mistral(Listed):
         refuse_text(self.name, after_text and not self.text)
         return super().write(calls, ink, after_text)
 
+    def id_of(self, call: ToolCall, number: int) -> str:
+        """The call's own where it is nine letters or digits."""
+        return nine(call.id, number)
+
     def item(self, call: ToolCall, at: int, ink: Ink) -> str:
         """With its id at the end."""
-        return f'{super().item(call, at, ink)[:-1]}, "id": "{ink.content(nine(call.id, at))}"}}'
+        return f'{super().item(call, at, ink)[:-1]}, "id": "{ink.content(self.id_of(call, at))}"}}'
 
     def result(self, result: ToolResult) -> str:
         """In v3 the JSON object of content and call id, where a number stays a number; from v7 on the format puts the id."""
@@ -151,10 +155,13 @@ class CommandA(Listed):
         lines = ",\n".join(f"    {self.item(call, at, ink)}" for at, call in enumerate(calls))
         return f"{self.opening}[\n{lines}\n]{self.ending}"
 
+    def id_of(self, call: ToolCall, number: int) -> str:
+        """The call's own where it is a number."""
+        return call.id if call.id.isdecimal() else str(number)
+
     def item(self, call: ToolCall, at: int, ink: Ink) -> str:
-        """With its number first: the call's own where it has one."""
-        number = call.id if call.id.isdecimal() else str(at)
-        return f'{{"tool_call_id": "{ink.content(number)}", {super().item(call, at, ink)[1:]}'
+        """With its number first."""
+        return f'{{"tool_call_id": "{ink.content(self.id_of(call, at))}", {super().item(call, at, ink)[1:]}'
 
 
 class CommandR(Listed):

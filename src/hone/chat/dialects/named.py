@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from hone.chat.dialects.dialect import Plain
 from hone.chat.dialects.listed import MISTRAL, nine
-from hone.chat.dialects.scan import NoCall, Scan, Step
+from hone.chat.dialects.scan import TAG, NoCall, Scan, Step
 from hone.chat.dialects.spelling import bare_name, spelled_arguments
 from hone.chat.marks import Ink
-from hone.chat.message import ToolCall
+from hone.chat.message import ToolCall, ToolResult
 from hone.errors import TemplateError
 
 _LONGEST = 256
@@ -120,11 +120,15 @@ class Kimi(Plain):
         ]
         return self.markers[0] + "".join(written) + self.closing
 
-    def id_of(self, call: ToolCall, at: int) -> str:
+    def result(self, result: ToolResult) -> str:
+        """Under the line that names the call."""
+        return f"## Return of {result.id}\n{result.content}"
+
+    def id_of(self, call: ToolCall, number: int) -> str:
         """ "functions.f:0" for the first call, of `f`."""
         if re.fullmatch(rf"functions\.{re.escape(call.name)}:\d+", call.id):
             return call.id
-        made = f"functions.{call.name}:{at}"
+        made = f"functions.{call.name}:{number}"
         found = self._ID.fullmatch(made)
         if not found or found[1] != call.name or "<" in call.name:
             raise TemplateError(f'tool dialect "{self.name}" cannot write the function name {call.name!r}')
@@ -146,6 +150,37 @@ class Kimi(Plain):
             word = yield from scan.word(self._begin, self.closing)
 
 
+class Harmony(Plain):
+    """gpt-oss: a call is a message of its own to a function, ended by <|call|>; text before it is a message of commentary.
+
+    Written as the maker's template writes it, with the function in the header's role; models also say it behind the channel.
+    """
+
+    name, loose, end, preamble = "gpt_oss", True, "<|call|>", "<|channel|>commentary<|message|>"
+    _next = "<|end|><|start|>assistant"
+    markers = tuple(before + to for before in (_next, "") for to in (" to=functions.", "<|channel|>commentary to=functions."))
+    tokens = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>")
+    _NAME = re.compile(rf"[^\s<{TAG}]+")
+
+    def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
+        """Raises TemplateError for more than one call: the first one ends the answer."""
+        if len(calls) > 1:
+            raise TemplateError(
+                f'tool dialect "{self.name}" has place for one call a message, not {len(calls)}; split the message'
+            )
+        head = f" to=functions.{bare_name(calls[0], ink, self.name, '<')}<|channel|>commentary json<|message|>"
+        return (self._next if after_text else "") + head + spelled_arguments(calls[0], ink)
+
+    def calls(self, scan: Scan) -> Step[None]:
+        """One call."""
+        yield from scan.word(*self.markers)
+        head, _ = yield from scan.upto(re.compile(re.escape(scan.mark("<|message|>"))), _LONGEST)
+        name = self._NAME.match(head)
+        call, index = yield from _arguments(scan, name.group() if name else "")
+        yield from scan.maybe(self.end)
+        yield from scan.make(call, index)
+
+
 class MistralArgs(Plain):
     """Mistral from v11 on: [TOOL_CALLS]name[ARGS]{...} a call; v11 puts the call's id between name and arguments."""
 
@@ -159,9 +194,13 @@ class MistralArgs(Plain):
         """An id that is not nine letters or digits is made so."""
         return "".join(
             f"[TOOL_CALLS]{bare_name(call, ink, self.name, '[')}"
-            f"{'[CALL_ID]' + ink.content(nine(call.id, at)) if self.ids else ''}[ARGS]{spelled_arguments(call, ink)}"
+            f"{'[CALL_ID]' + ink.content(self.id_of(call, at)) if self.ids else ''}[ARGS]{spelled_arguments(call, ink)}"
             for at, call in enumerate(calls)
         )
+
+    def id_of(self, call: ToolCall, number: int) -> str:
+        """The call's own where it is nine letters or digits."""
+        return nine(call.id, number)
 
     def calls(self, scan: Scan) -> Step[None]:
         """One call."""
@@ -203,6 +242,7 @@ NAMED = (
     DeepSeek3("deepseek3"),
     DeepSeek3("deepseek3_1", "v3.1"),
     Kimi(),
+    Harmony(),
     MistralArgs("mistral_v11", ids=True),
     MistralArgs("mistral_v13", ids=False),
     React(),
