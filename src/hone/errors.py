@@ -13,6 +13,10 @@ class HoneError(Exception):
 
     exit_code = 2
 
+    def to_list(self) -> list[dict[str, str]]:
+        """For machines: place ("run.yaml:12", "command line" or ""), key ("" for none) and message of each mistake."""
+        return [{"place": "", "key": "", "message": str(self)}]
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -38,6 +42,9 @@ class ConfigError(HoneError):
         self.mistakes = tuple(mistakes)
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "1 mistake"
         super().__init__(f"{count} in the settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+
+    def to_list(self) -> list[dict[str, str]]:
+        return [{"place": mistake.where, "key": mistake.key, "message": mistake.message} for mistake in self.mistakes]
 
 
 class DataError(HoneError):

@@ -214,6 +214,8 @@ def test_folders_that_hold_no_adapter_are_refused(tiny_model_dir, two, tmp_path)
     assert "holds no adapter_model.safetensors" in said(str(broken))
     (broken / "adapter_config.json").write_text("{")
     assert "cannot be read" in said(str(broken))
+    (broken / "adapter_config.json").write_text('{"peft_type": "LORA", "init_lora_weights": "pissa_niter_16"}')
+    assert "random and cannot be made again" in said(str(broken))
     (broken / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     assert "adapter of type IA3" in said(str(broken))
     (broken / "adapter_config.json").unlink()
@@ -259,12 +261,13 @@ def test_tied_embeddings_stay_tied_when_they_are_trained(tied_dir, tmp_path):
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("names", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")], ids="+".join)
-def test_tied_embeddings_come_apart_when_one_of_them_gets_an_addition(tied_dir, tmp_path, names, dora):
+def test_tied_embeddings_come_apart_when_one_of_them_gets_an_addition(tied_dir, tmp_path, names, dora, capsys):
     """Merged into the one tensor that both are, an addition to the input would change the output too, and the other way round."""
     module = tuned(tied_dir, Lora(lora_target=(*names, "q_proj"), use_dora=dora))
     save_trained(module, tmp_path / "a")
     used = attach(base(tied_dir), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), base_name="tied", trainable=False)
     assert torch.allclose(logits(used), logits(module), atol=1e-5)
+    assert "parts the tied embeddings" in capsys.readouterr().err
     assert not used.config.tie_word_embeddings and not torch.equal(used.lm_head.weight, used.model.embed_tokens.weight)
 
 
@@ -286,3 +289,17 @@ def test_experts_that_get_no_addition_are_said(capsys, monkeypatch):
     monkeypatch.setattr("hone.log._said", set())
     attach(tiny("qwen3_moe"), Lora(), base_name="moe")
     assert "the experts' fused weights (down_proj, gate_up_proj) get no addition" in capsys.readouterr().err
+
+
+def test_linear_layers_that_get_no_addition_are_said(capsys, monkeypatch):
+    monkeypatch.setattr("hone.log._said", set())
+    attach(tiny("deepseek_v3"), Lora(), base_name="moe")
+    assert "these linear layers get no addition: mlp.down_proj, mlp.gate_proj, mlp.up_proj" in capsys.readouterr().err
+
+
+def test_a_layer_that_peft_takes_for_the_experts_is_refused():
+    """peft 0.21 would put the addition on the experts and leave the dense layer alone, and nothing could read it back."""
+    with pytest.raises(ModelError, match=r"peft takes down_proj, gate_proj, up_proj for the experts' fused weights"):
+        attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj", "gate_proj")), base_name="moe")
+    tuned = attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj",)), base_name="moe")
+    assert all(".o_proj." in name for name, weight in tuned.named_parameters() if weight.requires_grad)

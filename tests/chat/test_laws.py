@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,13 @@ from tests.chat.conftest import REAL, real_tokenizer
 
 REALS = ("llama-2", "llama-3.1", "qwen3", "mistral-7b-v0.3", "deepseek-llm-7b")
 GENERIC = ("vicuna", "alpaca", "default", "empty")
+THINKING = [name for name, row in rows().items() if row.thinking != "none"]
 FITS = {
     "llama-2": ("llama2", *GENERIC),
     "llama-3.1": ("llama3", "default"),
     "qwen3": ("qwen", "chatml", "qwen3", "qwen3_nothink", "empty"),
     "mistral-7b-v0.3": ("mistral", "alpaca"),
-    "deepseek-llm-7b": GENERIC,
+    "deepseek-llm-7b": ("deepseek", *GENERIC),
 }
 
 
@@ -45,7 +47,7 @@ def test_a_row_is_lawful_with_a_tokenizer_made_for_it(name, made_codec):
     [{"enable_thinking": False}, {"enable_thinking": None}, {"preserve_thinking": True}],
     ids=["false", "null", "preserved"],
 )
-@pytest.mark.parametrize("name", ["qwen3", "deepseekr1"])
+@pytest.mark.parametrize("name", THINKING)
 def test_a_row_that_thinks_is_lawful_in_every_setting(name, thinking, made_codec):
     assert_lawful(check_laws(made_codec(name, **thinking)))
 
@@ -54,7 +56,7 @@ def test_a_row_that_thinks_is_lawful_in_every_setting(name, thinking, made_codec
 def test_a_row_is_lawful_with_a_real_tokenizer(tokenizer, name):
     loaded = real_tokenizer(tokenizer)
     codec = build_codec(ChatConfig(template=name), loaded)
-    same = name in ("llama2", "llama3", "qwen3", "mistral")
+    same = name in ("llama2", "llama3", "qwen3", "mistral", "deepseek")
     results = check_laws(codec, official_of(loaded) if same else None)
     assert_lawful(results)
     assert all(result.held for result in results[0 if same else 1 :])
@@ -82,6 +84,20 @@ def test_a_difference_that_is_none_is_found(shared):
     row = replace(rows()["qwen"], differs={"one turn": "a reason that no longer holds"})
     (found,) = survey([row], stand_in_tokenizer, shared / "chat_templates")
     assert "declared to differ, but equal: one turn" in found.broken[0].detail
+
+
+def test_a_declared_difference_is_no_contradiction(made_tokenizer):
+    row = rows()["solar"]
+    tokenizer = copy(made_tokenizer(row))
+    # What the maker writes: nothing ends an answer inside the conversation.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ {'system': '### System:\n', 'user': '### User:\n', 'assistant': '### Assistant:\n'}[m.role]"
+        " + m.content + ('' if m.role == 'assistant' else '\n\n') }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
+    )
+    codec = build_codec(ChatConfig(template="solar"), tokenizer)
+    assert row.differs and not contradicts(codec, tokenizer)
+    assert contradicts(build_codec(ChatConfig(template="zephyr"), tokenizer), tokenizer)
 
 
 def test_a_wrong_header_is_found(shared):

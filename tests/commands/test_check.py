@@ -35,9 +35,22 @@ def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
 def test_machines_get_json(tiny_run, tmp_path, capsys):
     assert check(tiny_run, tmp_path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["faults"] == [] and len(found["samples"]) == 3
+    assert found["errors"] == [] and found["faults"] == [] and len(found["samples"]) == 3
     assert found["plan"]["num_steps"] == 8 and found["plan"]["memory"]["weights"] > 0
     assert {law["held"] for law in found["laws"]} <= {True, None}
+
+
+def test_machines_get_the_mistakes_where_the_settings_or_the_data_end_the_check(tiny_run, tmp_path, capsys):
+    assert check({**tiny_run, "lora_rnk": 4}, tmp_path, "lora_rank=x", "--json") == 2
+    first, second = json.loads(capsys.readouterr().out)["errors"]
+    lines = (tmp_path / "run.yaml").read_text().splitlines()
+    assert first["place"].endswith(f"run.yaml:{lines.index('lora_rnk: 4') + 1}") and first["key"] == "lora_rnk"
+    assert "unknown setting" in first["message"]
+    assert (second["place"], second["key"]) == ("command line", "lora_rank")
+    assert check({**tiny_run, "dataset": "nowhere"}, tmp_path, "--json") == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out).keys() == {"errors"} and "nowhere" in json.loads(shown.out)["errors"][0]["message"]
+    assert "hone check: " in shown.err
 
 
 def test_a_template_that_contradicts_the_tokenizer_is_a_fault(tiny_run, tmp_path, capsys):
@@ -87,6 +100,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 needs the package flash-attn; install it"),
         ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
         ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
+        ({"fp16": True}, "", "fp16: true needs an accelerator, and this run is on the CPU"),
         ({"tf32": True}, "", "tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on cpu"),
         ({"lr_scheduler_kwargs": {"least": 1}}, "", 'lr_scheduler_kwargs: cosine has no number "least"'),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -41,7 +42,25 @@ def test_a_hub_key_wins_over_a_file():
     spec = find(
         {"hf_hub_url": "some/where", "file_name": "rows.json", "script_url": "loader", "cloud_file_name": "s3://a/b.json"}
     )
-    assert (spec.kind, spec.place) == ("hub", "some/where")
+    assert (spec.kind, spec.place) == ("hf", "some/where")
+
+
+@pytest.mark.parametrize(
+    ("switch", "entry", "chosen"),
+    [
+        ("", {"hf_hub_url": "h/a", "ms_hub_url": "m/a"}, ("hf", "h/a")),
+        ("", {"ms_hub_url": "m/a", "om_hub_url": "o/a", "file_name": "x.json"}, ("ms", "m/a")),
+        ("", {"om_hub_url": "o/a"}, ("om", "o/a")),
+        ("USE_MODELSCOPE_HUB", {"hf_hub_url": "h/a", "ms_hub_url": "m/a", "om_hub_url": "o/a"}, ("ms", "m/a")),
+        ("USE_MODELSCOPE_HUB", {"hf_hub_url": "h/a", "om_hub_url": "o/a"}, ("hf", "h/a")),
+        ("USE_OPENMIND_HUB", {"hf_hub_url": "h/a", "ms_hub_url": "m/a", "om_hub_url": "o/a"}, ("om", "o/a")),
+    ],
+)
+def test_the_hub_in_use_wins_then_hugging_face(switch, entry, chosen, monkeypatch):
+    if switch:
+        monkeypatch.setenv(switch, "1")
+    spec = find(entry)
+    assert (spec.kind, spec.place) == chosen
 
 
 def test_a_cloud_file_wins_over_a_file():
@@ -55,14 +74,18 @@ def test_file_names_are_relative_to_the_catalog(tmp_path):
 
 def test_online_takes_every_name_for_a_hub_id():
     spec = load_catalog("ONLINE").find("some/where")
-    assert (spec.kind, spec.place, spec.columns) == ("hub", "some/where", Columns())
+    assert (spec.kind, spec.place, spec.columns) == ("hf", "some/where", Columns())
+
+
+def test_online_is_the_hub_in_use(monkeypatch):
+    monkeypatch.setenv("USE_MODELSCOPE_HUB", "1")
+    assert load_catalog("ONLINE").find("some/where").kind == "ms"
 
 
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
         ({"script_url": "loader"}, "script_url runs a script"),
-        ({"ms_hub_url": "a/b"}, "another hub"),
         ({}, "nowhere"),
         ({"file_nam": "x.json", "hf_hub_url": "a/b"}, 'did you mean "file_name"'),
         ({"file_name": "x.json", "formatting": "sharegtp"}, 'did you mean "sharegpt"'),
@@ -101,15 +124,13 @@ def test_chinese_names_are_read_as_utf8(tmp_path):
     assert load_catalog(str(tmp_path)).find("数据").place.endswith("数据.json")
 
 
-def test_every_entry_llamafactory_ships_is_understood_or_refused_by_name(shared):
-    catalog = load_catalog(str(shared / "llamafactory"))
-    entries = json.loads((shared / "llamafactory" / "dataset_info.json").read_text(encoding="utf-8"))
-    kinds = []
-    for name in entries:
-        try:
-            kinds.append(catalog.find(name).kind)
-        except DataError as error:
-            assert "ms_hub_url names another hub" in str(error), name
-            kinds.append("refused")
-    assert len(entries) == 104
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"file": 14, "hub": 89, "refused": 1}
+def test_every_entry_llamafactory_ships_is_understood(shared, monkeypatch):
+    names = json.loads((shared / "llamafactory" / "dataset_info.json").read_text(encoding="utf-8"))
+
+    def kinds() -> Counter[str]:
+        catalog = load_catalog(str(shared / "llamafactory"))
+        return Counter(catalog.find(name).kind for name in names)
+
+    assert kinds() == {"file": 14, "hf": 89, "ms": 1}
+    monkeypatch.setenv("USE_MODELSCOPE_HUB", "1")
+    assert kinds() == {"file": 14, "hf": 53, "ms": 37}

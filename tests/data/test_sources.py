@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import sys
 import time
 import tracemalloc
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +21,8 @@ from hypothesis import strategies as st
 from hone.data.catalog import DatasetSpec
 from hone.data.files import file_hash, open_source
 from hone.data.sources import JsonStream, read_rows
-from hone.errors import DataError
+from hone.errors import DataError, MissingExtra
+from hone.models import hubs
 
 ROWS = [{"instruction": f"问 {n}", "output": "a\nb" * (n % 50), "tags": [n, None]} for n in range(2500)]
 TEXTS = [{"instruction": f"问 {n}", "output": f'a\nb, "{n}"'} for n in range(50)]
@@ -227,13 +230,45 @@ def test_a_hub_set_is_read_through_datasets(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "train.jsonl").write_bytes(as_jsonl(TEXTS))
-    hub = source(tmp_path / "repo", "hub")
+    hub = source(tmp_path / "repo", "hf")
     assert [row.value for row in hub.rows()] == TEXTS
-    assert hub.identity(tmp_path) == source(tmp_path / "repo", "hub").identity(tmp_path)
-    streamed = open_source(DatasetSpec("toy", "hub", str(tmp_path / "repo")), streaming=True)
+    assert hub.identity(tmp_path) == source(tmp_path / "repo", "hf").identity(tmp_path)
+    streamed = open_source(DatasetSpec("toy", "hf", str(tmp_path / "repo")), streaming=True)
     assert [row.value for row in streamed.rows()] == TEXTS
     with pytest.raises(DataError, match=r'"toy": cannot load .*/gone from the hub'):
-        source(tmp_path / "gone", "hub")
+        source(tmp_path / "gone", "hf")
+
+
+def test_a_set_of_another_hub_is_fetched_and_then_read_as_any(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("hone.models.hubs._fetch", hubs._fetch.__wrapped__)  # nothing is remembered from before
+    repo, asked = tmp_path / "repo", []
+    repo.mkdir()
+    (repo / "train.jsonl").write_bytes(as_jsonl(TEXTS))
+
+    def snapshot_download(place, **arguments):
+        asked.append((place, arguments["repo_type"], arguments["revision"]))
+        if place == "gone/set":
+            raise ValueError("no such\nset")
+        return str(repo)
+
+    stub = ModuleType("modelscope")
+    stub.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "modelscope", stub)
+    fetched = source("us/toy", "ms")
+    assert [row.value for row in fetched.rows()] == TEXTS and asked == [("us/toy", "dataset", None)]
+    streamed = open_source(DatasetSpec("toy", "ms", "us/toy"), streaming=True)
+    assert [row.value for row in streamed.rows()] == TEXTS
+    before = streamed.identity(tmp_path)
+    (repo / "train.jsonl").write_bytes(as_jsonl(TEXTS[1:]))
+    assert open_source(DatasetSpec("toy", "ms", "us/toy"), streaming=True).identity(tmp_path) != before
+    with pytest.raises(DataError, match=r"gone/set cannot be had from ModelScope: no such set\n.*a private data set needs"):
+        source("gone/set", "ms")
+    monkeypatch.setitem(sys.modules, "openmind_hub", None)
+    with pytest.raises(MissingExtra, match=r"us/toy, looked for on Modelers, needs .*hone-llm\[openmind\]"):
+        source("us/toy", "om")
 
 
 def test_a_files_hash_is_remembered_until_it_changes(tmp_path, monkeypatch):

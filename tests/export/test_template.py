@@ -37,7 +37,7 @@ def test_text_that_looks_like_jinja_is_text(tiny_tokenizer) -> None:
     assert rendered(tiny_tokenizer, made) == codec.template.render(Conversation(TALK), prompt=True).text
 
 
-@pytest.mark.parametrize("name", ["default", "vicuna", "alpaca", "deepseek3", "empty"])
+@pytest.mark.parametrize("name", ["default", "vicuna", "alpaca", "empty"])
 @pytest.mark.parametrize("folder", ["llama-2", "llama-3.1"])
 def test_local_formats_are_written_for_any_tokenizer(shared, folder, name) -> None:
     tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared / "tokenizers" / folder)))

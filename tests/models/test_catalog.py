@@ -144,5 +144,11 @@ def test_every_mistake_of_the_users_file_is_told_at_once(users_file: Path):
         model_catalog()
 
 
+def test_the_example_of_the_docs_is_a_catalogue():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "hubs.md").read_text(encoding="utf-8")
+    house, llama = read_groups(page.split("```toml\n")[1].split("```")[0], "docs/hubs.md")
+    assert [entry.billions for entry in house.models] == [3, 46.7] and llama.models[0].name == "Llama-3-8B-Ours"
+
+
 def test_a_catalogue_of_nothing_but_a_group_is_read():
     assert ModelCatalog(tuple(read_groups("[New]", "x"))).groups[0].models == ()

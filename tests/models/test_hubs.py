@@ -110,7 +110,7 @@ def test_a_hub_that_refuses_or_is_not_installed_says_what_to_do(asked, monkeypat
     with pytest.raises(ModelError, match=r"private/model cannot be had from ModelScope: 403: forbidden\n.*ms_hub_token"):
         settle(ModelConfig(model_name_or_path="private/model"))
     monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(MissingExtra, match=r'USE_MODELSCOPE_HUB \(a/b\) needs .* pip install "hone-llm\[modelscope\]"'):
+    with pytest.raises(MissingExtra, match=r'a/b, looked for on ModelScope, needs .* pip install "hone-llm\[modelscope\]"'):
         settle(ModelConfig(model_name_or_path="a/b"))
     monkeypatch.delenv("USE_MODELSCOPE_HUB")
     monkeypatch.setenv("USE_OPENMIND_HUB", "1")

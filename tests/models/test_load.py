@@ -103,6 +103,18 @@ def test_positions_stay_where_the_length_fits_and_are_not_stretched_twice(tiny_m
         load(tmp_path / "gpt2", rope_scaling="linear", length=4096)
 
 
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
+def test_a_stretched_model_that_was_saved_is_not_stretched_again(kind, tiny_model_dir, tmp_path):
+    """The same key as in its training: without a length (chat), with that length (export), and with a longer one."""
+    stretched = load(tiny_model_dir, rope_scaling=kind, length=1024)
+    stretched.save_pretrained(tmp_path / "out")
+    for length in (None, 1024, 700):
+        again = load(tmp_path / "out", rope_scaling=kind, length=length).config
+        assert again.rope_parameters == stretched.config.rope_parameters and again.max_position_embeddings == 1024
+    longer, direct = (load(folder, rope_scaling=kind, length=1500).config for folder in (tmp_path / "out", tiny_model_dir))
+    assert longer.rope_parameters == direct.rope_parameters and longer.max_position_embeddings == 1536
+
+
 def test_weights_missing_from_the_files_are_an_error(tiny_model_dir, tmp_path):
     folder = copied(tiny_model_dir, tmp_path / "wide")
     config = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The policy's log-probs equal those of the plain forward, value and gradient, for every family and under every wrapper.
+"""The policy's log-probs equal those of the plain forward, value and gradient, under every wrapper (every family: architectures).
 
 Tolerance 1e-4 of the largest: fp32 sums over 99 words and a few layers in another order.
 """
@@ -11,50 +11,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hone.adapters.apply import attach
 from hone.chat.encoded import IGNORE, Encoded
 from hone.config.adapter import Lora
-from hone.data.batch import Batch, pack, pad
+from hone.data.batch import Batch, pack
 from hone.errors import ModelError
 from hone.models.checkpointing import recompute_activations
 from hone.models.policy import Policy
-from tests.families import FAMILIES, VOCAB, tiny
-
-CANNOT_PACK = {"falcon_h1", "gpt_oss", "opt", "bloom", "falcon", "mamba"}
-"""transformers 5.23 lets these attend across sequences that are laid end to end."""
-
-
-def sequences(lengths=(6, 9, 4)) -> list[Encoded]:
-    """Random ids; about half of the tokens are learned."""
-    draw = np.random.default_rng(0)
-    made = []
-    for length in lengths:
-        ids = draw.integers(3, VOCAB, length).astype(np.int32)
-        labels = np.where(draw.random(length) < 0.5, ids, IGNORE).astype(np.int32)
-        labels[-1] = ids[-1]
-        made.append(Encoded(ids, labels))
-    return made
-
-
-def plain(module: nn.Module, parts: list[Encoded]) -> Tensor:
-    """The summed log-prob of what is learned, every sequence by itself, from all logits."""
-    total = torch.zeros(())
-    for part in parts:
-        ids = torch.as_tensor(part.ids, dtype=torch.int64)[None]
-        labels = torch.as_tensor(part.labels, dtype=torch.int64)
-        logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        total = total - functional.cross_entropy(logits, labels[1:], ignore_index=IGNORE, reduction="sum")
-    return total
-
-
-def gradients(module: nn.Module, value: Tensor) -> dict[str, Tensor]:
-    module.zero_grad()
-    value.backward()
-    return {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
+from tests.architectures import gradients, plain, sequences
+from tests.families import VOCAB, tiny
 
 
 def assert_equal(module: nn.Module, batch: Batch, parts: list[Encoded], policy: Policy, tolerance: float = 1e-4) -> None:
@@ -68,18 +36,6 @@ def assert_equal(module: nn.Module, batch: Batch, parts: list[Encoded], policy: 
     largest = max(gradient.abs().max().item() for gradient in theirs.values())
     for name, gradient in theirs.items():
         assert (ours[name] - gradient).abs().max().item() <= tolerance * largest, name
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_equal_to_the_plain_forward(family):
-    module, parts = tiny(family), sequences()
-    policy = Policy(module)
-    found = policy.self_test()
-    assert found.fast, found.why
-    assert policy.can_pack == (family not in CANNOT_PACK)
-    assert_equal(module, pad(parts, 0), parts, policy)
-    if policy.can_pack:
-        assert_equal(module, pack(parts), parts, policy)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe"])
@@ -213,14 +169,6 @@ def test_a_module_that_learns_nothing_is_refused():
     module = tiny("llama").train().requires_grad_(False)
     with pytest.raises(ModelError, match="no gradient reaches"):
         Policy(module).token_logprobs(pack(sequences()))
-
-
-def test_a_router_loss_that_is_left_out_is_said(capsys):
-    module = tiny("mixtral")
-    assert module.config.output_router_logits
-    Policy(module)
-    assert not module.config.output_router_logits
-    assert "balance loss" in capsys.readouterr().err
 
 
 def test_a_module_without_a_model_is_refused():

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from hone.commands import train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
-from hone.training import loop
+from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
-from tests.runs import losses_of, weights_of, write_run
+from hone.training.identity import SEQUENCES
+from hone.training.keeper import Keeper
+from hone.training.loop import StepResult
+from hone.training.progress import Progress
+from tests.runs import largest_difference, losses_of, weights_of, write_run
 
 
 def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:
@@ -59,18 +67,71 @@ def test_another_weight_decay_is_the_one_that_is_used(halfway, tmp_path):
     assert sum(float(decayed[name].norm()) for name in plain) < sum(float(weight.norm()) for weight in plain.values())
 
 
+QUANTIZED = [
+    "quantization_bit: left out there, 4 now",
+    "quantization_method: left out there, bnb now",
+    "quantization_type: left out there, nf4 now",
+    "double_quantization: left out there, true now",
+]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"max_steps": 1}, "checkpoint-2 is 2 steps old and this run ends after 1"),
-        ({"loraplus_lr_ratio": 4.0}, "optim: adamw_torch there, adamw_torch with loraplus_lr_ratio now"),
-        ({"bf16": True}, "precision: no there, bf16 now"),
-        ({"quantization_bit": 4}, "quantization: None there"),
+        (
+            {"train_from_scratch": True, "finetuning_type": "full", "lora_target": "all"},
+            ["train_from_scratch: false there, true now", "finetuning_type: lora there, full now"],
+        ),
+        ({"quantization_bit": 4}, QUANTIZED),
+        ({"bf16": True}, ["precision: no there, bf16 now"]),
+        ({"rope_scaling": "linear"}, ["rope_scaling: left out there, linear now"]),
+        ({"lora_rank": 16}, ["lora_rank: 8 there, 16 now", "lora_alpha: 16 there, 32 now"]),
+        ({"lora_target": "q_proj,v_proj"}, ["lora_target: all there, q_proj,v_proj now"]),
+        ({"use_dora": True}, ["use_dora: false there, true now"]),
+        ({"mask_history": True}, ["mask_history: false there, true now"]),
+        ({"optim": "sgd"}, ["optim: adamw_torch there, sgd now"]),
+        ({"loraplus_lr_ratio": 4.0}, ["loraplus_lr_ratio: left out there, given now"]),
+        ({"cutoff_len": 16}, ["cutoff_len: 256 there, 16 now"]),
+        ({"template": "chatml"}, ["template: left out there, chatml now"]),
+        ({"val_size": 5}, ["val_size: 0.0 there, 5.0 now"]),
+        ({"gradient_accumulation_steps": 4}, [f"{SEQUENCES}: 4 there, 8 now"]),
+        ({"data_seed": 3}, ["data_seed: 7 there, 3 now"]),
+        ({"disable_shuffling": False}, ["disable_shuffling: true there, false now"]),
+        ({"dataloader_drop_last": True}, ["dataloader_drop_last: false there, true now"]),
+        ({"packing": True}, ["packing: false there, true now"]),
     ],
 )
 def test_what_makes_another_run_is_refused_by_name(halfway, tmp_path, change, said):
-    with pytest.raises(CheckpointError, match=said):
-        start(halfway, tmp_path, **change)
+    assert differing(halfway, tmp_path, **change) == said
+
+
+def differing(settings: dict[str, Any], tmp_path: Path, **changes: object) -> list[str]:
+    """The lines of the refusal to continue with `changes`."""
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+        start(settings, tmp_path, **changes)
+    return [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
+
+
+def test_rows_that_changed_are_told_by_their_set(halfway, tmp_path):
+    rows = Path(halfway["dataset_dir"]) / "rows.json"
+    rows.write_text(rows.read_text().replace("quick", "slow"))
+    assert differing(halfway, tmp_path) == ["rows of rows: other tokens there; its file or the tokenizer has changed"]
+
+
+def test_a_default_that_is_written_out_makes_no_other_run(halfway, tmp_path):
+    assert start(halfway, tmp_path, lora_alpha=16, data_seed=7) == 0
+
+
+def test_a_run_that_is_shorter_than_what_is_done_is_refused(halfway, tmp_path):
+    with pytest.raises(CheckpointError, match="checkpoint-2 is 2 steps old and this run ends after 1"):
+        start(halfway, tmp_path, max_steps=1)
+
+
+def test_notes_of_an_earlier_version_are_told(halfway, tmp_path):
+    manifest = Path(halfway["output_dir"]) / "checkpoint-2" / checkpoint.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": {"optim": "adamw_torch"}}))
+    with pytest.raises(CheckpointError, match="saved by an earlier version of hone"):
+        start(halfway, tmp_path)
 
 
 def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny_run, tmp_path):
@@ -196,3 +257,87 @@ def test_a_step_without_a_trained_token_names_its_rows():
     )
     with pytest.raises(TrainingError, match=r"no token to learn from.*Its rows: rows \[3\]\."):
         loop.take_step(work, [MicroBatch(batch, True)])
+
+
+@pytest.fixture
+def with_a_best(tiny_run, tmp_path) -> dict[str, Any]:
+    """Settings of a run of 8 steps that keeps the best, which is not its newest checkpoint."""
+    asked = {"val_size": 5, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    asked |= {"load_best_model_at_end": True, "save_total_limit": 2, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    settings = {**tiny_run, **asked, "learning_rate": 0.3}
+    assert start(settings, tmp_path, max_steps=4) == 0
+    state = Path(settings["output_dir"]) / "checkpoint-4" / "trainer_state.json"
+    noted = json.loads(state.read_text())
+    noted["hone"] |= {"best_metric": 0.1, "best_checkpoint": str(Path(settings["output_dir"]) / "checkpoint-2")}
+    state.write_text(json.dumps(noted))
+    reseal(state.parent)
+    return settings
+
+
+def reseal(folder: Path) -> None:
+    """Write the manifest of a checkpoint that a test changed."""
+    about = json.loads((folder / checkpoint.MANIFEST).read_text())
+    about["files"] = {name: checkpoint._describe(folder / name) for name in about["files"]}
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(about))
+
+
+def test_the_best_checkpoint_moves_with_its_folder(with_a_best, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.move(with_a_best["output_dir"], moved)
+    assert start(with_a_best, tmp_path, output_dir=str(moved), max_steps=8) == 0
+    assert sorted(path.name for path in moved.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-8"]
+    assert largest_difference(weights_of(moved), weights_of(moved / "checkpoint-2")) == 0.0
+    assert json.loads((moved / "trainer_state.json").read_text())["best_model_checkpoint"] == str(moved / "checkpoint-2")
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_before_the_first_step(with_a_best, tmp_path):
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(CheckpointError, match=r"checkpoint-2, the best so far, cannot be loaded: there is no such folder"):
+        start(with_a_best, tmp_path, max_steps=8)
+    assert start(with_a_best, tmp_path, max_steps=8, load_best_model_at_end=False) == 0
+
+
+def stopping_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGTERM as step `step` begins."""
+    real, steps = loop.take_step, itertools.count(1)
+
+    def signalled(*args, **kwargs):
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "take_step", signalled)
+
+
+def test_a_stop_saves_all_that_is_needed_to_go_on_also_where_checkpoints_hold_the_model_alone(tiny_run, tmp_path, monkeypatch):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 4, "save_only_model": True}
+    with monkeypatch.context() as patch:
+        stopping_after(2, patch)
+        assert start(settings, tmp_path) == 128 + signal.SIGTERM
+    folder = Path(settings["output_dir"])
+    (stopped,) = folder.glob("checkpoint-*")
+    assert (stopped / "optimizer.pt").is_file() and not (folder / "adapter_model.safetensors").exists()
+    assert start(settings, tmp_path) == 0
+    assert not (folder / "checkpoint-4" / "optimizer.pt").exists()
+
+
+def test_a_stop_while_the_model_is_written_leaves_the_model(tiny_run, tmp_path, monkeypatch):
+    real = Keeper.finish
+
+    def signalled(keeper: Keeper) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        real(keeper)
+
+    monkeypatch.setattr(Keeper, "finish", signalled)
+    assert start(tiny_run, tmp_path, max_steps=2) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_an_overflow_that_does_not_end_stops_the_run(monkeypatch):
+    result = StepResult(1.0, math.inf, 0.1, 1, 1, 1, stop=False, skipped=True)
+    monkeypatch.setattr(loop, "take_step", lambda *args, **kwargs: result)
+    work = SimpleNamespace(policy=SimpleNamespace(module=torch.nn.Linear(1, 1)))
+    progress, observer = Progress(), SimpleNamespace(stepped=lambda *_: False)
+    with pytest.raises(TrainingError, match="fp16: the gradient overflowed in 41 steps"):
+        loop.fit(work, [[]] * 100, progress, observer, lambda: False)
+    assert progress.step == 40

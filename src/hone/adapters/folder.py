@@ -58,6 +58,11 @@ def read_folder(path: Path) -> AdapterFolder:
         raise ModelError(f"{file} is not an adapter's config: it names no peft_type")
     if config["peft_type"] != "LORA":
         raise ModelError(f"{path} is an adapter of type {config['peft_type']}; LORA adapters are loaded")
+    if str(config.get("init_lora_weights")).startswith("pissa_niter"):
+        raise ModelError(
+            f"{path} was started by {config['init_lora_weights']}, a decomposition of its base that is random and cannot be made "
+            "again, and saved without conversion; name the converted adapter (LLaMA-Factory writes pissa_converted beside it)"
+        )
     if not (path / WEIGHTS).is_file():
         old = "; adapter_model.bin is not read, as it may run code" if (path / "adapter_model.bin").is_file() else ""
         raise ModelError(f"{path} holds no {WEIGHTS}{old}")

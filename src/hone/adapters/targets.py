@@ -17,23 +17,59 @@ PREFIX = "base_model.model."
 """What peft writes before the base's own names."""
 
 
-def choose_targets(module: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """Names for peft: the last parts of all linear layers but the output head for "all", else those asked for.
+def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozenset[str] = frozenset()) -> list[str]:
+    """Names for peft: those of the layers "all" means, else those asked for. rerouted: last names peft takes for other weights.
 
     Raises ModelError for a name that matches no module that can carry an addition.
     """
     if "all" not in names:
         for name in names:
             find_modules(module, name, "lora_target", carriers(module))
+            if name.rpartition(".")[-1] in rerouted:
+                raise ModelError(
+                    f"lora_target: {name}: in {type(module).__name__} peft takes {', '.join(sorted(rerouted))} for the experts' "
+                    "fused weights, not for this layer; leave it out, or write finetuning_type: full or freeze"
+                )
         return list(names)
     head = module.get_output_embeddings()
-    paths = [path for path, inner in carriers(module).items() if inner is not head and not isinstance(inner, nn.Embedding)]
+    linear = [path for path, inner in carriers(module).items() if inner is not head and not isinstance(inner, nn.Embedding)]
+    past = _PAST_THE_MODULE.get(module.config.get_text_config().model_type, ())
+    paths = [path for path in linear if not _left_out(path, rerouted) and not path.endswith(past)]
     if not paths:
         raise ModelError(f"lora_target: all: {type(module).__name__} has no linear layer but its output head; name the modules")
-    _say_experts(module)
-    lasts = {path.rpartition(".")[-1] for path in paths}
-    head_name = next((path for path, inner in module.named_modules() if inner is head), "")
-    return paths if head_name.rpartition(".")[-1] in lasts else sorted(lasts)
+    _say_left(module, sorted(set(linear) - set(paths)))
+    return _short_names(module, paths)
+
+
+_ROUTES = {"gate", "router", "modality_router", "shared_expert_gate", "indexer"}
+"""Linear layers that choose or weigh: routers and gates of experts, Gemma 3n's mixing of streams, and the indexers of sparse
+
+attention, which no gradient reaches.
+"""
+
+_PAST_THE_MODULE: dict[str, tuple[str, ...]] = {
+    "deepseek_v4": (".o_a_proj",),
+    "falcon_h1": (".mamba.out_proj",),
+    "granitemoehybrid": (".mamba.out_proj",),
+    "jamba": (".mamba.dt_proj",),
+    "mamba": (".dt_proj", ".x_proj", ".out_proj"),
+}
+"""Layers of transformers 5.23 (2026-11) whose weight is used past their own forward, by a kernel or group by group: an addition
+
+would do nothing, or something else than is merged. By model_type.
+"""
+
+
+def _left_out(path: str, rerouted: frozenset[str]) -> bool:
+    return not _ROUTES.isdisjoint(path.split(".")) or path.rpartition(".")[-1] in rerouted
+
+
+def _short_names(module: nn.Module, paths: list[str]) -> list[str]:
+    """The last parts of the paths where these mean the chosen layers alone, else whole paths: peft matches ends of names."""
+    chosen = set(paths)
+    others = {path.rpartition(".")[-1] for path, _ in module.named_modules() if path not in chosen}
+    lasts = {path: path.rpartition(".")[-1] for path in paths}
+    return sorted({path if last in others else last for path, last in lasts.items()})
 
 
 def carriers(module: nn.Module) -> dict[str, nn.Module]:
@@ -136,7 +172,19 @@ def _width(layer: nn.Module, side: str) -> int | None:
     return None
 
 
-def _say_experts(module: nn.Module) -> None:
-    fused = {path.rpartition(".")[-1] for path, weight in module.named_parameters() if weight.dim() == 3 and "expert" in path}
+def _say_left(module: nn.Module, left: list[str]) -> None:
+    """What "all" does not mean: experts held as one tensor a layer; routers, gates and others that cannot carry one."""
+    owned = {f"{path}.weight" for path in carriers(module)} | {f"{path}.bias" for path in carriers(module)}
+    fused = {
+        path.rpartition(".")[-1]
+        for path, weight in module.named_parameters()
+        if weight.dim() > 1 and ".experts." in path and path not in owned and not path.endswith("bias")
+    }
     if fused:
-        log.once(f"lora_target: all: the experts' fused weights ({', '.join(sorted(fused))}) get no addition, other layers do")
+        log.once(
+            f"lora_target: all: the experts' fused weights ({', '.join(sorted(fused))}) get no addition, other layers do; "
+            "finetuning_type: full or freeze trains them"
+        )
+    if left:
+        names = sorted({".".join(path.split(".")[-2:]) for path in left})
+        log.once(f"lora_target: all: these linear layers get no addition: {', '.join(names)} (see docs/models.md)")

@@ -20,7 +20,8 @@ def same(marker: str) -> str:
 class Reading:
     """lead, tail: text the format puts around an answer; opens_thought: the prompt has already opened a thought;
 
-    plain_thoughts: thoughts are ordinary text here, even where the tokenizer has tokens for them.
+    plain_thoughts: thoughts are ordinary text here, even where the tokenizer has tokens for them; think_open, think_close: the
+    words around a thought.
     """
 
     dialect: Dialect
@@ -28,6 +29,8 @@ class Reading:
     tail: str = ""
     opens_thought: bool = False
     plain_thoughts: bool = False
+    think_open: str = "<think>"
+    think_close: str = "</think>"
 
     def message(self, text: str, mark: Mark = same) -> Message:
         """An assistant's message of what `text` says; a thought that was not closed is a thought to the end."""
@@ -39,7 +42,8 @@ class Reading:
 
     def _thought(self, text: str, mark: Mark) -> tuple[str, str]:
         """The thought and what is said after it. Without its closing word, a thought the prompt opened counts as said."""
-        opening, closing = (same if self.plain_thoughts else mark)("<think>"), (same if self.plain_thoughts else mark)("</think>")
+        spelled = same if self.plain_thoughts else mark
+        opening, closing = spelled(self.think_open), spelled(self.think_close)
         opened = text.lstrip().startswith(opening)
         if not opened and not (self.opens_thought and closing in text):
             return "", text

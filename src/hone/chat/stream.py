@@ -45,7 +45,8 @@ class Decoder:
         return "".join(found) + self.tokens.decode(waiting, place)
 
     def _mark(self, marker: str) -> str:
-        return _TAG + marker if marker in self.tokens.control else marker
+        """A marker may hold several control tokens and text between them."""
+        return "".join(_TAG + text if control else text for text, control in self.tokens.split(marker))
 
 
 def _untagged(part: Part) -> Part:

@@ -5,6 +5,7 @@ Does not know a tokenizer's kind, nor where the makers' templates lie: both are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from hone.chat.probes import probes
 from hone.chat.table import Row
 from hone.chat.tokens import control_names
 from hone.config.chat import ChatConfig
+
+_MARKUP = re.compile("<[^<>]+>|\u25c1[^\u25b7]+\u25b7")
+"""A token among the words around a thought, which may be several with text between them."""
 
 MakeTokenizer = Callable[[str, str, Iterable[str]], Any]
 """(bos, eos, control tokens) to a tokenizer that has them."""
@@ -63,7 +67,7 @@ def stand_in_codec(row: Row, make: MakeTokenizer, **settings: Any) -> Codec:
 
 def tokens_of(row: Row) -> list[str]:
     """Every control token the row's texts may hold, bos and eos aside."""
-    thoughts = [row.think_open.strip(), row.think_close.strip()] if row.thinking != "none" else []
+    thoughts = _MARKUP.findall(row.think_open + row.think_close) if row.thinking != "none" else []
     words = [*row.tokens, *row.stop, *find_dialect(row.dialect).tokens, *row.media.values(), *thoughts]
     return [word for word in dict.fromkeys(words) if word not in ("eos", row.bos, row.eos)]
 

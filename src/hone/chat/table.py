@@ -31,7 +31,8 @@ class Row:
     tokens: control tokens without which a tokenizer does not fit; bos, eos: how the maker's tokenizer spells them, '' for no bos.
     stop: tokens that end an answer; the first one must exist, "eos" stands for the tokenizer's own.
     lead, tail: text the format puts around what an answer says.
-    thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does. think_open, think_close: words.
+    thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does; "question": the prompt does,
+    but not behind tool results. think_open, think_close: words.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
     media: kind ("image", "video", "audio") to the token that stands for one.
@@ -51,7 +52,7 @@ class Row:
     stop: tuple[str, ...] = ("eos",)
     lead: str = ""
     tail: str = ""
-    thinking: Literal["none", "answer", "prompt"] = "none"
+    thinking: Literal["none", "answer", "prompt", "question"] = "none"
     think_open: str = "<think>\n"
     think_close: str = "\n</think>\n\n"
     dialect: str = "default"

@@ -77,8 +77,9 @@ class NamedTemplate:
     def reading(self) -> Reading:
         """How this row's answers are read."""
         row = self.row
-        opens = row.thinking == "prompt" and self.thinking.enable is not False
-        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none")
+        opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
+        words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
+        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
 
     @cached_property
     def source(self) -> str:

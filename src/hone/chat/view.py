@@ -22,7 +22,8 @@ class View:
 
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
-    rewritten: whether it is written otherwise than it was said when it was the last, because the format changes what lies behind.
+    thinks: whether opening and body have the words of a thought, also of an empty one. tool: the name of the tool that says the
+    text, where the result tells it. rewritten: whether it is written otherwise than when it was the last message.
     """
 
     index: int
@@ -31,7 +32,9 @@ class View:
     body: str = ""
     opening: str = ""
     calls: bool = False
+    thinks: bool = False
     rewritten: bool = False
+    tool: str = ""
     result: ToolResult | None = None
 
 
@@ -93,7 +96,7 @@ class Views:
             return ""
         if self.thinking.enable is False:
             return self._empty
-        return self.row.think_open if self.row.thinking == "prompt" else ""
+        return self.row.think_open if self.row.thinking in ("prompt", "question") else ""
 
     @property
     def _empty(self) -> str:
@@ -103,7 +106,10 @@ class Views:
         if one.role == "tool":
             results = [part for part in one.parts if isinstance(part, ToolResult)]
             results = results or [ToolResult(one.text)]
-            return [View(index, "tool", self._content(self.dialect.result(part)), result=part) for part in results]
+            return [
+                View(index, "tool", self._content(self.dialect.result(part)), tool=self._content(part.name), result=part)
+                for part in results
+            ]
         return [View(index, one.role, self._content(one.text))]
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
@@ -111,8 +117,8 @@ class Views:
         calls = [part for part in one.parts if isinstance(part, ToolCall)]
         text = one.text.strip() if self.row.trim else one.text
         shown = current or self.thinking.preserve
-        # After tool results a prompt that opens thoughts opens none: the header it stands behind is not there either.
-        can_ask = not (after_tool and self.row.thinking == "prompt")
+        # Where only questions make the prompt open a thought, the header it stands behind is not there after tool results.
+        can_ask = not (after_tool and self.row.thinking == "question")
         asks = (final or self.thinking.preserve) and can_ask
         marked = self._marked(thought.strip("\n"))
         opening, written = self._thought(marked, shown, asks, after_tool)
@@ -120,7 +126,8 @@ class Views:
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
-        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), rewritten=rewritten)
+        thinks = self.row.thinking != "none" and bool(opening + written)
+        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten)
 
     def _marked(self, thought: str) -> str:
         return self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE if thought and self.row.thinking == "none" else thought)
@@ -134,7 +141,7 @@ class Views:
             return (self._empty if needs_block else ""), ""
         if not shown or not (thought or needs_block):
             return "", ""
-        if row.thinking == "prompt" and not after_tool:
+        if row.thinking == "prompt" or (row.thinking == "question" and not after_tool):
             return row.think_open, thought + row.think_close
         if not thought and enable is None:
             return self._empty, ""

@@ -7,21 +7,43 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from hone.config import load
 from hone.config.environment import read_environment
+from hone.errors import HoneError
 from hone.training.launch import count_world
-from hone.training.review import review
+from hone.training.review import Review, review
 
 _SAMPLES = 3
 
 
 def main(arguments: list[str]) -> int:
-    """Print the review (`--json`: for machines); returns 1 where a fault was found."""
+    """Print the review; returns 1 where a fault was found. `--json`: for machines, an object also where an error ends the check.
+
+    Its `errors` are the mistakes that ended the check, each with place, key and message; without any, the review stands beside.
+    """
     machine = "--json" in arguments
-    run = load([argument for argument in arguments if argument != "--json"], "train")
+    words = [argument for argument in arguments if argument != "--json"]
+    if not machine:
+        found = _look(words, colour=sys.stdout.isatty())
+        print("\n".join(found.lines()))
+        return 1 if found.faults else 0
+    try:
+        found = _look(words, colour=False)
+    except HoneError as error:
+        _print({"errors": error.to_list()})
+        raise
+    _print({"errors": [], **found.to_dict()})
+    return 1 if found.faults else 0
+
+
+def _look(words: list[str], *, colour: bool) -> Review:
+    run = load(words, "train")
     environment, _ = read_environment()
     world = count_world(environment, use_cpu=run.train.use_cpu)
-    found = review(run, world=world, count=_SAMPLES, colour=sys.stdout.isatty() and not machine)
-    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if machine else "\n".join(found.lines()))
-    return 1 if found.faults else 0
+    return review(run, world=world, count=_SAMPLES, colour=colour)
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(json.dumps(found, indent=1, ensure_ascii=False))

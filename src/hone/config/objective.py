@@ -10,7 +10,21 @@ from typing import Literal
 from hone.config.section import Section, knob
 
 
-class Sft(Section):
+class _Likelihood(Section):
+    """What all that learn by cross-entropy share."""
+
+    moe_aux_loss_coef: float | None = knob(
+        None,
+        "What the router's balance loss of a mixture of experts is multiplied by, so that its experts stay evenly used. "
+        "Left out, the model's own config decides; 0 leaves the loss out. It is computed for each sequence by itself, so "
+        "that batch size and packing change nothing; eval_loss is without it. 0.001 is usual; set it for long full training.",
+        level="advanced",
+        ge=0,
+        example="0.001",
+    )
+
+
+class Sft(_Likelihood):
     """Learn the answers of conversations."""
 
     kind: Literal["sft"] = "sft"
@@ -26,7 +40,7 @@ class Sft(Section):
     )
 
 
-class Pretrain(Section):
+class Pretrain(_Likelihood):
     """Learn to continue plain text."""
 
     kind: Literal["pretrain"] = "pretrain"

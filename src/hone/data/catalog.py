@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from hone import log
+from hone.config.environment import read_environment
 from hone.errors import DataError, MissingExtra
 from hone.table import nearest
 
 CATALOG_FILE = "dataset_info.json"
 SHAPES = ("alpaca", "sharegpt", "openai")
-_HUB_KEYS = {"hf_hub_url": "hub", "ms_hub_url": "modelscope", "om_hub_url": "openmind"}
+HUB_KEYS = {"hf_hub_url": "hf", "ms_hub_url": "ms", "om_hub_url": "om"}
+"""Keys of an entry that name a repository, and the hub it lies on."""
 _ENTRY_KEYS = (
-    *_HUB_KEYS, "script_url", "cloud_file_name", "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples",
+    *HUB_KEYS, "script_url", "cloud_file_name", "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples",
     "columns", "tags",
 )  # fmt: skip
 _OLD_KEYS = ("file_sha1", "cloud_file_sha1")
@@ -63,7 +65,9 @@ OPENAI_TAGS = Tags("role", "content", "user", "assistant", "tool", "function", "
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set. kind: where `place` is: "file" (absolute path of a file or folder), "cloud" (URL), "hub" (repository id)."""
+    """One data set. kind: where `place` is: "file" (absolute path of a file or folder), "cloud" (URL), or a repository's id
+    on a hub: "hf" (Hugging Face), "ms" (ModelScope), "om" (Modelers).
+    """
 
     name: str
     kind: str
@@ -85,11 +89,15 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The entries of one dataset_info.json. where: its path, for messages; base: the folder file names are relative to."""
+    """The entries of one dataset_info.json. where: its path, for messages; base: the folder file names are relative to.
+
+    hub: which one is preferred ("hf", "ms", "om"); any_hub_id: every name is an id there.
+    """
 
     entries: Mapping[str, Any]
     where: str
     base: Path
+    hub: str = "hf"
     any_hub_id: bool = False
 
     def __contains__(self, name: str) -> bool:
@@ -98,7 +106,7 @@ class Catalog:
     def find(self, name: str) -> DatasetSpec:
         """The spec of data set `name`; DataError with the nearest name where it is not defined."""
         if self.any_hub_id:
-            return DatasetSpec(name, "hub", name)
+            return DatasetSpec(name, self.hub, name)
         if name not in self.entries:
             known = f"it defines {_listed(sorted(self.entries))}" if self.entries else "it defines nothing"
             raise DataError(f'data set "{name}" is not defined in {self.where}{nearest(name, list(self.entries))}; {known}')
@@ -114,17 +122,18 @@ def load_catalog(dataset_dir: str | Mapping[str, Any]) -> Catalog:
 
     A folder without dataset_info.json gives an empty catalog, so that plain file paths can still be data sets.
     """
+    hub = read_environment()[0].hub
     if isinstance(dataset_dir, Mapping):
-        return Catalog(dict(dataset_dir), "the mapping dataset_dir", Path.cwd())
+        return Catalog(dict(dataset_dir), "the mapping dataset_dir", Path.cwd(), hub)
     if dataset_dir == "ONLINE":
-        return Catalog({}, "ONLINE", Path.cwd(), any_hub_id=True)
+        return Catalog({}, "ONLINE", Path.cwd(), hub, any_hub_id=True)
     if dataset_dir.startswith("REMOTE:"):
         path = _download(dataset_dir.removeprefix("REMOTE:"))
-        return Catalog(_read(path), f"{dataset_dir}/{CATALOG_FILE}", Path.cwd())
+        return Catalog(_read(path), f"{dataset_dir}/{CATALOG_FILE}", Path.cwd(), hub)
     path = Path(dataset_dir).expanduser() / CATALOG_FILE
     if not path.is_file():
-        return Catalog({}, f"{path} (there is no such file)", path.parent)
-    return Catalog(_read(path), str(path), path.parent)
+        return Catalog({}, f"{path} (there is no such file)", path.parent, hub)
+    return Catalog(_read(path), str(path), path.parent, hub)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def _spec(name: str, entry: Any, catalog: Catalog) -> DatasetSpec:
     if not isinstance(entry, Mapping):
         raise DataError(f"{where}: wanted an object, seen {type(entry).__name__}")
     _check_keys(entry, where)
-    kind, place = _source(entry, catalog.base, where)
+    kind, place = _source(entry, catalog, where)
     shape = entry.get("formatting", "alpaca")
     if shape not in SHAPES:
         hint = nearest(shape, list(SHAPES)) if isinstance(shape, str) else ""
@@ -183,15 +192,15 @@ def _check_keys(entry: Mapping[str, Any], where: str) -> None:
         log.once(f'note: {where}: the key "{key}" has no meaning here')
 
 
-def _source(entry: Mapping[str, Any], base: Path, where: str) -> tuple[str, str]:
-    """Hub keys win over script_url, that over cloud_file_name, that over file_name, as in LLaMA-Factory."""
-    for key, kind in _HUB_KEYS.items():
-        if entry.get(key):
-            if kind != "hub":
-                raise DataError(
-                    f"{where}: {key} names another hub than Hugging Face's; add hf_hub_url, or download it and use file_name"
-                )
-            return kind, str(entry[key])
+def _source(entry: Mapping[str, Any], catalog: Catalog, where: str) -> tuple[str, str]:
+    """Hub keys win over script_url, that over cloud_file_name, that over file_name, as in LLaMA-Factory.
+
+    Of hub keys the one of the preferred hub wins, then Hugging Face's, then ModelScope's.
+    """
+    ids = {hub: str(entry[key]) for key, hub in HUB_KEYS.items() if entry.get(key)}
+    for hub in (catalog.hub, *HUB_KEYS.values()):
+        if hub in ids:
+            return hub, ids[hub]
     if entry.get("script_url"):
         raise DataError(
             f"{where}: script_url runs a script that comes with the data; convert the set to jsonl or parquet and use file_name"
@@ -199,8 +208,8 @@ def _source(entry: Mapping[str, Any], base: Path, where: str) -> tuple[str, str]
     if entry.get("cloud_file_name"):
         return "cloud", str(entry["cloud_file_name"])
     if entry.get("file_name"):
-        return "file", str((base / Path(str(entry["file_name"])).expanduser()).absolute())
-    raise DataError(f"{where}: it says nowhere where the data are; write file_name, hf_hub_url or cloud_file_name")
+        return "file", str((catalog.base / Path(str(entry["file_name"])).expanduser()).absolute())
+    raise DataError(f"{where}: it says nowhere where the data are; write file_name, cloud_file_name or {', '.join(HUB_KEYS)}")
 
 
 def _named(defaults: Any, given: Any, where: str) -> Any:

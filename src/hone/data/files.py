@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from hone.data.catalog import DatasetSpec
+from hone.data.catalog import HUB_KEYS, DatasetSpec
 from hone.data.sources import READERS, RawRow, ending, read_rows
 from hone.errors import DataError, MissingExtra
+from hone.models.hubs import fetch_dataset
 
 HASH_BYTES = 1 << 20
 
@@ -37,7 +38,7 @@ class Source(Protocol):
 
 def open_source(spec: DatasetSpec, *, streaming: bool = False) -> Source:
     """The source of `spec`; DataError where it is not there, MissingExtra where a package is needed to reach it."""
-    if spec.kind == "hub":
+    if spec.kind in HUB_KEYS.values():
         return HubSource(spec, streaming)
     if spec.kind == "cloud":
         return CloudSource(spec.place)
@@ -160,11 +161,12 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 class HubSource:
-    """A data set of the Hugging Face hub, through the package `datasets`."""
+    """A data set of a hub, through the package `datasets`; of another hub than Hugging Face's, its files are fetched first."""
 
     def __init__(self, spec: DatasetSpec, streaming: bool):
         self._spec = spec
-        self._data = _load_hub(spec, streaming)
+        self._folder = None if spec.kind == "hf" else fetch_dataset(spec.place, spec.kind)
+        self._data = _load_hub(spec, self._folder, streaming)
         self._streaming = streaming
 
     def rows(self) -> Iterator[RawRow]:
@@ -173,19 +175,27 @@ class HubSource:
             yield RawRow(number, value)
 
     def identity(self, memo: Path) -> str:
-        """The fingerprint of the local copy; when streaming, the commit of the repository."""
+        """The fingerprint of the local copy; when streaming, the commit of the repository, or the state of its files here."""
         if not self._streaming:
             return f"hub:{self._data._fingerprint}"
-        return f"hub:{self._spec.place}:{_hub_commit(self._spec)}:{self._spec.subset}:{self._spec.folder}:{self._spec.split}"
+        state = _hub_commit(self._spec) if self._folder is None else _folder_state(self._folder)
+        return f"hub:{self._spec.place}:{state}:{self._spec.subset}:{self._spec.folder}:{self._spec.split}"
 
 
-def _load_hub(spec: DatasetSpec, streaming: bool) -> Any:
+def _folder_state(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    seen = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _load_hub(spec: DatasetSpec, folder: Path | None, streaming: bool) -> Any:
     try:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "hub", f'data set "{spec.name}" (hub id {spec.place})') from error
     try:
-        return datasets.load_dataset(spec.place, spec.subset, data_dir=spec.folder, split=spec.split, streaming=streaming)
+        place = spec.place if folder is None else str(folder)
+        return datasets.load_dataset(place, spec.subset, data_dir=spec.folder, split=spec.split, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f'data set "{spec.name}": cannot load {spec.place} from the hub: {type(error).__name__}: {error}'

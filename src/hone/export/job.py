@@ -26,11 +26,11 @@ from hone.config.use import ExportConfig
 from hone.errors import ExportError
 from hone.export.beside import copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
-from hone.export.lora import NeedsWholeModel
-from hone.export.merge import merge, plan_merge
+from hone.export.lora import NeedsWholeModel, read_adapter, whole_tensors
+from hone.export.merge import merge
 from hone.export.parity import Parity
-from hone.export.recipe import Recipe
-from hone.export.source import main_dtype, read_checkpoint, read_json, torch_name
+from hone.export.recipe import Recipe, plan_recipe
+from hone.export.source import Stored, check_index, main_dtype, read_checkpoint, read_json, torch_name
 from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
@@ -118,6 +118,7 @@ def export(
         else:
             log.info(f"the whole model is merged in memory: {reason}")
             written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length)
+        _read_back(draft, written)
         template = _write_beside(base, draft, tokenizer, codec)
         parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"
@@ -136,6 +137,18 @@ def export(
         )
         _finish(report, draft)
     return report
+
+
+def _read_back(draft: Path, written: Written) -> None:
+    """Raise ExportError where the files do not hold what was written: a disk that lies, an index that points elsewhere."""
+    tensors = read_checkpoint(draft)
+    check_index(draft, tensors)
+    seen, wanted = (len(tensors), sum(tensor.num_bytes for tensor in tensors.values())), (written.num_tensors, written.num_bytes)
+    if seen != wanted:
+        raise ExportError(
+            f"the files hold {seen[0]} tensors of {seen[1]} bytes in all, but {wanted[0]} of {wanted[1]} were written; "
+            "something else writes there, or the disk fails"
+        )
 
 
 def _finish(report: Report, draft: Path) -> None:
@@ -159,12 +172,15 @@ def _plan(
     tensors = read_checkpoint(base)
     stored = main_dtype(tensors) if tensors else _said_dtype(base)
     target = stored if dtype == "auto" else _CODES[dtype]
+    skeleton = meta_model(model)
+    if model.resize_vocab or model.add_tokens or model.add_special_tokens:
+        _check_rows(tensors, folders, skeleton, len(tokenizer))
     try:
         if not tensors:
             raise NeedsWholeModel("the base has no safetensors, only older files")
-        skeleton = meta_model(model)
-        recipe = plan_merge(base, list(folders), skeleton, dtype=target)
-        _check_rows(model, base, recipe, skeleton, tokenizer)
+        recipe = plan_recipe(tensors, [read_adapter(folder) for folder in folders], skeleton, dtype=target)
+        if recipe.rows is not None and "vocab_size" not in read_json(base / "config.json"):
+            raise NeedsWholeModel("the vocabulary grows in a nested config")
     except NeedsWholeModel as reason:
         return None, str(reason), target
     return recipe, "", target
@@ -176,14 +192,19 @@ def _said_dtype(base: Path) -> str:
     return _CODES.get(config.get("dtype") or config.get("torch_dtype") or "", "F32")
 
 
-def _check_rows(model: ModelConfig, base: Path, recipe: Recipe, skeleton: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises NeedsWholeModel where the vocabulary must grow and the adapters do not bring the rows."""
-    grows = model.resize_vocab or model.add_tokens or model.add_special_tokens
-    rows = recipe.rows or skeleton.get_input_embeddings().weight.shape[0]
-    if grows and len(tokenizer) > rows:
-        raise NeedsWholeModel("the vocabulary grows")
-    if recipe.rows is not None and "vocab_size" not in read_json(base / "config.json"):
-        raise NeedsWholeModel("the vocabulary grows in a nested config")
+def _check_rows(base: dict[str, Stored], folders: Sequence[Path], skeleton: nn.Module, tokens: int) -> None:
+    """Raises ExportError where no file holds the embeddings of `tokens` tokens: the others' would be drawn at random."""
+    weight = skeleton.get_input_embeddings().weight
+    names = {name for name, other in skeleton.named_parameters(remove_duplicate=False) if other is weight}
+    rows = {name: tensor.shape[0] for name, tensor in base.items() if name in names}
+    for folder in folders:
+        rows |= {name: tensor.shape[0] for name, tensor in whole_tensors(folder).items() if name in names}
+    if rows and max(rows.values()) < tokens:
+        raise ExportError(
+            f"the vocabulary is to grow to {tokens} tokens, and neither base nor adapters hold embeddings of more than "
+            f"{max(rows.values())}. Leave add_tokens, add_special_tokens and resize_vocab out, or train with them first: "
+            "their rows are saved with the adapter"
+        )
 
 
 def _write_beside(base: Path, draft: Path, tokenizer: PreTrainedTokenizerBase, codec: Codec) -> ChatTemplate:

@@ -88,7 +88,7 @@ def _sort_tensors(
         if (mark and tail.removesuffix(".weight") not in ("A", "B")) or ".token_adapter." in path:
             raise NeedsWholeModel(f"{folder.name} holds {path.rpartition('.')[2]}")
         if not mark:
-            replacements[path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
+            replacements[_base_name(path)] = tensor
             continue
         side, lacking = ("A", "B") if tail[0] == "A" else ("B", "A")
         other = tensors.get(f"{_PREFIX}{module}{mark}{lacking}{tail[1:]}")
@@ -99,6 +99,16 @@ def _sort_tensors(
     if not additions and not replacements:
         raise ExportError(f"{folder} holds an adapter without a single tensor.")
     return additions, replacements
+
+
+def whole_tensors(folder: Path) -> dict[str, Stored]:
+    """The tensors that a folder brings whole, by the name of the base's, whatever else it holds."""
+    tensors = stored_tensors(folder / WEIGHTS).items()
+    return {_base_name(name.removeprefix(_PREFIX)): tensor for name, tensor in tensors if "lora_" not in name}
+
+
+def _base_name(path: str) -> str:
+    return path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
 
 
 def _addition(folder: Path, config: dict[str, Any], module: str, a: Stored, b: Stored) -> Addition:

@@ -8,7 +8,7 @@ Axes: T token, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class Parity:
     max_difference: of one logit; spread: standard deviation of the reference's logits; divergence: mean KL(trained, exported) in
     nats; top1: share of tokens where both name the same likeliest next token. None where no adapter changes anything: effect,
     mean KL(trained, base), and carried, how much of the adapter's change of the logits is in the exported model: 1 is all of it,
-    0 the bare base, less than 1 also where a coarse number format rounds small changes away.
+    0 the bare base, less than 1 also where a coarse number format rounds small changes away. wrong: weights that differ by more
+    than rounding, and in how many rows.
     """
 
     max_difference: float
@@ -61,13 +62,14 @@ class Parity:
     dtype: str
     effect: float | None = None
     carried: float | None = None
+    wrong: dict[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Within the tolerance of the number format; a logit that is not a number is never within."""
         allowed = TOLERANCES[self.dtype]
         near = self.max_difference <= allowed.difference * self.spread and self.divergence <= allowed.divergence
-        return near and (self.carried is None or abs(self.carried - 1) <= CARRIED)
+        return near and not self.wrong and (self.carried is None or abs(self.carried - 1) <= CARRIED)
 
     def __str__(self) -> str:
         allowed = TOLERANCES[self.dtype]
@@ -79,6 +81,9 @@ class Parity:
         effect = ""
         if self.effect is not None and self.carried is not None:
             effect = f"; {100 * self.carried:.2f} % of the adapter's own effect (KL {self.effect:.3g}) is in it"
+        if self.wrong:
+            named = ", ".join(f"{name} ({rows} rows)" for name, rows in list(self.wrong.items())[:5])
+            effect += f"; {len(self.wrong)} weights differ by more than rounding: {named}"
         return f"parity {'passed' if self.passed else 'FAILED'} ({torch_name(self.dtype)}): {figures}{effect}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,8 +114,17 @@ def logits_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]
     return [module(input_ids=torch.tensor([ids], device=module.device)).logits[0].float().cpu() for ids in texts]
 
 
-def compare(trained: list[Tensor], exported: list[Tensor], *, dtype: str, base: list[Tensor] | None = None) -> Parity:
-    """Measure `exported` against `trained`, logits [T, V] text by text. dtype: of the exported weights; base: without adapter.
+def compare(
+    trained: list[Tensor],
+    exported: list[Tensor],
+    *,
+    dtype: str,
+    base: list[Tensor] | None = None,
+    wrong: dict[str, int] | None = None,
+) -> Parity:
+    """Measure `exported` against `trained`, logits [T, V] text by text.
+
+    dtype: of the exported weights; base: without adapter; wrong: see Parity.
 
     Raises: ExportError where the vocabularies differ.
     """
@@ -131,6 +145,7 @@ def compare(trained: list[Tensor], exported: list[Tensor], *, dtype: str, base: 
         dtype=dtype,
         effect=None if base_TV is None or carried is None else _divergence(one_TV, base_TV),
         carried=carried,
+        wrong=wrong or {},
     )
 
 

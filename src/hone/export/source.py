@@ -49,6 +49,11 @@ class Stored:
         """How many numbers it holds."""
         return torch.Size(self.shape).numel()
 
+    @property
+    def num_bytes(self) -> int:
+        """Its size in the file."""
+        return self.num_elements * DTYPES[self.dtype].itemsize
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object a JSON file holds. Raises: ExportError with the line of the fault."""
@@ -108,6 +113,22 @@ def read_checkpoint(folder: Path) -> dict[str, Stored]:
             f"{folder} holds tensors of type {', '.join(strange)}, which is a quantized model; write the original one."
         )
     return tensors
+
+
+def check_index(folder: Path, tensors: dict[str, Stored]) -> None:
+    """Raise ExportError where the index of `folder` says another file of a tensor than the one that holds it."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    said = read_json(index)["weight_map"]
+    held = {name: tensor.file.name for name, tensor in tensors.items()}
+    wrong = sorted(name for name in said.keys() | held.keys() if said.get(name) != held.get(name))
+    if wrong:
+        first = wrong[0]
+        raise ExportError(
+            f"{index} is wrong for {len(wrong)} tensors: {first} is in {held.get(first, 'no file it names')}, "
+            f"the index says {said.get(first, 'nothing')}"
+        )
 
 
 def main_dtype(tensors: dict[str, Stored]) -> str:

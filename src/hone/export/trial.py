@@ -1,4 +1,4 @@
-"""The trial of an export: base + adapter and the exported folder are loaded one after the other and compared.
+"""The trial of an export: base + adapter and the exported folder are loaded one after the other and compared, texts and weights.
 
 Does not know how the folder was made, nor what becomes of one that fails.
 """
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from hone import log
-from hone.adapters.lora import attach_lora
+from hone.adapters.lora import attach_lora, fold
 from hone.chat.codec import Codec
 from hone.config.adapter import Adapter, Lora
 from hone.config.model import ModelConfig
+from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts
 from hone.models.load import load_model
 from hone.models.shape import meta_model
@@ -36,24 +37,28 @@ def measure_parity(
         log.warn(f"parity is not measured: {lack}")
         return None, lack
     texts = probe_texts(codec)
-    trained, base = _logits_of_parts(model, adapter, texts, device, length)
+    trained, base, means = _of_parts(model, adapter, texts, device, length)
     gc.collect()
-    exported = logits_of(load_plain(folder, device, trust_remote_code=model.trust_remote_code), texts)
-    return compare(trained, exported, dtype=dtype, base=base), ""
+    module = load_plain(folder, device, trust_remote_code=model.trust_remote_code)
+    exported = logits_of(module, texts)
+    return compare(trained, exported, dtype=dtype, base=base, wrong=differing(means, row_means(module), dtype=dtype)), ""
 
 
-def _logits_of_parts(
+def _of_parts(
     model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device, length: int | None
-) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Logits with the last adapter beside the base (not merged into it), and those without it; None where there is no adapter."""
+) -> tuple[list[Tensor], list[Tensor] | None, dict[str, Tensor]]:
+    """Logits with the last adapter beside the base, those without it (None where there is no adapter), and means of the weights.
+
+    The logits come before peft merges the last adapter, which the means need: they would tell if that merge were wrong.
+    """
     module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
     if not isinstance(adapter, Lora) or not adapter.adapter_name_or_path:
-        return logits_of(module, texts), None
+        return logits_of(module, texts), None, row_means(module)
     beside = adapter.model_copy(update={"create_new_adapter": False})
     module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
     with module.disable_adapter():
         without = logits_of(module, texts)
-    return logits_of(module, texts), without
+    return logits_of(module, texts), without, row_means(fold(module))
 
 
 def _lack_of_memory(model: ModelConfig, device: torch.device) -> str:

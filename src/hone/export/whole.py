@@ -35,7 +35,7 @@ def merge_whole(
         raise ExportError(f"the weights cannot be written: {fault}") from fault
     files = sorted(path.name for path in folder.glob("model*.safetensors"))
     tensors = {name: tensor for file in files for name, tensor in stored_tensors(folder / file).items()}
-    total = sum(tensor.num_elements * DTYPES[tensor.dtype].itemsize for tensor in tensors.values())
+    total = sum(tensor.num_bytes for tensor in tensors.values())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = torch_name(dtype)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -107,7 +107,7 @@ class _Form:
 
 def _surprise(mapped_nV: Tensor, logsumexp_n: Tensor, ids_n: Tensor, logit_map: LogitMap) -> Tensor:
     """d logprob / d raw logits, [n, V] fp32: (one-hot minus softmax) times the map's slope."""
-    gradient_nV = torch.exp(mapped_nV - logsumexp_n.unsqueeze(-1)).neg_()
+    gradient_nV = (mapped_nV - logsumexp_n.unsqueeze(-1)).exp_().neg_()
     gradient_nV[torch.arange(len(ids_n), device=ids_n.device), ids_n] += 1
     slope = logit_map.slope(mapped_nV)
     return gradient_nV if isinstance(slope, float) and slope == 1.0 else gradient_nV.mul_(slope)
@@ -130,7 +130,9 @@ class _Chunked(torch.autograd.Function):
                 logprobs_N[part] = mapped_nV.gather(-1, ids_N[part].unsqueeze(-1)).squeeze(-1) - logsumexp_N[part]
                 if slope_ND is not None:
                     gradient_nV = _surprise(mapped_nV, logsumexp_N[part], ids_N[part], form.logit_map)
+                    del mapped_nV  # never more than two chunks at a time, nor one into the next round
                     torch.mm(gradient_nV.to(form.dtype), weight, out=slope_ND[part])
+                    del gradient_nV
         ctx.form, ctx.hidden_dtype = form, hidden_ND.dtype
         if eager:
             ctx.save_for_backward(slope_ND)
@@ -162,6 +164,7 @@ def _head_backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, Tensor,
             hidden_nD = hidden_ND[part].to(form.dtype)
             mapped_nV = form.logit_map.apply(functional.linear(hidden_nD, weight, bias).float())
             of_logits_nV = _surprise(mapped_nV, logsumexp_N[part], ids_N[part], form.logit_map)
+            del mapped_nV
             of_logits_nV.mul_(gradient_N[part].unsqueeze(-1))
             if of_bias_V is not None:
                 of_bias_V += of_logits_nV.sum(0)
@@ -169,4 +172,5 @@ def _head_backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, Tensor,
             of_weight_VD += of_logits_nV.T @ hidden_nD
             if of_hidden_ND is not None:
                 of_hidden_ND[part] = (of_logits_nV @ weight).to(hidden_ND.dtype)
+            del of_logits_nV
     return of_hidden_ND, of_weight_VD.to(weight_VD.dtype), None if of_bias_V is None else of_bias_V.to(bias_V.dtype)

@@ -21,6 +21,7 @@ from hone.models.attention import choose_attention
 from hone.models.checkpointing import recompute_activations
 from hone.models.embeddings import resize_vocab
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
+from hone.models.prepared import bound_prepared
 from hone.models.quantize import freeze, quantization_config
 from hone.models.rope import stretch
 from hone.models.tokenizer import load_tokenizer
@@ -57,6 +58,7 @@ def load_model(
     Raises ModelError for missing or unreadable files, weights that the files lack, and what the family cannot do.
     """
     model = settle(model, weights=not model.train_from_scratch)
+    bound_prepared(device)
     config = load_config(model)
     if model.rope_scaling:
         stretch(config, model.rope_scaling, length)

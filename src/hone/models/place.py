@@ -17,7 +17,7 @@ from hone.config.environment import read_environment
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.catalog import HUBS, model_catalog
-from hone.models.hubs import fetch
+from hone.models.hubs import fetch_model
 
 
 def settle(model: ModelConfig, *, weights: bool = False) -> ModelConfig:
@@ -28,7 +28,7 @@ def settle(model: ModelConfig, *, weights: bool = False) -> ModelConfig:
     """
     place, hub = hub_name(model), read_environment()[0].hub
     if hub != "hf" and not is_local(place):
-        place = str(fetch(model, place, hub, weights=weights))
+        place = str(fetch_model(model, place, hub, weights=weights))
     return model if place == model.model_name_or_path else model.model_copy(update={"model_name_or_path": place})
 
 

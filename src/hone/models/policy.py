@@ -7,7 +7,7 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from hone import log
 from hone.errors import ModelError
 from hone.kernels.token_logprobs import LogitMap, of_logits
-from hone.models.quirks import leave_out_router_loss, logit_map_of
+from hone.models.quirks import logit_map_of, packed_mask, padded_only
+from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
 from hone.models.tap import IGNORE, HeadTap
 
@@ -48,17 +49,21 @@ def find_causal(module: nn.Module) -> PreTrainedModel:
 class Policy:
     """`Policy(module).token_logprobs(batch)`; module: a causal model, also wrapped in PEFT or DDP.
 
+    router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, router_loss: float | None = None):
         self.module = module
         self.causal = find_causal(module)
-        self.can_pack = True
+        self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
-        leave_out_router_loss(self.causal.config)
+        self.router_loss = choose_coefficient(self.causal, router_loss)
+        self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
+        if self.router_loss:
+            log.once(f"{self._name()}: the router's balance loss is learned too, times {self.router_loss:g}")
 
     def token_logprobs(self, batch: TokenBatch) -> Tensor:
         """fp32 [B, T]: log-prob of labels_BT[b, t] given the tokens before t, 0 where the label is IGNORE; with gradient.
@@ -74,34 +79,48 @@ class Policy:
             )
         return logprobs_BT
 
+    def token_losses(self, batch: TokenBatch) -> Tensor:
+        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient.
+
+        In training each trained token also bears its sequence's router balance loss, times `router_loss`: summed over a step and
+        divided by its trained tokens it is the mean over the sequences by their trained tokens, however they are laid out.
+        """
+        if not (self.router_loss and self.module.training):
+            return -self.token_logprobs(batch)
+        with RouterTap(self.causal) as tap:
+            logprobs_BT = self.token_logprobs(batch)
+        balance_BT = tap.balance(batch.segments_BT, batch.labels_BT).to(logprobs_BT.device)
+        return self.router_loss * balance_BT - logprobs_BT
+
     def self_test(self) -> SelfTest:
         """Compare tapped with plain and packed with apart on two short sequences (no gradient), and keep what was found.
 
         On several processes call it on all of them. What fell back is said once.
         """
         found = compare(self)
+        known = padded_only(self.causal.config)
         if not found.fast:
             log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
-        if not found.can_pack:
-            log.once(
-                f"{self._name()}: packed sequences would attend to each other (difference {found.packed_difference:.2g}); "
-                "batches are padded"
-            )
-        self.fast, self.can_pack = found.fast, found.can_pack
+        if known or not found.can_pack:
+            why = known or f"a difference of {found.packed_difference:.2g} in the self-test"
+            log.once(f"{self._name()}: packed sequences would see each other ({why}); batches are padded")
+        self.fast, self.can_pack = found.fast, found.can_pack and not known
         return found
 
     def _name(self) -> str:
         return type(self.causal).__name__
 
-    def _inputs(self, batch: TokenBatch) -> dict[str, Tensor | bool | None]:
+    def _inputs(self, batch: TokenBatch) -> dict[str, Any]:
         """One row is packed: positions that start again isolate its sequences, only without a mask and without a cache."""
-        inputs: dict[str, Tensor | bool | None] = {
+        inputs: dict[str, Any] = {
             "input_ids": batch.ids_BT,
             "position_ids": batch.positions_BT,
             "use_cache": False,
         }
         packed = batch.ids_BT.shape[0] == 1
-        inputs["attention_mask"] = None if packed else (batch.segments_BT != 0).long()
+        inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT) if packed else (batch.segments_BT != 0).long()
+        if self._adds_router_loss:
+            inputs["output_router_logits"] = False  # its own balance loss is one of the whole micro-batch, added to a mean
         return inputs
 
     def _tapped(self, batch: TokenBatch) -> Tensor:

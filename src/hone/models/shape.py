@@ -25,6 +25,7 @@ class Shape:
     num_weights: int
     num_layers: int
     hidden: int
+    attention: int
     feed_forward: int
     vocabulary: int
 
@@ -43,11 +44,13 @@ def shape_of(module: nn.Module) -> Shape:
     """The sizes of a transformers model."""
     config = module.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
     return Shape(
         architecture=type(module).__name__,
         num_weights=sum(weight.numel() for weight in module.parameters()),
         num_layers=config.num_hidden_layers,
         hidden=config.hidden_size,
+        attention=heads * width if isinstance(heads, int) and isinstance(width, int) else config.hidden_size,
         feed_forward=wide,
         vocabulary=config.vocab_size,
     )

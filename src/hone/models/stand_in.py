@@ -22,7 +22,8 @@ def stand_in_tokenizer(bos: str, eos: str, tokens: Iterable[str]) -> PreTrainedT
         {"additional_special_tokens": [token for token in dict.fromkeys(tokens) if token not in (bos, eos)]}
     )
     if bos:
-        opened = [(bos, tokenizer.bos_token_id)]
+        # Under a name of its own: a colon in the token (<seed:bos>) would be read as the template's.
+        opened = [{"id": "bos", "ids": [tokenizer.bos_token_id], "tokens": [bos]}]
         backend = tokenizer.backend_tokenizer
-        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=opened)
+        backend.post_processor = processors.TemplateProcessing(single="bos $A", pair="bos $A $B", special_tokens=opened)
     return tokenizer

@@ -21,7 +21,7 @@ class Pretrain:
     fingerprint = "pretrain-2"
 
     def __init__(self, settings: PretrainConfig):
-        del settings  # it holds nothing but its kind
+        del settings  # what it holds is the policy's
 
     def examples(self, sample: Passage, codec: Codec) -> list[Passage]:
         """Itself."""
@@ -36,5 +36,5 @@ class Pretrain:
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Minus the sum of the trained tokens' log-probs."""
-        return Loss(-policy.token_logprobs(batch).sum())
+        """Minus the sum of the trained tokens' log-probs, and the router's balance loss where there is one."""
+        return Loss(policy.token_losses(batch).sum())

@@ -42,5 +42,5 @@ class Sft:
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Minus the sum of the trained tokens' log-probs."""
-        return Loss(-policy.token_logprobs(batch).sum())
+        """Minus the sum of the trained tokens' log-probs, and the router's balance loss where there is one."""
+        return Loss(policy.token_losses(batch).sum())

@@ -5,7 +5,6 @@ Does not load a weight; `hone check` and `hone train` draft alike, so that what 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -28,15 +27,12 @@ from hone.optim.build import schedule_factor
 from hone.training import plan as planning
 from hone.training.conduct import choose_metric
 from hone.training.evaluate import metric_names
-from hone.training.memory import Memory, available_bytes, estimate
+from hone.training.identity import fingerprint
+from hone.training.memory import Memory, Trained, available_bytes, estimate
 from hone.training.plan import Plan
 
 STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
-
-
-_OF_THE_BASE = ("model_revision", "quantization", "rope_scaling", "train_from_scratch")
-"""Settings that make other weights, or another function, of the same model."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,11 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
     train, tokens = run.train, material.tokens
     num_steps, num_epochs = planning.count_steps(train, steps.num_steps_per_epoch)
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
-    num_weights, num_trained, kept, recomputed = _measure(run, material, steps)
+    num_weights, num_trained, kept, recomputed = _measure(run, material, device)
     free = available_bytes(device)
     recompute = train.gradient_checkpointing
     if recompute is None:
-        recompute = kept.total > 0.8 * free
+        recompute = kept.needed > 0.8 * free
     return Plan(
         device=str(device.type),
         world=world,
@@ -139,31 +135,11 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         available_bytes=free,
         seed=train.seed,
         output_dir=train.output_dir,
-        fingerprint=fingerprint(run, material, world),
+        fingerprint=fingerprint(run, tokens, world=world, fills_rows=fills_rows(run), data_seed=data_seed(run)),
     )
 
 
-def fingerprint(run: Run, material: Material, world: int) -> dict[str, str]:
-    """What must be equal for a checkpoint to be continued, by the user's words."""
-    train = run.train
-    adapter = run.adapter.model_dump_json()
-    plus = " with loraplus_lr_ratio" if run.optimizer.loraplus_lr_ratio is not None else ""  # it splits the groups of weights
-    return {
-        "model_name_or_path": run.model.model_name_or_path,
-        **{name: str(getattr(run.model, name)) for name in _OF_THE_BASE},
-        "precision": ("pure " if train.pure_bf16 else "") + planning.precision_of(train),
-        "finetuning_type": f"{run.adapter.kind} {_digest(adapter)}",
-        "stage": material.objective.fingerprint,
-        "data": _digest_data(material.tokens),
-        "sequences of a step": str(train.per_device_train_batch_size * train.gradient_accumulation_steps * world),
-        "packing": str(run.data.cutoff_len) if fills_rows(run) else "off",
-        "data_seed": str(data_seed(run)),
-        "disable_shuffling": str(train.disable_shuffling),
-        "optim": run.optimizer.kind + plus,
-    }
-
-
-def _measure(run: Run, material: Material, steps: Steps) -> tuple[int, int, Memory, Memory]:
+def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, int, Memory, Memory]:
     """Weights, trained weights, and the memory of a step with activations kept and recomputed."""
     module = meta_model(run.model)
     shape = shape_of(module)
@@ -171,24 +147,37 @@ def _measure(run: Run, material: Material, steps: Steps) -> tuple[int, int, Memo
     compute = 2 if mixed else 4
     frozen = _frozen_bytes(module, compute, quantization.bit if quantization else 0)
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
-    trained = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
+    trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
     rows = run.train.per_device_train_batch_size
     tokens = rows * (run.data.cutoff_len if fills_rows(run) else longest)
     kept, recomputed = (
         estimate(
             shape,
-            num_trained=trained,
+            trained,
             tokens=tokens,
             weight_bytes=frozen,
             trained_weight_bytes=2 if run.train.pure_bf16 else 4,
             compute_bytes=compute,
             state_bytes=STATE_BYTES.get(run.optimizer.kind, 4.0 if run.train.pure_bf16 else 8.0),
             recompute=recompute,
+            device=device,
         )
         for recompute in (False, True)
     )
-    return shape.num_weights, trained, kept, recomputed
+    return shape.num_weights, trained.num, kept, recomputed
+
+
+def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
+    """What of the model with its adapter has a gradient."""
+    linear = [inner for inner in attached.modules() if isinstance(inner, nn.Linear) and inner.weight.requires_grad]
+    num = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
+    return Trained(
+        num=num,
+        frozen=sum(weight.numel() for weight in attached.parameters()) - num,
+        inputs=sum(inner.in_features for inner in linear if inner is not head),
+        head=head is not None and head.weight.requires_grad,
+    )
 
 
 def _frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
@@ -199,15 +188,3 @@ def _frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
     small = sum(inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head)
     total = sum(weight.numel() for weight in module.parameters())
     return (small * bits / 8 + (total - small) * compute_bytes) / total
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _digest_data(tokens: TokenSet) -> str:
-    """Of the encoded sets (their cache entries are named by content) and the order of the mixture."""
-    digest = hashlib.sha256("".join(entry.key for entry in tokens.entries).encode())
-    for indices in (tokens.sets, tokens.places):
-        digest.update(indices.tobytes())
-    return digest.hexdigest()[:12]

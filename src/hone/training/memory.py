@@ -1,40 +1,71 @@
-"""Memory: an estimate, before anything is loaded, of what a training step holds, by part.
+"""Memory: an estimate, before anything is loaded, of the most that a process will hold in training, by part.
 
-Does not know how to save memory, only what each choice costs; activations are an estimate, the other parts are exact counts.
+Does not know how to save memory, only what each choice costs. On a CPU it includes what Python and its libraries hold already.
 
-Axes in formulas: T tokens of a micro-batch, D hidden width, F feed-forward width, V vocabulary, L layers.
+Axes in formulas: T tokens of a micro-batch, D hidden width, A attention width, F feed-forward width, V vocabulary, L layers.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS
+from hone.models.prepared import KEPT
 from hone.models.shape import Shape
+
+_HEAP_SHARE = 0.9
+"""glibc's heap grows to about twice the activations, as tensors of every size come and go; measured, see bench/plan_memory.py."""
+
+_PREPARED_BYTES = 600_000
+"""Of a prepared product, in oneDNN's cache together with ideep's: 236 MB for 400 of them (tests/models/test_prepared.py)."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part. activations: with everything kept for the backward pass, or with layers recomputed."""
+    """Bytes by part. libraries: held before the model is there (on a CPU; an accelerator's own are not counted).
 
+    activations: with everything kept for the backward pass, or with layers recomputed; logits: a chunk of the projection and,
+    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors.
+    """
+
+    libraries: int
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
+    heap: int
 
     @property
     def total(self) -> int:
         """All parts together."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return sum(asdict(self).values())
+
+    @property
+    def needed(self) -> int:
+        """What is still to be had: the total without what is held already."""
+        return self.total - self.libraries
 
     def lines(self) -> list[str]:
-        """One line a part, then the total."""
-        parts = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "logits", "total")}
-        return [f"{name:<12}{in_gib(size):>10}" for name, size in parts.items()]
+        """One line a part."""
+        return [f"{name:<12}{in_gib(size):>10}" for name, size in asdict(self).items() if size]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """num: weights that are trained; frozen: that are not; inputs: widths of all inputs of trained linear layers, summed.
+
+    head: whether the output head is trained.
+    """
+
+    num: int
+    frozen: int
+    inputs: int
+    head: bool
 
 
 def in_gib(size: int) -> str:
@@ -44,39 +75,62 @@ def in_gib(size: int) -> str:
 
 def estimate(
     shape: Shape,
+    trained: Trained,
     *,
-    num_trained: int,
     tokens: int,
     weight_bytes: float,
     trained_weight_bytes: int,
     compute_bytes: int,
     state_bytes: float,
     recompute: bool,
+    device: torch.device,
 ) -> Memory:
     """The step's memory.
 
-    num_trained: trained weights; tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits);
-    trained_weight_bytes: a trained weight; compute_bytes: an activation; state_bytes: optimizer state a trained weight.
+    tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
+    compute_bytes: an activation; state_bytes: optimizer state a trained weight.
     """
-    frozen = shape.num_weights - num_trained if num_trained <= shape.num_weights else shape.num_weights
-    base = int(frozen * weight_bytes) if num_trained < shape.num_weights else 0
-    layer = _layer_bytes(shape, tokens, compute_bytes)
-    kept = tokens * shape.hidden * compute_bytes * shape.num_layers + layer if recompute else layer * shape.num_layers
+    mixed = compute_bytes != trained_weight_bytes
+    stream = compute_bytes if trained.frozen else trained_weight_bytes
+    layer = _layer_bytes(shape, trained, tokens, compute_bytes, mixed=mixed)
+    kept = tokens * shape.hidden * stream * shape.num_layers + layer if recompute else layer * shape.num_layers
+    casts = trained.num * compute_bytes if mixed else 0  # autocast keeps a copy of each trained weight for the pass
+    activations = int(kept) + casts
+    on_cpu = device.type == "cpu"
+    prepared = KEPT * _PREPARED_BYTES if on_cpu and compute_bytes == 2 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
     return Memory(
-        weights=base + num_trained * trained_weight_bytes,
-        gradients=num_trained * trained_weight_bytes,
-        optimizer=int(num_trained * state_bytes),
-        activations=kept,
-        logits=min(tokens * shape.vocabulary, CHUNK_ELEMENTS) * 4 * 3,  # a chunk in fp32: logits, their softmax, its gradient
+        libraries=held_bytes() if on_cpu else 0,
+        weights=int(trained.frozen * weight_bytes) + trained.num * trained_weight_bytes,
+        gradients=trained.num * trained_weight_bytes,
+        optimizer=int(trained.num * state_bytes),
+        activations=activations,
+        logits=_logit_bytes(shape, tokens, head=trained.head),
+        heap=int(activations * _HEAP_SHARE) + prepared if on_cpu else 0,
     )
 
 
-def _layer_bytes(shape: Shape, tokens: int, compute_bytes: int) -> int:
-    """Activations of one decoder layer: two norms (fp32 and compute type), q, k, v, attention and output, gate, up, product."""
-    norms = 2 * shape.hidden * (4 + compute_bytes)
-    attention = 6 * shape.hidden * compute_bytes
-    feed_forward = 4 * shape.feed_forward * compute_bytes
-    return tokens * (norms + attention + feed_forward)
+def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int, *, mixed: bool) -> float:
+    """What one decoder layer keeps: two norms in fp32; q, k, v and the output; gate, its activation and up; inputs; the mask.
+
+    Under mixed precision every trained linear layer keeps a copy of its input of its own; else q, k, v share one, and gate, up.
+    """
+    norms = 2 * shape.hidden * 4
+    attention = 4 * shape.attention * compute_bytes
+    feed_forward = 3 * shape.feed_forward * compute_bytes
+    inputs = trained.inputs / shape.num_layers * compute_bytes * (1.0 if mixed else 0.5)
+    return tokens * (norms + attention + feed_forward + inputs) + tokens**2 * compute_bytes
+
+
+def _logit_bytes(shape: Shape, tokens: int, *, head: bool) -> int:
+    """Two chunks in fp32, logits and their gradient; of a trained head also its gradient's sum in fp32 and a term of it."""
+    chunk = min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
+    return chunk * 4 * 2 + (shape.vocabulary * shape.hidden * 4 * 2 if head else 0)
+
+
+def held_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not tell (it has no /proc)."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.is_file() else 0
 
 
 def available_bytes(device: torch.device) -> int:

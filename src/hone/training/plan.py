@@ -56,11 +56,12 @@ class Plan:
     available_bytes: int
     seed: int
     output_dir: str
-    fingerprint: dict[str, str]
+    fingerprint: dict[str, dict[str, str]]
 
     def lines(self) -> list[str]:
         """The plan for people."""
         share = 100 * self.num_trained / max(1, self.num_weights)
+        held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
         return [
             f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
@@ -72,8 +73,8 @@ class Plan:
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
             f"activations  {'recomputed in the backward pass' if self.recompute else 'kept'}",
-            f"memory       about {in_gib(self.memory.total)} a process (free now: {in_gib(self.available_bytes)})",
-            *(f"             {line}" for line in self.memory.lines()[:-1]),
+            f"memory       about {in_gib(self.memory.total)} a process at most{held} (free now: {in_gib(self.available_bytes)})",
+            *(f"             {line}" for line in self.memory.lines()),
             f"output       {self.output_dir}",
         ]
 

@@ -12,6 +12,7 @@ from hone import log
 from hone.config.train import TrainConfig
 from hone.errors import CheckpointError
 from hone.training import checkpoint
+from hone.training.identity import Fingerprint, differences
 
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
@@ -81,16 +82,19 @@ def _refuse_to_overwrite(output_dir: Path) -> None:
         )
 
 
-def require_same_run(folder: Path, fingerprint: dict[str, str]) -> None:
-    """A checkpoint continues only the run that made it: every entry (data, batch, seed, model, adapter ...) must be equal.
+def require_same_run(folder: Path, fingerprint: Fingerprint) -> None:
+    """A checkpoint continues only the run that made it: data, order, model, adapter, objective and optimizer must be equal.
 
-    Raises CheckpointError naming each entry that differs, what it was and what it is.
+    Raises CheckpointError naming each setting that differs, what it was and what it is.
     """
-    saved = checkpoint.read_about(folder).get("fingerprint", {})
-    assert isinstance(saved, dict), "a manifest's fingerprint is a mapping"
-    changed = [name for name in fingerprint if saved.get(name) != fingerprint[name]]
-    if changed:
-        rows = "\n".join(f"  {name}: {saved.get(name)} there, {fingerprint[name]} now" for name in changed)
+    saved = checkpoint.read_about(folder).get("fingerprint")
+    if not isinstance(saved, dict) or not all(isinstance(part, dict) for part in saved.values()):
+        raise CheckpointError(
+            f"{folder} was saved by an earlier version of hone, which noted its settings in another way. Continue it with that "
+            "version, or start anew: overwrite_output_dir: true, or another output_dir"
+        )
+    if lines := differences(saved, fingerprint):
+        rows = "\n".join(f"  {line}" for line in lines)
         raise CheckpointError(
             f"{folder} belongs to another run; continuing it would not give what either says:\n{rows}\n"
             "Put the settings back, or start anew: overwrite_output_dir: true, or another output_dir"

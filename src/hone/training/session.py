@@ -18,13 +18,14 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
-from hone.errors import TrainingError
+from hone.errors import CheckpointError, TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
-from hone.training.checkpoint import make_output, writing
+from hone.training import checkpoint
+from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
@@ -148,7 +149,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped)
+    policy = Policy(wrapped, run.objective.moe_aux_loss_coef)
     policy.self_test()
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
@@ -197,6 +198,8 @@ def carry_out(session: Session) -> Outcome:
     progress = session.keeper.restore(session.start.source) if session.start.source else Progress()
     if session.start.source:
         log.info(f"continuing {session.start.source} at step {progress.step} of {plan.num_steps}")
+    if run.train.load_best_model_at_end:
+        _look_for_best(progress)
     records = Records(plan, device, progress, show_bar=not run.train.disable_tqdm, memory=device.device.type == "cuda")
     environment, _ = read_environment()
     options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
@@ -231,6 +234,17 @@ def carry_out(session: Session) -> Outcome:
     return Outcome(metrics, 0)
 
 
+def _look_for_best(progress: Progress) -> None:
+    """See that the best checkpoint so far is still there; where none was noted, the best is looked for from here on."""
+    if not progress.best_checkpoint:
+        progress.best_metric = None
+    elif problem := checkpoint.problem_of(Path(progress.best_checkpoint)):
+        raise CheckpointError(
+            f"load_best_model_at_end: {progress.best_checkpoint}, the best so far, cannot be loaded: {problem}. "
+            "Put it back beside the checkpoint that is continued, or write load_best_model_at_end: false"
+        )
+
+
 def measure_now(session: Session) -> dict[str, float]:
     """The evaluation's figures at the present weights."""
     material, policy = session.material, session.work.policy
@@ -256,6 +270,8 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
         session.keeper.load_best(progress.best_checkpoint)
         best = f"{choose_metric(run.train).metric} {progress.best_metric:.4g}"
         log.info(f"the best checkpoint is {progress.best_checkpoint} ({best})")
+    elif run.train.load_best_model_at_end:
+        log.info("load_best_model_at_end: nothing was evaluated that could be the best; the model is the last one")
     session.keeper.finish()
     metrics = train_metrics(progress, plan, tokens_rate=run.train.include_effective_tokens_per_second)
     evaluation: dict[str, float] = {}
@@ -274,7 +290,7 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
     if evaluation:
         write_metrics(folder, "eval", evaluation)
     state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
-    (folder / "trainer_state.json").write_text(dumps(state), encoding="utf-8")
+    write_whole(folder / "trainer_state.json", dumps(state))
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")
 

@@ -1,0 +1,211 @@
+"""What is found of one causal architecture: a tiny random model of it is put through everything hone does with a model.
+
+Does not know what ought to be found (tests/models/test_architectures.py does) nor how it is written down (docs/make_models.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from hone.adapters.apply import attach, load_trained, save_trained
+from hone.chat.encoded import IGNORE, Encoded
+from hone.config.adapter import Lora
+from hone.data.batch import Batch, pack, pad
+from hone.models.policy import Policy
+from hone.models.quirks import padded_only
+from tests.families import VOCAB, tiny
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Differences to the plain forward, as a part of it: of the summed log-prob, and the largest of any weight's gradient."""
+
+    value: float
+    gradient: float
+
+    @property
+    def none(self) -> bool:
+        """Sums in fp32 over 99 words and a few layers, in another order, differ by less."""
+        return self.value < 1e-5 and self.gradient < 1e-4
+
+
+@dataclass(frozen=True)
+class Found:
+    """fast, can_pack: what the policy settled on; leak: the self-test's packed difference, in nats, of the raw model.
+
+    padded, packed: gaps; packed is None where the policy does not pack. targets, left: paths of linear layers that LoRA `all`
+    adapts and leaves out; fused: names of experts' weights. saved, adapter, merged: largest logit difference after a reload of
+    the whole model, of the adapter's folder into a like module, and of the adapter merged into the base.
+    router: the balance loss of the model's own forward and ours, on one sequence; None where the family has none.
+    """
+
+    fast: bool
+    can_pack: bool
+    leak: float
+    padded_only: str
+    padded: Gap
+    packed: Gap | None
+    targets: frozenset[str]
+    left: frozenset[str]
+    fused: frozenset[str]
+    saved: float
+    adapter: float
+    merged: float
+    router: tuple[float, float] | None
+
+    @property
+    def right(self) -> bool:
+        """The log-probs are the plain forward's, without all logits being formed."""
+        return self.fast and self.padded.none
+
+    @property
+    def isolated(self) -> bool:
+        """Packed sequences are as they are apart."""
+        return self.packed is not None and self.packed.none and self.leak < 1e-4
+
+    @property
+    def reloads(self) -> bool:
+        """What is saved is what is read: the whole model, the adapter, and the adapter merged, which rounds anew."""
+        return self.saved < 1e-6 and self.adapter == 0 and self.merged < 1e-3
+
+    @property
+    def balanced(self) -> bool:
+        """The router's balance loss is the model's own."""
+        return self.router is not None and abs(self.router[1] / self.router[0] - 1) < 1e-5
+
+
+def sequences(lengths=(6, 9, 4)) -> list[Encoded]:
+    """Random ids; about half of the tokens are learned."""
+    draw = np.random.default_rng(0)
+    made = []
+    for length in lengths:
+        ids = draw.integers(3, VOCAB, length).astype(np.int32)
+        labels = np.where(draw.random(length) < 0.5, ids, IGNORE).astype(np.int32)
+        labels[-1] = ids[-1]
+        made.append(Encoded(ids, labels))
+    return made
+
+
+def plain(module: nn.Module, parts: list[Encoded]) -> Tensor:
+    """The summed log-prob of what is learned, every sequence by itself, from all logits."""
+    total = torch.zeros(())
+    for part in parts:
+        ids = torch.as_tensor(part.ids, dtype=torch.int64)[None]
+        labels = torch.as_tensor(part.labels, dtype=torch.int64)
+        logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        total = total - functional.cross_entropy(logits, labels[1:], ignore_index=IGNORE, reduction="sum")
+    return total
+
+
+def gradients(module: nn.Module, value: Tensor) -> dict[str, Tensor]:
+    """The gradient of `value` of every weight it reaches."""
+    module.zero_grad()
+    value.backward()
+    return {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
+
+
+def gap(module: nn.Module, batch: Batch, wanted: Tensor, theirs: dict[str, Tensor], policy: Policy) -> Gap:
+    """How far the policy's log-probs of `batch` are from the plain forward's sum `wanted` with its gradients `theirs`."""
+    logprobs = policy.token_logprobs(batch)
+    ours = gradients(module, logprobs.sum())
+    largest = max(gradient.abs().max().item() for gradient in theirs.values())
+    apart = max((ours[name] - gradient).abs().max().item() for name, gradient in theirs.items())
+    assert set(ours) == set(theirs)
+    return Gap(abs(logprobs.sum().item() / wanted.item() - 1), apart / largest)
+
+
+def logits(module: nn.Module) -> Tensor:
+    """Of a fixed sequence."""
+    with torch.no_grad():
+        return module(input_ids=torch.arange(3, 12)[None], use_cache=False).logits
+
+
+@cache
+def examine(family: str) -> Found:
+    """Everything about one family; about half a second."""
+    module, parts = tiny(family), sequences()
+    policy = Policy(module)
+    found = policy.self_test()
+    wanted = plain(module, parts)
+    theirs = gradients(module, wanted)
+    padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
+    packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
+    module.zero_grad()
+    router = _router(module)
+    with TemporaryDirectory() as folder:
+        saved = _saved(module, Path(folder) / "whole")
+        linear = _linear(module)
+        fused = frozenset(
+            name.rpartition(".")[-1] for name, weight in module.named_parameters() if ".experts." in name and weight.dim() > 1
+        )
+        targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
+    return Found(
+        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed),
+        *(targets, linear - targets, fused, saved, adapter, merged, router),
+    )
+
+
+def _linear(module: PreTrainedModel) -> frozenset[str]:
+    head = module.get_output_embeddings()
+    kinds = {
+        path: inner for path, inner in module.named_modules() if isinstance(inner, nn.Linear) or type(inner).__name__ == "Conv1D"
+    }
+    return frozenset(path for path, inner in kinds.items() if inner is not head)
+
+
+def _saved(module: PreTrainedModel, folder: Path) -> float:
+    before = logits(module)
+    save_trained(module, folder)
+    again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(1)
+    load_trained(module, folder)
+    return max((logits(again) - before).abs().max().item(), (logits(module) - before).abs().max().item())
+
+
+def _adapted(family: str, module: PreTrainedModel, folder: Path) -> tuple[frozenset[str], float, float]:
+    tuned = attach(module, Lora(), base_name="tiny").eval()
+    names = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    targets = frozenset(name.removeprefix(PREFIX).split(".lora_A")[0] for name in names if ".lora_A" in name)
+    assert {name.removeprefix(PREFIX).split(".lora_")[0] for name in names} == targets
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.1)
+    before = logits(tuned)
+    save_trained(tuned, folder)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.zero_()
+    load_trained(tuned, folder)
+    used = attach(tiny(family), Lora(adapter_name_or_path=(str(folder),)), base_name="tiny", trainable=False)
+    again, merged = logits(tuned), logits(used)
+    return targets, (again - before).abs().max().item(), (merged - before).abs().max().item()
+
+
+def _router(module: PreTrainedModel) -> tuple[float, float] | None:
+    """On one sequence of which all is learned; the model is left in evaluation mode."""
+    if not hasattr(module, "router_aux_loss_coef"):
+        return None
+    ids = np.arange(3, 12, dtype=np.int32)
+    batch = pack([Encoded(ids, ids.copy())])
+    policy = Policy(module, 1.0)
+    module.train()
+    losses = policy.token_losses(batch)
+    extra = losses + policy.token_logprobs(batch)
+    module.eval()
+    own = module(input_ids=batch.ids_BT, use_cache=False, output_router_logits=True).aux_loss
+    assert extra[0, 0] == 0
+    return own.item(), extra[0, 1:].mean().item()

@@ -1,0 +1,80 @@
+"""Every causal architecture that a catalogued family uses, tiny and random, through everything hone does with a model.
+
+The tolerances stand with what is found (tests/architectures.py), which docs/models.md writes down.
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from hone.models.quirks import PADDED_ONLY
+from tests.architectures import examine
+from tests.families import FAMILIES, REMOTE
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+WITH_BALANCE_LOSS = set(
+    "dbrx deepseek_v4 ernie4_5_moe gpt_oss granitemoe granitemoehybrid jamba minimax minimax_m2 mixtral phimoe qwen2_moe "
+    "qwen3_moe qwen3_next qwen3_5_moe_text".split()
+)
+EVERY = pytest.mark.parametrize("family", FAMILIES)
+
+
+def last_names(paths: frozenset[str]) -> set[str]:
+    return {path.rpartition(".")[-1] for path in paths}
+
+
+@EVERY
+def test_log_probs_are_those_of_the_plain_forward(family):
+    found = examine(family)
+    assert found.fast, "all logits are formed"
+    assert found.right, found.padded
+
+
+@EVERY
+def test_packed_sequences_are_isolated_or_never_packed(family):
+    found = examine(family)
+    if found.packed is not None:
+        assert found.isolated, (found.leak, found.packed)
+    else:
+        assert found.padded_only, "the self-test alone found it: write it into PADDED_ONLY, with the reason"
+        assert found.leak > 1e-3, "it does not leak any more: take it out of PADDED_ONLY"
+
+
+def test_every_family_that_is_never_packed_is_tried():
+    assert set(PADDED_ONLY) == {family for family in FAMILIES if examine(family).packed is None}
+
+
+@EVERY
+def test_lora_goes_to_the_layers_that_are_meant_and_to_no_other(family):
+    found, wanted = examine(family), FAMILIES[family]
+    assert last_names(found.targets) == set(wanted.targets.split())
+    assert last_names(found.left) == set(wanted.left.split())
+    assert bool(found.fused) == wanted.experts
+    assert not any(part in ("gate", "router", "indexer") for path in found.targets for part in path.split("."))
+
+
+@EVERY
+def test_saved_and_read_again_it_is_the_same(family):
+    found = examine(family)
+    assert found.reloads, (found.saved, found.adapter, found.merged)
+
+
+@EVERY
+def test_the_balance_loss_of_a_router_is_the_models_own(family):
+    found = examine(family)
+    assert (found.router is not None) == (family in WITH_BALANCE_LOSS)
+    assert found.balanced or found.router is None, found.router
+
+
+def test_the_page_is_current():
+    made = runpy.run_path(str(PAGE.with_name("make_models.py")))["page"]()
+    assert PAGE.read_text(encoding="utf-8") == made, "write it anew: make docs"
+
+
+def test_what_comes_with_its_own_code_is_not_in_transformers():
+    """Where transformers learns one of them, it moves to FAMILIES."""
+    assert not {kind for kind in REMOTE if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}

@@ -1,0 +1,66 @@
+"""The plan's memory: its parts, what each choice moves, and the peak that a small run was seen to reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from hone.models.shape import Shape
+from hone.training.memory import Trained, estimate
+from tests.runs import write_run
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+LLAMA = Shape("LlamaForCausalLM", 1000, num_layers=4, hidden=64, attention=64, feed_forward=128, vocabulary=500)
+ADAPTER = Trained(num=100, frozen=1000, inputs=4 * (6 * 64 + 128), head=False)
+WHOLE = Trained(num=1000, frozen=0, inputs=4 * (6 * 64 + 128), head=True)
+SETTINGS = {"tokens": 10, "weight_bytes": 2.0, "trained_weight_bytes": 4, "compute_bytes": 2, "state_bytes": 8.0}
+
+
+def held(trained=ADAPTER, *, device=GPU, recompute=False, **changes):
+    return estimate(LLAMA, trained, recompute=recompute, device=device, **{**SETTINGS, **changes})
+
+
+def test_exact_parts_are_counted():
+    parts = held()
+    assert (parts.weights, parts.gradients, parts.optimizer) == (1000 * 2 + 100 * 4, 100 * 4, 100 * 8)
+    assert held(weight_bytes=0.5).weights == 1000 // 2 + 100 * 4
+    whole = held(WHOLE)
+    assert (whole.weights, whole.gradients, whole.optimizer) == (4000, 4000, 8000)
+    assert parts.logits == 10 * 500 * 4 * 2, "fewer logits than a chunk: all of them, and their gradient"
+    assert whole.logits - parts.logits == 500 * 64 * 4 * 2
+
+
+def test_a_layer_keeps_what_its_backward_pass_needs():
+    norms, attention, feed_forward, inputs, mask = 2 * 64 * 4, 4 * 64 * 2, 3 * 128 * 2, (6 * 64 + 128) * 2, 10 * 2
+    layer = 10 * (norms + attention + feed_forward + inputs + mask)
+    assert held().activations == 4 * layer + 100 * 2, "and autocast's copy of the trained weights"
+    assert held(recompute=True).activations == layer + 4 * 10 * 64 * 2 + 100 * 2
+    assert held(tokens=20).activations > 2 * held().activations - 100 * 2
+
+
+def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
+    parts = held(device=CPU)
+    assert parts.total == sum(asdict(parts).values())
+    assert parts.libraries > 100 * 2**20 and parts.needed == parts.total - parts.libraries
+    assert parts.heap > 0
+    assert (held().libraries, held().heap) == (0, 0), "of an accelerator's memory the process holds nothing yet"
+    assert [line.split()[0] for line in parts.lines()] == list(asdict(parts))
+    assert "gradients" not in " ".join(replace(parts, gradients=0).lines())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_the_plan_of_a_small_run_is_near_its_peak(tiny_run, tmp_path):
+    """Of a tiny model the libraries are nearly all; that they are counted, once, is what is seen here."""
+    path = write_run({**tiny_run, "max_steps": 2}, tmp_path / "run.yaml")
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen([sys.executable, "-m", "hone", "train", str(path)], stdout=log, stderr=log)
+        _, status, usage = os.wait4(child.pid, 0)
+    assert status == 0, (tmp_path / "log").read_text()
+    parts = json.loads((tmp_path / "out" / "plan.json").read_text())["memory"]
+    assert 0.8 < usage.ru_maxrss * 1024 / sum(parts.values()) < 1.25
