@@ -188,10 +188,8 @@ FAMILIES: dict[str, Family] = {
         experts=True,
     ),
     "glm": Family("GLM-4-9B (converted)", {}, f"{QKVO} gate_up_proj down_proj"),
-    "glm4": Family("GLM-4-0414, GLM-Z1, the text part of GLM-4.1V", {}, f"{QKVO} gate_up_proj down_proj"),
-    "glm4_moe": Family(
-        "GLM-4.5, 4.6, 4.7, the text part of GLM-4.5V", {**ROUTED, "first_k_dense_replace": 1}, QKVO, GATED, experts=True
-    ),
+    "glm4": Family("GLM-4-0414, GLM-Z1", {}, f"{QKVO} gate_up_proj down_proj"),
+    "glm4_moe": Family("GLM-4.5, 4.6, 4.7", {**ROUTED, "first_k_dense_replace": 1}, QKVO, GATED, experts=True),
     "glm4_moe_lite": Family("GLM-4.7-Flash", {**ROUTED, **LATENT, **SPARSE}, MLA, GATED, experts=True),
     "glm_moe_dsa": Family("GLM-5", {**ROUTED, **LATENT, **SPARSE, **INDEXED}, MLA, f"{GATED} wq_b wk weights_proj", experts=True),
     "phi": Family("Phi-1.5, Phi-2", {}, "q_proj k_proj v_proj dense fc1 fc2"),

@@ -261,12 +261,13 @@ def test_tied_embeddings_stay_tied_when_they_are_trained(tied_dir, tmp_path):
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("names", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")], ids="+".join)
-def test_tied_embeddings_come_apart_when_one_of_them_gets_an_addition(tied_dir, tmp_path, names, dora):
+def test_tied_embeddings_come_apart_when_one_of_them_gets_an_addition(tied_dir, tmp_path, names, dora, capsys):
     """Merged into the one tensor that both are, an addition to the input would change the output too, and the other way round."""
     module = tuned(tied_dir, Lora(lora_target=(*names, "q_proj"), use_dora=dora))
     save_trained(module, tmp_path / "a")
     used = attach(base(tied_dir), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), base_name="tied", trainable=False)
     assert torch.allclose(logits(used), logits(module), atol=1e-5)
+    assert "parts the tied embeddings" in capsys.readouterr().err
     assert not used.config.tie_word_embeddings and not torch.equal(used.lm_head.weight, used.model.embed_tokens.weight)
 
 

@@ -134,6 +134,7 @@ def test_a_template_that_contradicts_the_tokenizers_own_is_shown(tiny_tokenizer)
     assert contradicts(build_codec(ChatConfig(template="qwen3_nothink"), tiny_tokenizer), tiny_tokenizer) == ""
     found = contradicts(build_codec(ChatConfig(template="qwen"), tiny_tokenizer), tiny_tokenizer)
     assert "template qwen is not what" in found and "You are Qwen" in found
+    assert "the first token that differs is number 1: 's', 'user' there" in found
 
 
 def test_thoughts_are_the_tokens_that_are_sampled_where_the_prompt_opens_them(tiny_tokenizer_dir):

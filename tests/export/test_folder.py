@@ -114,14 +114,16 @@ def test_a_kill_while_an_older_export_is_replaced(tiny_model_dir, make_adapter, 
     assert ("the older one is there again" in said) is (moment == 2)
 
 
-def test_an_older_export_is_replaced_whole(tiny_model_dir, tmp_path, monkeypatch) -> None:
+def test_an_older_export_is_replaced_whole(tiny_model_dir, tmp_path, monkeypatch, capsys) -> None:
     """No file of the first, in three shards, stays beside the second's one."""
     merge = job.merge
     with monkeypatch.context() as patch:
         patch.setattr(job, "merge", lambda recipe, draft, **named: merge(recipe, draft, **named | {"shard_bytes": 60_000}))
         run_export(tiny_model_dir, [], tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors.index.json").is_file()
+    assert "earlier export" not in capsys.readouterr().err
     run_export(tiny_model_dir, [], tmp_path / "out")
+    assert "held an earlier export, which this one replaces" in capsys.readouterr().err
     assert complete(tmp_path / "out") and [path.name for path in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
 
 

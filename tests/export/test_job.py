@@ -144,10 +144,10 @@ def test_the_base_and_the_adapter_are_never_overwritten(tiny_model_dir, make_ada
 
 def test_a_wrong_merge_is_told_by_its_figure_and_set_aside(tiny_model_dir, make_adapter, tmp_path, monkeypatch) -> None:
     """Without its additions the recipe gives the bare base."""
-    plan = job.plan_merge
+    plan = job.plan_recipe
     monkeypatch.setattr(
         job,
-        "plan_merge",
+        "plan_recipe",
         lambda *arguments, **named: replace(
             found := plan(*arguments, **named), steps=tuple(replace(step, additions=()) for step in found.steps)
         ),

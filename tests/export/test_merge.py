@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -15,34 +14,30 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from hone.config.model import ModelConfig
 from hone.errors import ExportError, ModelError
 from hone.export import merge as merge_module
-from hone.export.lora import NeedsWholeModel
-from hone.export.merge import merge, plan_merge
+from hone.export.lora import NeedsWholeModel, read_adapter
+from hone.export.merge import merge
+from hone.export.recipe import Recipe, plan_recipe
+from hone.export.source import read_checkpoint
 from hone.export.write import Slot, shards_of
 from hone.models.shape import meta_model
+from tests.export.whole import merged_by_peft
+from tests.runs import largest_difference
 
 GB = 10**9
+
+
+def planned(base: Path, adapters: list[Path], *, dtype: str = "auto") -> Recipe:
+    skeleton = meta_model(ModelConfig(model_name_or_path=str(base)))
+    return plan_recipe(read_checkpoint(base), [read_adapter(folder) for folder in adapters], skeleton, dtype=dtype)
 
 
 def merged(base: Path, adapters: list[Path], out: Path, *, dtype: str = "auto", shard_bytes: int = GB, **arguments) -> dict:
     """Merge and read back with safetensors' own loader, the config beside it untouched."""
     out.mkdir()
-    recipe = plan_merge(base, adapters, meta_model(ModelConfig(model_name_or_path=str(base))), dtype=dtype)
+    recipe = planned(base, adapters, dtype=dtype)
     written = merge(recipe, out, shard_bytes=shard_bytes, **arguments)
     assert written.num_bytes == recipe.num_bytes
     return {name: tensor for file in written.files for name, tensor in load_file(out / file).items()}
-
-
-def by_peft(base: Path, adapters: list[Path], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """What PEFT's merge_and_unload makes of the whole model, one adapter after the other."""
-    module = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    for adapter in adapters:
-        module = PeftModel.from_pretrained(module, adapter).merge_and_unload()
-    return {name: weight.detach() for name, weight in module.named_parameters()}
-
-
-def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max((ours[name].float() - theirs[name].float()).abs().max().item() for name in ours)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +72,14 @@ def tied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_merge_equals_peft_to_the_bit(tiny_model_dir, make_adapter, tmp_path, settings) -> None:
     adapter = make_adapter(tiny_model_dir, "one", **settings)
     ours = merged(tiny_model_dir, [adapter], tmp_path / "out")
-    assert largest_difference(ours, by_peft(tiny_model_dir, [adapter])) == 0.0
+    assert largest_difference(ours, merged_by_peft(tiny_model_dir, [adapter])) == 0.0
 
 
 def test_several_adapters_are_merged_in_order(tiny_model_dir, make_adapter, tmp_path) -> None:
     first = make_adapter(tiny_model_dir, "first", seed=1)
     second = make_adapter(tiny_model_dir, "second", seed=2, target_modules=["v_proj", "o_proj"], modules_to_save=["lm_head"])
     ours = merged(tiny_model_dir, [first, second], tmp_path / "out")
-    assert largest_difference(ours, by_peft(tiny_model_dir, [first, second])) == 0.0
+    assert largest_difference(ours, merged_by_peft(tiny_model_dir, [first, second])) == 0.0
 
 
 def test_bfloat16_base_is_rounded_once_as_peft_does(tiny_model_dir, make_adapter, tmp_path) -> None:
@@ -93,7 +88,7 @@ def test_bfloat16_base_is_rounded_once_as_peft_does(tiny_model_dir, make_adapter
     adapter = make_adapter(base, "one")
     ours = merged(base, [adapter], tmp_path / "out")
     assert {tensor.dtype for tensor in ours.values()} == {torch.bfloat16}
-    assert largest_difference(ours, by_peft(base, [adapter], torch.bfloat16)) == 0.0
+    assert largest_difference(ours, merged_by_peft(base, [adapter], torch.bfloat16)) == 0.0
 
 
 def test_small_blocks_give_the_same_numbers_and_bound_what_is_held(tiny_model_dir, make_adapter, tmp_path, monkeypatch) -> None:
@@ -127,7 +122,7 @@ def test_shards_carry_the_hub_s_names_and_an_index(tiny_model_dir, make_adapter,
         with safe_open(out / file, framework="pt") as handle:
             assert name in set(handle.keys())
             assert handle.metadata() == {"format": "pt"}
-    assert index["metadata"]["total_size"] == sum(t.nbytes for t in by_peft(tiny_model_dir, []).values())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in merged_by_peft(tiny_model_dir, []).values())
 
 
 def test_a_shard_never_exceeds_its_size_unless_one_tensor_does() -> None:
@@ -138,7 +133,7 @@ def test_a_shard_never_exceeds_its_size_unless_one_tensor_does() -> None:
 @pytest.mark.parametrize("named", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids=["input", "output", "both"])
 def test_tied_embeddings_that_were_trained_apart_are_written_apart(tied_dir, make_adapter, tmp_path, named) -> None:
     adapter = make_adapter(tied_dir, "one", target_modules=["q_proj"], modules_to_save=named)
-    recipe = plan_merge(tied_dir, [adapter], meta_model(ModelConfig(model_name_or_path=str(tied_dir))))
+    recipe = planned(tied_dir, [adapter])
     assert recipe.untied
     ours = merged(tied_dir, [adapter], tmp_path / "out")
     brought = load_file(adapter / "adapter_model.safetensors")
@@ -152,7 +147,7 @@ def test_tied_embeddings_stay_one_tensor_where_nothing_touches_them(tied_dir, ma
     adapter = make_adapter(tied_dir, "one", target_modules=["q_proj"])
     ours = merged(tied_dir, [adapter], tmp_path / "out")
     assert "lm_head.weight" not in ours
-    assert largest_difference(ours, by_peft(tied_dir, [adapter])) == 0.0
+    assert largest_difference(ours, merged_by_peft(tied_dir, [adapter])) == 0.0
 
 
 def test_transposed_weights_of_gpt2(make_adapter, tmp_path) -> None:
@@ -162,12 +157,12 @@ def test_transposed_weights_of_gpt2(make_adapter, tmp_path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32)).save_pretrained(base)
     adapter = make_adapter(base, "one", target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
     ours = merged(base, [adapter], tmp_path / "out", block_bytes=512)
-    assert largest_difference(ours, by_peft(base, [adapter])) <= 1.2e-7
+    assert largest_difference(ours, merged_by_peft(base, [adapter])) <= 1.2e-7
 
 
 def test_conversion_without_adapters(tiny_model_dir, tmp_path) -> None:
     ours = merged(tiny_model_dir, [], tmp_path / "out", dtype="BF16")
-    for name, weight in by_peft(tiny_model_dir, []).items():
+    for name, weight in merged_by_peft(tiny_model_dir, []).items():
         assert torch.equal(ours[name], weight.bfloat16())
 
 

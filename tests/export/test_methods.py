@@ -9,22 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hone.adapters.apply import attach, save_trained
 from hone.config.adapter import Lora
-from tests.export.whole import logits, run_export, tuned_logits
+from tests.export.whole import logits, merged_by_peft, run_export, tuned_logits
 from tests.runs import largest_difference, weights_of
 
 ROWS, WHOLE = "rows at a time", "in memory"
-
-
-def merged_by_peft(base: Path, adapters: list[Path], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    module = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    for adapter in adapters:
-        module = PeftModel.from_pretrained(module, adapter).merge_and_unload()
-    return {name: weight.detach() for name, weight in module.named_parameters()}
 
 
 def check(base: Path, adapters: list[Path], out: Path, method: str) -> None:

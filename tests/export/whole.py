@@ -37,6 +37,14 @@ def tuned_logits(base: Path, adapter: Path) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter))
 
 
+def merged_by_peft(base: Path, adapters: list[Path], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """What PEFT's merge_and_unload makes of the whole model, one adapter after the other."""
+    module = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    for adapter in adapters:
+        module = PeftModel.from_pretrained(module, adapter).merge_and_unload()
+    return {name: weight.detach() for name, weight in module.named_parameters()}
+
+
 def leftovers(folder: Path) -> list[str]:
     """What an export has left or made: hidden names and those that start with out."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith((".", "out")))

@@ -102,6 +102,17 @@ def test_steps_are_ordered_as_numbers_and_pruned_from_the_oldest(tmp_path):
     assert len(checkpoint.checkpoints(tmp_path)) == 2
 
 
+def test_a_full_disk_is_known_by_what_tokenizers_raises_and_our_own_mistakes_stay_what_they_are(tmp_path):
+    def fail(problem: Exception) -> None:
+        raise problem
+
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        checkpoint.write_complete(tmp_path / "checkpoint-1", lambda _: fail(Exception("No space left on device (os error 28)")))
+    with pytest.raises(TypeError, match="ours"):
+        checkpoint.write_complete(tmp_path / "checkpoint-1", lambda _: fail(TypeError("ours")))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
@@ -114,9 +125,15 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
             write(folder)
             (folder / "large.bin").write_bytes(b"l" * 200_000)
 
-        with pytest.raises(CheckpointError, match=r"checkpoint-2 could not be saved: .*No space left.*Earlier checkpoints"):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint-2 could not be saved: .*No space left.*0 MiB were free then.*Earlier checkpoints"
+        ):
             checkpoint.write_complete(mount / "checkpoint-2", fill)
         assert checkpoint.newest_complete(mount) == (mount / "checkpoint-1", [])
+        (mount / "log").write_text("line\n" * 3)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.write_whole(mount / "log", "line\n" * 50_000)
+        assert (mount / "log").read_text() == "line\n" * 3
         assert not list(mount.glob(".*"))
     finally:
         subprocess.run(["umount", str(mount)], check=True)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from hone.commands import train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
 from hone.training.identity import SEQUENCES
+from hone.training.keeper import Keeper
+from hone.training.loop import StepResult
+from hone.training.progress import Progress
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 
 
@@ -288,3 +295,49 @@ def test_a_best_checkpoint_that_is_gone_is_told_before_the_first_step(with_a_bes
     with pytest.raises(CheckpointError, match=r"checkpoint-2, the best so far, cannot be loaded: there is no such folder"):
         start(with_a_best, tmp_path, max_steps=8)
     assert start(with_a_best, tmp_path, max_steps=8, load_best_model_at_end=False) == 0
+
+
+def stopping_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGTERM as step `step` begins."""
+    real, steps = loop.take_step, itertools.count(1)
+
+    def signalled(*args, **kwargs):
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "take_step", signalled)
+
+
+def test_a_stop_saves_all_that_is_needed_to_go_on_also_where_checkpoints_hold_the_model_alone(tiny_run, tmp_path, monkeypatch):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 4, "save_only_model": True}
+    with monkeypatch.context() as patch:
+        stopping_after(2, patch)
+        assert start(settings, tmp_path) == 128 + signal.SIGTERM
+    folder = Path(settings["output_dir"])
+    (stopped,) = folder.glob("checkpoint-*")
+    assert (stopped / "optimizer.pt").is_file() and not (folder / "adapter_model.safetensors").exists()
+    assert start(settings, tmp_path) == 0
+    assert not (folder / "checkpoint-4" / "optimizer.pt").exists()
+
+
+def test_a_stop_while_the_model_is_written_leaves_the_model(tiny_run, tmp_path, monkeypatch):
+    real = Keeper.finish
+
+    def signalled(keeper: Keeper) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        real(keeper)
+
+    monkeypatch.setattr(Keeper, "finish", signalled)
+    assert start(tiny_run, tmp_path, max_steps=2) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_an_overflow_that_does_not_end_stops_the_run(monkeypatch):
+    result = StepResult(1.0, math.inf, 0.1, 1, 1, 1, stop=False, skipped=True)
+    monkeypatch.setattr(loop, "take_step", lambda *args, **kwargs: result)
+    work = SimpleNamespace(policy=SimpleNamespace(module=torch.nn.Linear(1, 1)))
+    progress, observer = Progress(), SimpleNamespace(stepped=lambda *_: False)
+    with pytest.raises(TrainingError, match="fp16: the gradient overflowed in 41 steps"):
+        loop.fit(work, [[]] * 100, progress, observer, lambda: False)
+    assert progress.step == 40

@@ -106,3 +106,10 @@ def test_the_best_metric_is_noted_both_ways():
     assert progress.stale_evaluations == 0
     assert not progress.improve(0.5, greater_is_better=True)
     assert progress.stale_evaluations == 1
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best():
+    progress = Progress()
+    values = (math.nan, 2.0, math.nan, 1.0, -math.inf)
+    assert [progress.improve(value, greater_is_better=False) for value in values] == [False, True, False, True, False]
+    assert progress.best_metric == 1.0 and progress.stale_evaluations == 1

@@ -23,8 +23,9 @@ from hone.errors import ModelError
 
 # peft 0.21 asks transformers 5.23 by the old name; it means nothing to the user.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-# It fears for merging an adapter of tied embeddings, which `fold` does right.
+# It fears for merging an adapter of tied embeddings, which `fold` does right and says.
 warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
+warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied", category=UserWarning)
 
 
 def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: bool) -> nn.Module:
@@ -86,20 +87,19 @@ def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 def fold(tuned: PeftModel) -> nn.Module:
     """The base with the adapter merged into it. Tied embeddings come apart where the adapter changes one of them alone."""
     base = tuned.get_base_model()
-    ends = [_below(end) for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
-    carry = any(isinstance(end, BaseTunerLayer) for end in (base.get_input_embeddings(), base.get_output_embeddings()))
-    if carry and len(ends) == 2 and ends[0].weight is ends[1].weight:
-        # peft adds to the one tensor that both are, and so changes the side that was never trained.
-        ends[1].weight = nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
+    tied = base.config.get_text_config().tie_word_embeddings
+    ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+    if any(isinstance(end, BaseTunerLayer) for end in ends):
+        first, *rest = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
+        for head in (head for head in rest if head.weight is first.weight):
+            # peft adds to the one tensor that both are, and so changes the side that was never trained.
+            head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     module = tuned.merge_and_unload(safe_merge=True)
     head = module.get_output_embeddings()
-    if head is not None and head.weight is not module.get_input_embeddings().weight:
+    if tied and head is not None and head.weight is not module.get_input_embeddings().weight:
         module.config.get_text_config().tie_word_embeddings = module.config.tie_word_embeddings = False
+        log.once("the adapter parts the tied embeddings: input and output are two tensors in the merged model")
     return module
-
-
-def _below(end: nn.Module) -> nn.Module:
-    return end.get_base_layer() if isinstance(end, BaseTunerLayer) else end
 
 
 def _stacked(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:

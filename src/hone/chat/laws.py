@@ -131,10 +131,12 @@ def official_differences(codec: Codec, official: Official, tried: Sequence[Probe
             theirs = official(whole, False), official(asked, True)
         except TemplateError:
             continue
-        found[probe.name] = _difference(f"{probe.name}, prompt", codec.template.render(asked, prompt=True).text, theirs[1])
+        prompt = codec.template.render(asked, prompt=True).text
+        found[probe.name] = _difference(f"{probe.name}, prompt", prompt, theirs[1], codec.tokenizer)
         # Where the prompt opens a thought, the official full text leaves thoughts out: only prompts compare.
         if not codec.template.reading.opens_thought:
-            found[probe.name] = found[probe.name] or _difference(probe.name, *_to_the_stop(codec, whole, theirs[0]))
+            pair = _to_the_stop(codec, whole, theirs[0])
+            found[probe.name] = found[probe.name] or _difference(probe.name, *pair, codec.tokenizer)
     return found
 
 
@@ -149,12 +151,19 @@ def _to_the_stop(codec: Codec, conversation: Conversation, theirs: str) -> tuple
     return (bare, bare) if theirs == bare else (ours, theirs)
 
 
-def _difference(name: str, ours: str, theirs: str) -> str:
+def _difference(name: str, ours: str, theirs: str, tokenizer: Any) -> str:
     if ours == theirs:
         return ""
-    start = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    begin = max(0, start - 20)
-    return f"{name}: it gives {ours[begin : start + 60]!r} where the other gives {theirs[begin : start + 60]!r}"
+    begin = max(0, _first_difference(ours, theirs) - 20)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ours, theirs)]
+    place = _first_difference(*ids)
+    mine, other = (repr(tokenizer.decode(part[place : place + 1])) if place < len(part) else "nothing" for part in ids)
+    texts = f"it gives {ours[begin : begin + 80]!r} where the other gives {theirs[begin : begin + 80]!r}"
+    return f"{name}: {texts} (the first token that differs is number {place}: {mine}, {other} there)"
+
+
+def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
 
 
 def _asked(conversation: Conversation) -> Conversation:

@@ -156,5 +156,5 @@ def run(template: Any, name: str, **names: Any) -> str:
         return template.render(**names)
     except TemplateError as error:
         raise TemplateError(f"template {name}: {error}") from error
-    except (JinjaError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (JinjaError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise TemplateError(f"template {name} cannot render this conversation: {type(error).__name__}: {error}") from error

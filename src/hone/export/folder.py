@@ -146,6 +146,7 @@ def publish(draft: Path, place: Path) -> None:
     draft.rename(place)
     if old.exists():
         shutil.rmtree(old)
+        log.info(f"{place} held an earlier export, which this one replaces")
 
 
 def _settle(folder: Path) -> None:

@@ -26,10 +26,10 @@ from hone.config.use import ExportConfig
 from hone.errors import ExportError
 from hone.export.beside import copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
-from hone.export.lora import NeedsWholeModel, whole_tensors
-from hone.export.merge import merge, plan_merge
+from hone.export.lora import NeedsWholeModel, read_adapter, whole_tensors
+from hone.export.merge import merge
 from hone.export.parity import Parity
-from hone.export.recipe import Recipe
+from hone.export.recipe import Recipe, plan_recipe
 from hone.export.source import Stored, check_index, main_dtype, read_checkpoint, read_json, torch_name
 from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
@@ -178,7 +178,7 @@ def _plan(
     try:
         if not tensors:
             raise NeedsWholeModel("the base has no safetensors, only older files")
-        recipe = plan_merge(base, list(folders), skeleton, dtype=target)
+        recipe = plan_recipe(tensors, [read_adapter(folder) for folder in folders], skeleton, dtype=target)
         if recipe.rows is not None and "vocab_size" not in read_json(base / "config.json"):
             raise NeedsWholeModel("the vocabulary grows in a nested config")
     except NeedsWholeModel as reason:

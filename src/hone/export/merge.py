@@ -9,25 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hone.errors import ExportError
-from hone.export.lora import Addition, read_adapter
-from hone.export.recipe import Recipe, Step, plan_recipe
-from hone.export.source import DTYPES, read_checkpoint, read_columns, read_rows
+from hone.export.lora import Addition
+from hone.export.recipe import Recipe, Step
+from hone.export.source import DTYPES, read_columns, read_rows
 from hone.export.write import Slot, Written, write_tensors
 
 BLOCK_BYTES = 64 * 2**20
 """Size of the rows held at once, counted in fp32."""
-
-
-def plan_merge(base: Path, adapters: list[Path], skeleton: nn.Module, *, dtype: str = "auto") -> Recipe:
-    """Read headers and settings and say what becomes of every tensor; see `recipe.plan_recipe` for the arguments.
-
-    Raises: ExportError for a quantized or damaged base and a foreign or damaged adapter; NeedsWholeModel (also where the base has
-    no safetensors) where the merge cannot be done tensor by tensor.
-    """
-    return plan_recipe(read_checkpoint(base), [read_adapter(folder) for folder in adapters], skeleton, dtype=dtype)
 
 
 def merge(recipe: Recipe, folder: Path, *, shard_bytes: int, block_bytes: int = BLOCK_BYTES, device: str = "cpu") -> Written:

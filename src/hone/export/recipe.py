@@ -49,8 +49,9 @@ class Recipe:
 def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.Module, *, dtype: str = "auto") -> Recipe:
     """Plan the merge of `adapters`, in order, into the tensors of `base`.
 
-    skeleton: the model's structure, its weights on the meta device. dtype: "auto" keeps the base's number format; another of
-    safetensors' names ("BF16") converts every tensor of the base's main format, and leaves those stored in another as they are.
+    base: every tensor as it is stored; skeleton: the model's structure, its weights on the meta device. dtype: "auto" keeps the
+    base's number format; another of safetensors' names ("BF16") converts every tensor of the base's main format, and leaves those
+    stored in another as they are.
     Raises: ExportError where an adapter does not fit; NeedsWholeModel where the files name weights unlike the model.
     """
     main = main_dtype(base)

@@ -19,6 +19,9 @@ from safetensors import SafetensorError
 from hone.errors import CheckpointError
 
 MANIFEST = "hone_manifest.json"
+_OF_THE_DISK = (OSError, RuntimeError, SafetensorError)
+"""How a full disk is told: torch.save and safetensors wrap its error, and tokenizers raises a bare Exception."""
+
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -39,10 +42,13 @@ def write_complete(folder: Path, write: Callable[[Path], None], *, about: dict[s
             _sync(path)
         _replace(aside, folder)
         _sync(folder.parent)
-    except (OSError, RuntimeError, SafetensorError) as problem:  # torch.save and safetensors wrap the disk's own error
+    except Exception as problem:
+        free = _free_mib(folder.parent)
         shutil.rmtree(aside, ignore_errors=True)
+        if not isinstance(problem, _OF_THE_DISK) and type(problem) is not Exception:
+            raise
         raise CheckpointError(
-            f"{folder} could not be saved: {problem}. Earlier checkpoints are untouched; "
+            f"{folder} could not be saved: {problem} ({free} MiB were free then). Earlier checkpoints are untouched; "
             "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
         ) from problem
 
@@ -57,6 +63,16 @@ def writing(place: Path) -> Iterator[None]:
             f"{place} cannot be written: {problem.strerror or problem}. Earlier checkpoints are untouched; "
             "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
         ) from problem
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a crash or a full disk leaves the old one or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def make_output(folder: Path) -> None:
@@ -153,9 +169,18 @@ def discard(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _free_mib(folder: Path) -> str:
+    """Room on the disk of `folder`, as torch does not tell that it was full; "?" where the disk does not answer."""
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:,.0f}"
+    except OSError:
+        return "?"
+
+
 def _replace(aside: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

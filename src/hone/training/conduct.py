@@ -64,7 +64,7 @@ class Conductor:
         tired = 0 < self._choice.patience <= progress.stale_evaluations
         saves = self._saves and (_due(plan.save_every, step) or last or tired)
         if saves or result.stop or (improved and self._choice.keep_best):
-            self._save(progress)
+            self._save(progress, to_go_on=result.stop)
         if tired:
             log.info(f"{self._choice.metric} did not get better in {progress.stale_evaluations} evaluations: the run ends early")
         return tired
@@ -82,8 +82,8 @@ class Conductor:
             progress.best_checkpoint = str(self._keeper.path(progress.step))
         return improved
 
-    def _save(self, progress: Progress) -> None:
-        folder = self._keeper.save(progress)
+    def _save(self, progress: Progress, *, to_go_on: bool) -> None:
+        folder = self._keeper.save(progress, to_go_on=to_go_on)
         self._records.say(f"saved {folder}")
 
 

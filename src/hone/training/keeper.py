@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,19 @@ class Keeper:
         """checkpoint-N of a step."""
         return self.folder / f"checkpoint-{step}"
 
-    def save(self, progress: Progress) -> Path:
-        """Write the checkpoint of the step just done; all processes call it, rank 0 writes."""
+    def save(self, progress: Progress, *, to_go_on: bool = False) -> Path:
+        """Write the checkpoint of the step just done; all processes call it, rank 0 writes.
+
+        to_go_on: the run stops here, so the optimizer's state is written also under save_only_model.
+        """
         states = self._device.gather(random_state())
         target, failure = self.path(progress.step), ""
         if self._device.is_main:
             try:
                 about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
-                checkpoint.write_complete(target, lambda folder: self._write(folder, progress, states), about=about)
-                self._tidy(target, progress.best_checkpoint)
+                checkpoint.write_complete(target, partial(self._write, progress, states, to_go_on), about=about)
+                with checkpoint.writing(self.folder):
+                    self._tidy(target, progress.best_checkpoint)
             except CheckpointError as problem:
                 failure = str(problem)
         failures = [text for text in self._device.gather(failure) if text]
@@ -77,13 +82,13 @@ class Keeper:
         self.last = target
         return target
 
-    def _write(self, folder: Path, progress: Progress, states: list[dict[str, Any]]) -> None:
+    def _write(self, progress: Progress, states: list[dict[str, Any]], to_go_on: bool, folder: Path) -> None:
         plan = self._plan
         self._parts.save_weights(folder)
         state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
         (folder / STATE).write_text(dumps(state), encoding="utf-8")
         (folder / "run.yaml").write_text(self._settings, encoding="utf-8")
-        if self._only_model:
+        if self._only_model and not to_go_on:
             return
         torch.save(self._parts.optimizer.state_dict(), folder / OPTIMIZER)
         torch.save(self._parts.schedule.state_dict(), folder / SCHEDULER)
@@ -124,11 +129,10 @@ class Keeper:
         return progress
 
     def _restore_random(self, folder: Path) -> None:
-        path = folder / _random_file(self._device.rank, self._device.world)
-        if path.is_file():
-            restore_random_state(_load(path))
+        if len(list(folder.glob("rng_state*.pth"))) == self._device.world:
+            restore_random_state(_load(folder / _random_file(self._device.rank, self._device.world)))
         else:
-            log.warn(f"{folder} was saved by another number of processes: dropout draws new numbers, the data go on as they were")
+            log.info(f"{folder} was saved by another number of processes: dropout draws new numbers, the data go on as they were")
 
     def load_best(self, best: str) -> None:
         """Put the best checkpoint's weights back into the module."""

@@ -20,6 +20,9 @@ from hone.training.device import Device
 from hone.training.feed import MicroBatch
 from hone.training.progress import Progress
 
+MOST_SKIPPED = 40
+"""Loss scaling (fp16) halves its scale, 65536 at first, with each step it skips; 2^-24 helps no gradient that 2^-23 does not."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -45,6 +48,7 @@ class StepResult:
     tokens: int
     samples: int
     stop: bool
+    skipped: bool
 
 
 class Observer(Protocol):
@@ -61,9 +65,16 @@ def fit(
     Returns True where it was stopped by wish.
     """
     work.policy.module.train()
+    skipped = 0
     for batches in steps:
         started = time.monotonic()
         result = take_step(work, batches, stop=wants_stop())
+        skipped = skipped + 1 if result.skipped else 0
+        if skipped > MOST_SKIPPED:
+            raise TrainingError(
+                f"fp16: the gradient overflowed in {skipped} steps one after the other, and no weight was changed by them: "
+                "no loss scale is small enough. Use bf16: true instead of fp16, or lower learning_rate"
+            )
         progress.step += 1
         progress.tokens += result.tokens
         progress.trained_tokens += result.items
@@ -103,10 +114,11 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     _require_finite(work, batches, each, mean, norm)
     rate = work.schedule.get_last_lr()[0]
     work.optimizer.step()
-    if not device.step_was_skipped:
+    skipped = device.step_was_skipped
+    if not skipped:
         work.schedule.step()
     work.optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0)
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped)
 
 
 def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:

@@ -13,7 +13,7 @@ from hone.models.load import load_config
 from hone.models.quantize import quantization_config
 from hone.models.rope import stretch
 from hone.optim.build import require_optimizer
-from hone.training.device import require_tf32, require_trackers
+from hone.training.device import require_fp16, require_tf32, require_trackers
 from hone.training.results import require_plots
 
 
@@ -27,6 +27,8 @@ def require_means(run: Run, device: torch.device) -> None:
         quantization_config(run.model.quantization, torch.float32)
     require_optimizer(run.optimizer)
     require_trackers(run.track.report_to)
+    if run.train.fp16:
+        require_fp16(device)
     if run.train.tf32:
         require_tf32(device)
     if run.track.plot_loss:

@@ -6,6 +6,7 @@ Does not know how a step is taken or how the record is shown.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,9 +31,9 @@ class Progress:
     stale_evaluations: int = 0
 
     def improve(self, value: float, greater_is_better: bool) -> bool:
-        """Note an evaluation's metric; True where it is the best so far."""
+        """Note an evaluation's metric; True where it is the best so far. One that is not a number never is."""
         sign = 1 if greater_is_better else -1
-        better = self.best_metric is None or sign * value > sign * self.best_metric
+        better = math.isfinite(value) and (self.best_metric is None or sign * value > sign * self.best_metric)
         self.stale_evaluations = 0 if better else self.stale_evaluations + 1
         if better:
             self.best_metric = value

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hone import log
-from hone.training.checkpoint import writing
+from hone.training.checkpoint import write_whole, writing
 from hone.training.device import Device
 from hone.training.plan import Plan
 from hone.training.progress import Progress
@@ -105,7 +105,7 @@ def _forget_after(path: Path, progress: Progress) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= progress.step]
-    path.write_text("".join(line + "\n" for line in lines[: len(progress.log_history)]), encoding="utf-8")
+    write_whole(path, "".join(line + "\n" for line in lines[: len(progress.log_history)]))
 
 
 def _step_of(line: str) -> float:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hone.errors import MissingExtra
+from hone.training.checkpoint import write_whole
 
 _SMOOTHING = 0.9
 
 
 def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
     """Write <kind>_results.json and merge the same figures into all_results.json (Hugging Face's names)."""
-    (folder / f"{kind}_results.json").write_text(_dump(metrics), encoding="utf-8")
+    write_whole(folder / f"{kind}_results.json", _dump(metrics))
     everything = folder / "all_results.json"
     before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
-    everything.write_text(_dump({**before, **metrics}), encoding="utf-8")
+    write_whole(everything, _dump({**before, **metrics}))
 
 
 def require_plots() -> None:

@@ -25,7 +25,7 @@ from hone.models.place import hub_name
 from hone.models.policy import Policy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
-from hone.training.checkpoint import make_output, writing
+from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
@@ -270,6 +270,8 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
         session.keeper.load_best(progress.best_checkpoint)
         best = f"{choose_metric(run.train).metric} {progress.best_metric:.4g}"
         log.info(f"the best checkpoint is {progress.best_checkpoint} ({best})")
+    elif run.train.load_best_model_at_end:
+        log.info("load_best_model_at_end: nothing was evaluated that could be the best; the model is the last one")
     session.keeper.finish()
     metrics = train_metrics(progress, plan, tokens_rate=run.train.include_effective_tokens_per_second)
     evaluation: dict[str, float] = {}
@@ -288,7 +290,7 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
     if evaluation:
         write_metrics(folder, "eval", evaluation)
     state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
-    (folder / "trainer_state.json").write_text(dumps(state), encoding="utf-8")
+    write_whole(folder / "trainer_state.json", dumps(state))
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")
 
