@@ -114,6 +114,9 @@ GOLDEN = {  # makers' templates that are not at hand in the tests, read on 2026-
     "glm4_moe": "\n<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>x</arg_value>\n"
     "<arg_key>n</arg_key>\n<arg_value>[1, null]</arg_value>\n</tool_call>",
     "gemma4": '<|tool_call>call:f{a:<|"|>x<|"|>,n:[1,None]}<tool_call|>',
+    "hy3": "<tool_calls>\n<tool_call>f<tool_sep>\n<arg_key>a</arg_key>\n<arg_value>x</arg_value>\n"
+    "<arg_key>n</arg_key>\n<arg_value>[1, null]</arg_value>\n</tool_call>\n</tool_calls>",
+    "gpt_oss": ' to=functions.f<|channel|>commentary json<|message|>{"a": "x", "n": [1, null]}',
     "minimax1": '<tool_calls>\n{"name": "f", "arguments": {"a": "x", "n": [1, null]}}\n</tool_calls>',
     "phi4_mini": '<|tool_call|>[{"name": "f", "arguments": {"a": "x", "n": [1, null]}}]<|/tool_call|>',
 }

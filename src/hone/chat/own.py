@@ -248,6 +248,8 @@ _MARKS = (  # a dialect, and words that all stand in a template that speaks it; 
     ("minimax2", "<minimax:tool_call>"),
     ("seed_oss", "<seed:tool_call>"),
     ("qwen3_5", "<parameter="),
+    ("hy3", "<tool_sep>"),
+    ("gpt_oss", "<|channel|>commentary", "namespace"),
     ("glm4_7", "</arg_key><arg_value>"),
     ("glm4_moe", "<arg_value>"),
     ("lfm2", "<|tool_list_start|>"),

@@ -119,6 +119,7 @@ def _as_jinja(value: Any) -> str:
 
 _FUNCTION, _PARAMETER = ("<function=", ">"), ("<parameter=", ">")
 _TOOL = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_HY3 = ("<tool_calls>", "</tool_calls>", "<tool_sep>", "<tool_responses>", "</tool_responses>")
 _KEY, _VALUE = ("<arg_key>", "</arg_key>"), ("<arg_value>", "</arg_value>")
 
 MARKED = (
@@ -134,6 +135,10 @@ MARKED = (
         "minimax2", "<minimax:tool_call>", "</minimax:tool_call>", head=('<invoke name="', '">'), key=('<parameter name="', '">'),
         value=("", "</parameter>"), stop="</invoke>", kind="all", before="\n",
         tokens=("<minimax:tool_call>", "</minimax:tool_call>"),
+    ),
+    Marked(
+        "hy3", "<tool_calls>", "</tool_calls>", head=("<tool_call>", "<tool_sep>"), key=_KEY, value=_VALUE, stop="</tool_call>",
+        kind="all", gap="", tokens=(*_TOOL, *_KEY, *_VALUE, *_HY3),
     ),
     Marked(
         "glm4_moe", "<tool_call>", "</tool_call>", head=("", ""), key=_KEY, value=_VALUE, before="\n",
