@@ -68,7 +68,8 @@ class Codec:
         end = len(messages)
         while True:
             upto = replace(conversation, messages=messages[:end])
-            unlearned = left & self.template.rewritten(upto) if left else set()
+            # The last answer is written as it was said: nothing follows it.
+            unlearned = left & self.template.rewritten(upto) if left - {end - 1} else set()
             # What else is learned (a question that says so) is learned in the whole conversation alone.
             kept = (set(range(end)) if end == len(messages) else left) - unlearned
             if kept & left or not unlearned:

@@ -94,8 +94,6 @@ class OwnTemplate:
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the template writes otherwise once something follows (thoughts dropped, a system prompt that moves)."""
         answers = [index for index, one in enumerate(conversation.messages) if one.role == "assistant"]
-        if answers in ([], [len(conversation.messages) - 1]):
-            return frozenset()
         said = self._prepared(conversation)
         shift = len(said.messages) - len(conversation.messages)
         found = self._answers(self._text(said.messages, False, said.tools), said, False)

@@ -31,7 +31,7 @@ class Row:
     tokens: control tokens without which a tokenizer does not fit; bos, eos: how the maker's tokenizer spells them, '' for no bos.
     stop: tokens that end an answer; the first one must exist, "eos" stands for the tokenizer's own.
     lead, tail: text the format puts around what an answer says. say_open: words between thought and text, which calls in the
-    row's own way stand without. stop_last: only the last answer of a conversation is written with its stop token.
+    row's own way stand without.
     thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does; "question": the prompt does,
     but not behind tool results; "never": the prompt says an empty thought, whatever the settings. think_open, think_close:
     words; think_empty: those of an empty thought, where they are not these two together ('': none). empty_thoughts: which
@@ -59,7 +59,6 @@ class Row:
     lead: str = ""
     tail: str = ""
     say_open: str = ""
-    stop_last: bool = False
     thinking: Literal["none", "answer", "prompt", "question", "never"] = "none"
     think_open: str = "<think>\n"
     think_close: str = "\n</think>\n\n"

@@ -158,7 +158,6 @@ class Views:
         marked = self._marked(thought.strip("\n"))
         opening, written = self._thought(marked if shown or self.row.thinking == "none" else "", asks, after_tool, final)
         rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
-        rewritten = rewritten or (self.row.stop_last and not final and not end)
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         thinks = self.row.thinking != "none" and bool(opening + written)
