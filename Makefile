@@ -33,6 +33,7 @@ demo: install
 docs: install
 	$(BIN)/python docs/make_config.py
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_models.py
+	$(BIN)/python docs/make_formats.py
 
 clean:
 	rm -rf demo/out build dist .pytest_cache .ruff_cache .hypothesis

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,11 @@ def test_version_imports_neither_pydantic_nor_torch():
 def test_version_is_immediate():
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run("version").stdout == f"hone {hone.__version__}\n"
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.3, "of a processor; a busy machine takes longer by the clock"
 
 
 def test_every_verb_has_its_lines():

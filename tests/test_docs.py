@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hone.chat.table import rows
 from hone.commands.verbs import VERBS
 from hone.config import load
 from hone.config.knobs import knobs
@@ -67,3 +68,24 @@ def test_keys_that_are_written_with_a_value_exist(page: Path):
 def test_the_settings_page_is_current():
     made = runpy.run_path(str(PROJECT / "docs" / "make_config.py"))["page"]()
     assert (PROJECT / "docs" / "config.md").read_text(encoding="utf-8") == made, "write it anew: make docs"
+
+
+def test_the_formats_page_is_current(shared):
+    made = runpy.run_path(str(PROJECT / "docs" / "make_formats.py"))["page"](shared / "chat_templates")
+    assert (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8") == made, "write it anew: make docs"
+
+
+def test_every_template_stands_on_the_formats_page():
+    page = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert listed == list(rows())
+    assert f"- {len(rows())} names" in page
+
+
+def test_without_the_makers_templates_the_formats_page_is_not_written(tmp_path: Path):
+    (tmp_path / "docs").mkdir()
+    script = tmp_path / "docs" / "make_formats.py"
+    script.write_text((PROJECT / "docs" / "make_formats.py").read_text(encoding="utf-8"))
+    with pytest.raises(SystemExit, match="without them nothing can be compared"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert not (tmp_path / "docs" / "formats.md").exists()

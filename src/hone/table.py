@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from hone.errors import HoneError
@@ -34,6 +33,8 @@ class Table(Mapping[str, str]):
     def _all(self) -> dict[str, str]:
         if not self._searched:
             self._searched = True
+            from importlib.metadata import entry_points  # as long to import as all of `hone version`
+
             for point in entry_points(group=self.group):
                 self._rows.setdefault(point.name, point.value)
         return self._rows

@@ -15,10 +15,10 @@ from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
 from hone.chat.probes import probes
 from hone.chat.survey import survey
-from hone.chat.table import rows
+from hone.chat.table import format_text, rows
 from hone.config.chat import ChatConfig
 from hone.models.stand_in import stand_in_tokenizer
-from tests.chat.conftest import REAL, real_tokenizer
+from tests.chat.conftest import REAL, real_tokenizer, said
 
 REALS = ("llama-2", "llama-3.1", "qwen3", "mistral-7b-v0.3", "deepseek-llm-7b")
 GENERIC = ("vicuna", "alpaca", "default", "empty")
@@ -136,3 +136,30 @@ def test_deepseeks_calls_are_written_as_its_maker_writes_them(name, made_codec, 
     messages = next(probe.conversation.messages for probe in probes() if probe.name == name)
     theirs = own.plain(Conversation(messages), False)  # its template offers no tools
     assert codec.render(Conversation(messages)).text == theirs
+
+
+@pytest.mark.parametrize("name", ["ministral", "ministral3", "llava_next_mistral", "phi"])
+def test_the_fingerprint_knows_the_format_that_is_extended(name, made_codec):
+    source, own = made_codec(name).template.source, format_text(f"{rows()[name].format}.jinja")
+    extended = own.split('extends "')[1].split('"')[0]
+    assert own in source and format_text(extended) in source
+
+
+def test_gemma_4_is_told_to_think_where_the_answer_does(made_codec):
+    answers = {True: "<|think|>", False: "<|channel>thought\n<channel|>"}
+    for enable, words in answers.items():
+        text = made_codec("gemma4", enable_thinking=enable).template.render(said("2+2?"), prompt=True).text
+        assert [word in text for word in answers.values()] == [word == words for word in answers.values()]
+    codec = made_codec("gemma4", enable_thinking=None)
+    plain, thought = (next(probe.conversation for probe in probes() if probe.name == name) for name in ("one turn", "thought"))
+    assert codec.render(plain).text == "<bos><|turn>user\nHi<turn|>\n<|turn>model\n<|channel>thought\n<channel|>Hello!<turn|>\n"
+    assert codec.render(thought).text.startswith("<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\n2+2?<turn|>\n")
+
+
+def test_gemma_4_goes_on_behind_a_result_in_the_same_turn(made_codec):
+    conversation = next(probe.conversation for probe in probes() if probe.name == "results")
+    text = made_codec("gemma4", enable_thinking=False).render(conversation).text
+    assert text.endswith(
+        '<|tool_response>response:weather{value:<|"|>sunny, 20 degrees<|"|>}<tool_response|>'
+        '<|tool_response>response:weather{value:<|"|>{"sky": "grey"}<|"|>}<tool_response|>Mixed.<turn|>\n'
+    )

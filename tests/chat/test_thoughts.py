@@ -10,11 +10,11 @@ import pytest
 from hone.chat.message import Conversation, Message, Text, Think, ToolResult, message
 from hone.chat.probes import probes
 from hone.chat.survey import tokens_of
-from hone.chat.table import rows
+from hone.chat.table import format_text, rows
 from tests.chat.conftest import asked, said
 
 PROBES = {probe.name: probe.conversation for probe in probes()}
-THINKING = [name for name, row in rows().items() if row.thinking != "none"]
+THINKING = [name for name, row in rows().items() if row.thinking not in ("none", "never")]
 
 
 @pytest.mark.parametrize("name", THINKING)
@@ -58,3 +58,47 @@ def test_the_name_of_a_tool_cannot_make_a_control_token(made_codec):
         return codec.control_ids(Conversation((message("user", "Hi"), result, message("assistant", "Sunny."))))
 
     assert seen("weather<|end|><|start|>system") == seen("weather")
+
+
+@pytest.mark.parametrize(
+    ("name", "empty", "learned"),
+    [
+        ("qwen3", "", []),  # the last answer alone has an empty thought: what stands before it is not what was sampled
+        ("qwen3_5", "<think>\n\n</think>\n\n", ["call"]),  # so have all behind the last question
+        ("glm4_moe", "\n<think></think>", ["call"]),
+        ("glm4_7", "</think>", []),  # the word of an empty thought that no prompt asks for
+        ("mimo", "", ["call"]),  # nothing, for any answer: the maker's template adds none
+    ],
+)
+def test_a_call_without_a_thought_stands_before_its_result_as_the_maker_writes_it(name, empty, learned, made_codec):
+    rendered = made_codec(name).render(PROBES["result"])
+    header = "<|assistant|>" if name.startswith("glm") else "<|im_start|>assistant\n"
+    assert f"{header}{empty}<tool_call>" in rendered.text
+    assert [one.message for one in rendered.segments if one.trained and one.message == 1][:1] == [1] * len(learned)
+
+
+@pytest.mark.parametrize(("name", "empty"), [("glm4_moe", "\n<think></think>\n"), ("glm4_7", "</think>"), ("qwen3_5", "")])
+def test_what_is_left_of_a_thought_when_another_question_follows(name, empty, made_codec):
+    text = made_codec(name).render(PROBES["thoughts in turns"]).text
+    assert f"assistant|>{empty}Four." in text or f"assistant\n{empty}Four." in text
+
+
+def test_a_row_that_never_thinks_asks_with_an_empty_thought_whatever_the_settings(made_codec):
+    for enable in (True, False, None):
+        codec = made_codec("qwen3_5_nothink", enable_thinking=enable)
+        assert codec.template.render(asked(PROBES["thought"]), prompt=True).text.endswith("assistant\n<think>\n\n</think>\n\n")
+        assert "make four" not in codec.render(PROBES["thought"]).text
+
+
+def test_a_question_is_muted_where_its_answer_is_asked_for_without_a_thought(made_codec):
+    plain = said("Hi", "Hello!")
+    assert "Hi<|assistant|>\n<think></think>\nHello!" in made_codec("glm4_moe").render(plain).text
+    codec = made_codec("glm4_moe", enable_thinking=False)
+    assert "Hi/nothink<|assistant|>\n<think></think>\nHello!" in codec.render(plain).text
+    # The line break is the answer's, as it is where the thought is the answer's: the maker's prompt ends before it.
+    assert codec.template.render(asked(plain), prompt=True).text.endswith("Hi/nothink<|assistant|>\n<think></think>")
+
+
+def test_the_fingerprint_sees_the_format_that_a_format_extends(made_codec):
+    source = made_codec("glm4_7").template.source
+    assert format_text("glm4_7.jinja") in source and format_text("glm4.jinja") in source

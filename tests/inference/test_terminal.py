@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hone.chat.message import message
+from hone.chat.message import Message, Text, message
 from hone.config.use import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.base import Answer, Delta, Request
@@ -50,6 +50,14 @@ def test_history_is_sent_and_only_answers_reach_standard_output(talk, capsys) ->
     assert talk.take("Hi") and talk.take("And?")
     assert said(talk) == [("user", "Hi"), ("assistant", "answer 1"), ("user", "And?")]
     assert capsys.readouterr().out == "answer 1\nanswer 2\n"
+
+
+def test_a_call_that_cannot_be_read_is_told(talk, capsys) -> None:
+    broken = Message("assistant", (Text("<tool_call>oops", malformed=True),))
+    talk.engine.generate = lambda request: iter([Delta("<tool_call>oops", Answer(broken, "stop", 5, 2))])
+    talk.take("Hi")
+    printed = capsys.readouterr()
+    assert printed.out == "<tool_call>oops\n" and "cannot be read" in printed.err
 
 
 @pytest.mark.parametrize("word", ["clear", "/clear"])

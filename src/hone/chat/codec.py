@@ -14,6 +14,7 @@ from typing import Any, Literal
 from hone.chat.encoded import Encoded
 from hone.chat.marks import Rendered, Segment, check_unicode
 from hone.chat.message import Conversation, Message, message
+from hone.chat.reading import Tools
 from hone.chat.runs import encode
 from hone.chat.stream import Decoder, Stream
 from hone.chat.template import Template, adds_bos, load_template
@@ -105,13 +106,20 @@ class Codec:
         rows = [[*head, *([Segment(text, "content", 0, True)] if text else []), tail] for text in texts]
         return encode(rows, self._tokens, everything=True)
 
-    def parse(self, ids: Sequence[int]) -> Message:
-        """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it."""
-        return self._decoder.message(ids)
+    def parse(self, ids: Sequence[int], *, tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
+        """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it.
 
-    def stream(self) -> Stream:
-        """A parser that is fed ids as they are sampled and gives text as soon as it is certain."""
-        return Stream(self._decoder)
+        tools: those on offer, whose schemas tell the types of arguments that a dialect writes bare. prompt: the ids that were
+        asked, which tell whether a thought was opened; without them the format's usual way is assumed.
+        """
+        return self._decoder.message(ids, tools, prompt)
+
+    def stream(self, *, tools: Tools = (), prompt: Sequence[int] = (), hidden: frozenset[int] = frozenset()) -> Stream:
+        """A parser that is fed ids as they are sampled and gives text and events as soon as they are certain; see `parse`.
+
+        hidden: control tokens left out of the text.
+        """
+        return Stream(self._decoder, tools, prompt, hidden)
 
     @cached_property
     def _answer_place(self) -> Place:

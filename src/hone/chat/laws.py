@@ -192,7 +192,8 @@ def _call_breaks(codec: Codec, trials: list[_Trial]) -> Iterator[str]:
     for trial in trials:
         answer = trial.probe.conversation.messages[-1]
         if _calls(answer):
-            read = codec.parse(trial.encoded.ids[len(trial.prompt) :].tolist())
+            said = trial.encoded.ids[len(trial.prompt) :].tolist()
+            read = codec.parse(said, tools=trial.probe.conversation.tools, prompt=trial.prompt)
             same = _calls(read) == _calls(answer) and read.text == answer.text
             yield "" if same else f"{trial.probe.name}: read back {read.parts!r}"
 

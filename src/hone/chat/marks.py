@@ -59,9 +59,13 @@ def check_unicode(text: str) -> None:
 
 @dataclass
 class Ink:
-    """What was written during one rendering: `content` keeps a text aside and gives the mark that stands for it."""
+    """What was written during one rendering: `content` keeps a text aside and gives the mark that stands for it.
+
+    controls: spellings of control tokens, which content never makes, so that it may hold them.
+    """
 
     contents: list[str] = field(default_factory=list)
+    controls: frozenset[str] = frozenset()
 
     def content(self, text: str) -> str:
         """The mark of `text`; '' stays ''. Raises TemplateError for text that is not valid Unicode."""

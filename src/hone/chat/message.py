@@ -14,9 +14,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True)
 class Text:
-    """Words for the reader."""
+    """Words for the reader. malformed: they were read where a tool call was expected, and are none."""
 
     text: str
+    malformed: bool = False
 
 
 @dataclass(frozen=True)

@@ -243,14 +243,33 @@ def _inlined(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(map(changed, conversation.messages)))
 
 
+_MARKS = (  # a dialect, and words that all stand in a template that speaks it; the first counts
+    ("gemma4", "<|tool_call>call:"),
+    ("minimax2", "<minimax:tool_call>"),
+    ("seed_oss", "<seed:tool_call>"),
+    ("qwen3_5", "<parameter="),
+    ("glm4_7", "</arg_key><arg_value>"),
+    ("glm4_moe", "<arg_value>"),
+    ("lfm2", "<|tool_list_start|>"),
+    ("lfm2", "<|tool_call_start|>"),
+    ("kimi", "<|tool_calls_section_begin|>"),
+    ("deepseek3", "tool\u2581calls\u2581begin", "```json"),
+    ("deepseek3_1", "tool\u2581calls\u2581begin"),
+    ("mistral_v11", "[CALL_ID]"),
+    ("mistral_v13", "[ARGS]"),
+    ("mistral_v7", "[TOOL_CALLS]["),
+    ("mistral", "[TOOL_CALLS]"),
+    ("command_a", "<|START_ACTION|>"),
+    ("command_r", "Action:\\n```json", "tool_name"),
+    ("qwen", "<tool_call>"),
+    ("granite3", "<|tool_call|>"),
+    ("phi4_mini", "<|/tool|>"),
+    ("llama3", '"parameters": '),
+)
+
+
 def _dialect(source: str) -> str:
-    marks = {
-        "tool\u2581calls\u2581begin": "deepseek3",
-        "[TOOL_CALLS]": "mistral",
-        "<tool_call>": "qwen",
-        '"parameters": ': "llama3",
-    }
-    return next((name for mark, name in marks.items() if mark in source), "default")
+    return next((name for name, *words in _MARKS if all(word in source for word in words)), "default")
 
 
 def _segments(

@@ -1,4 +1,4 @@
-"""From sampled ids back: whole answers to messages, and answers in the making to text.
+"""From sampled ids back: whole answers to messages, and answers in the making to text and events.
 
 Does not know templates beyond their Reading.
 """
@@ -6,16 +6,19 @@ Does not know templates beyond their Reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from hone.chat.message import Message, Part, Text, Think
-from hone.chat.reading import Reading
+from hone.chat.dialects.scan import TAG
+from hone.chat.events import Event
+from hone.chat.message import Message
+from hone.chat.reading import Reading, Tools
 from hone.chat.tokens import Place, Tokens
-
-_TAG = "\ud800"
-"""Half a character, which no decoded text holds: it stands before the spelling of a real control token."""
 
 _LONGEST_CHARACTER = 4
 """Bytes of UTF-8, and so at most tokens, that may still be missing from a character."""
+
+_LONGEST_OPENING = 16
+"""Tokens at the end of a prompt among which the word that opens a thought is sought."""
 
 
 class Decoder:
@@ -24,11 +27,10 @@ class Decoder:
     def __init__(self, tokens: Tokens, reading: Reading, stop_ids: tuple[int, ...], place: Callable[[], Place]):
         self.tokens, self.reading, self.stop_ids, self.place = tokens, reading, frozenset(stop_ids), place
 
-    def message(self, ids: Sequence[int]) -> Message:
+    def message(self, ids: Sequence[int], tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The message that ends before the first stop token."""
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), len(ids))
-        read = self.reading.message(self.text(ids[:end], _TAG), self._mark)
-        return Message(read.role, tuple(map(_untagged, read.parts)))
+        return self.reading.message(self.text(ids[:end], TAG), self.mark, tools, self.opened(prompt))
 
     def text(self, ids: Sequence[int], tag: str = "") -> str:
         """The text with control tokens spelled out, `tag` before each."""
@@ -44,36 +46,43 @@ class Decoder:
             waiting, place = [], "after"
         return "".join(found) + self.tokens.decode(waiting, place)
 
-    def _mark(self, marker: str) -> str:
-        """A marker may hold several control tokens and text between them."""
-        return "".join(_TAG + text if control else text for text, control in self.tokens.split(marker))
+    def opened(self, prompt: Sequence[int]) -> bool | None:
+        """Whether the prompt ends inside a thought; None for a prompt that is not known."""
+        if not len(prompt) or self.reading.plain_thoughts:
+            return None
+        return self.text(prompt[-_LONGEST_OPENING:], TAG).rstrip().endswith(self.mark(self.reading.think_open))
+
+    def mark(self, marker: str) -> str:
+        """The marker as `text` spells it with TAG: what is a control token is found only as that token."""
+        return "".join(TAG + text if control else text for text, control in self.tokens.split(marker))
 
 
-def _untagged(part: Part) -> Part:
-    if isinstance(part, Text):
-        return Text(part.text.replace(_TAG, ""))
-    if isinstance(part, Think):
-        return Think(part.text.replace(_TAG, ""))
-    return part
+@dataclass(frozen=True)
+class Heard:
+    """What further ids say: text, as the model wrote it, and events, which tell thoughts, text and calls apart."""
+
+    text: str
+    events: tuple[Event, ...] = ()
 
 
 class Stream:
-    """`feed(ids)` gives the text that is now certain, `close()` the rest, `message()` all of it read.
+    """`feed(ids)` gives what is now certain, `close()` the rest, `message()` all of it read.
 
-    The first stop token ends it; what is fed after that counts for nothing. The deltas joined are the
-    text of the answer without the format's lead.
+    The first stop token ends it; what is fed after that counts for nothing. The texts joined are the text of the answer without
+    the format's lead and without the control tokens `hidden`; the events joined are the message.
     """
 
-    def __init__(self, decoder: Decoder):
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, tools: Tools = (), prompt: Sequence[int] = (), hidden: frozenset[int] = frozenset()):
+        self._decoder, self._tools, self._prompt, self._hidden = decoder, tools, tuple(prompt), hidden
+        self._answer = decoder.reading.answer(decoder.mark, tools, decoder.opened(prompt))
         self._ids: list[int] = []
         self._waiting: list[int] = []
         self._place: Place = decoder.place()
         self._begun = self._ended = False
 
-    def feed(self, ids: Sequence[int]) -> str:
-        """Take further ids; '' while a character is incomplete."""
-        found = ""
+    def feed(self, ids: Sequence[int]) -> Heard:
+        """Take further ids; nothing is heard while a character is incomplete."""
+        text, events = "", []
         for token in ids:
             if self._ended:
                 break
@@ -82,21 +91,24 @@ class Stream:
             name = self._decoder.tokens.name_of.get(token)
             if name is None:
                 self._waiting.append(token)
+                said = self._certain()
+                text, events = text + said, events + self._answer.feed(said)
                 continue
-            found += self._decoder.tokens.decode(self._waiting, self._place)
+            said = self._decoder.tokens.decode(self._waiting, self._place)
             self._waiting, self._place = [], "after"
-            found += "" if self._ended else name
-        return self._led(found + self._certain())
+            events += self._answer.feed(said if self._ended else said + TAG + name)
+            text += said if self._ended or token in self._hidden else said + name
+        return Heard(self._led(text), tuple(events))
 
-    def close(self) -> str:
+    def close(self) -> Heard:
         """What is left; an incomplete character becomes U+FFFD."""
         rest = self._decoder.tokens.decode(self._waiting, self._place)
         self._waiting = []
-        return self._led(rest)
+        return Heard(self._led(rest), (*self._answer.feed(rest), *self._answer.close()))
 
     def message(self) -> Message:
         """All ids fed so far, read as a message."""
-        return self._decoder.message(self._ids)
+        return self._decoder.message(self._ids, self._tools, self._prompt)
 
     def _certain(self) -> str:
         """The text of the waiting ids, unless its end may still change."""

@@ -5,6 +5,7 @@ Does not know a tokenizer's kind, nor where the makers' templates lie: both are 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from hone.config.chat import ChatConfig
 
 _MARKUP = re.compile("<[^<>]+>|\u25c1[^\u25b7]+\u25b7")
 """A token among the words around a thought, which may be several with text between them."""
+
+LLAMA_DAY = "26 Jul 2024"
+"""The day that Llama's templates write where they are told none and know no clock; the rows write it always."""
 
 MakeTokenizer = Callable[[str, str, Iterable[str]], Any]
 """(bos, eos, control tokens) to a tokenizer that has them."""
@@ -74,20 +78,30 @@ def tokens_of(row: Row) -> list[str]:
 
 def official_of_row(row: Row, codec: Codec, officials: Path | None) -> Official | None:
     """The maker's template that the row names, None where it is not at hand."""
-    file = officials / row.official if officials and row.official else None
-    if file is None or not file.is_file():
+    text = _official_text(row.official, officials) if officials and row.official else ""
+    if not text:
         return None
-    text = file.read_text(encoding="utf-8")
-    if row.official.startswith("chujiezheng/"):  # pretty-printed; its README tells to take the white space out
-        text = text.replace("    ", "").replace("\n", "")
     tokenizer = codec.tokenizer
-    own = OwnTemplate(text, dict(tokenizer.special_tokens_map), control_names(tokenizer), ChatConfig(), tokenizer.eos_token)
+    names = {**tokenizer.special_tokens_map, "date_string": LLAMA_DAY}
+    chat = ChatConfig(enable_thinking=row.thinking != "never")
+    own = OwnTemplate(text, names, control_names(tokenizer), chat, tokenizer.eos_token)
 
     def official(conversation: Conversation, prompt: bool) -> str:
         plain = own.plain(conversation, prompt)
         return plain.removesuffix(row.official_opening) if prompt else plain
 
     return official
+
+
+def _official_text(name: str, officials: Path) -> str:
+    """The Jinja text; a name that begins with "tokenizers/" is a tokenizer's folder beside the templates'."""
+    if name.startswith("tokenizers/"):
+        file = officials.parent / name / "tokenizer_config.json"
+        return json.loads(file.read_text(encoding="utf-8"))["chat_template"] if file.is_file() else ""
+    file = officials / name
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    # Those are pretty-printed; their README tells to take the white space out.
+    return text.replace("    ", "").replace("\n", "") if name.startswith("chujiezheng/") else text
 
 
 def _as_compared(row: Row, codec: Codec) -> Codec:

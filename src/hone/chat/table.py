@@ -30,13 +30,19 @@ class Row:
     format: the Jinja file; system: default system prompt, '' for none; trim: texts lose white space at both ends.
     tokens: control tokens without which a tokenizer does not fit; bos, eos: how the maker's tokenizer spells them, '' for no bos.
     stop: tokens that end an answer; the first one must exist, "eos" stands for the tokenizer's own.
-    lead, tail: text the format puts around what an answer says.
+    lead, tail: text the format puts around what an answer says. say_open: words between thought and text, which calls in the
+    row's own way stand without. stop_last: only the last answer of a conversation is written with its stop token.
     thinking: "none"; "answer": the answer itself opens its thought; "prompt": the prompt does; "question": the prompt does,
-    but not behind tool results. think_open, think_close: words.
+    but not behind tool results; "never": the prompt says an empty thought, whatever the settings. think_open, think_close:
+    words; think_empty: those of an empty thought, where they are not these two together ('': none). empty_thoughts: which
+    answers without a thought have an empty one: the "last" of the conversation, all behind the last question ("current"), or
+    "all", also those whose thought is left out of the history. after_thought: text between a thought, also an empty one, and
+    what is said; none stands before a call that nothing is said before.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
     media: kind ("image", "video", "audio") to the token that stands for one.
-    official: the maker's template the row is compared with, a file of the maker's templates, or "" where none is at hand;
+    official: the maker's template the row is compared with, a file of the makers' templates or a tokenizer's folder beside them
+    ("tokenizers/NAME"), or "" where none is at hand;
     official_system: the default system prompt for that comparison, where the file has another; official_opening: what its prompts
     end with and the row's do not.
     differs: a probe's name or trait to the reason why such probes are rendered otherwise than there. note: for the user.
@@ -52,9 +58,14 @@ class Row:
     stop: tuple[str, ...] = ("eos",)
     lead: str = ""
     tail: str = ""
-    thinking: Literal["none", "answer", "prompt", "question"] = "none"
+    say_open: str = ""
+    stop_last: bool = False
+    thinking: Literal["none", "answer", "prompt", "question", "never"] = "none"
     think_open: str = "<think>\n"
     think_close: str = "\n</think>\n\n"
+    think_empty: str | None = None
+    after_thought: str = ""
+    empty_thoughts: Literal["last", "current", "all"] = "last"
     dialect: str = "default"
     tools_in: Literal["system", "format"] = "system"
     passage_end: str = ""

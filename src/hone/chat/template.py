@@ -5,6 +5,7 @@ Does not know tokens: the codec turns segments into ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -24,6 +25,8 @@ from hone.chat.tokens import control_names
 from hone.chat.view import Thinking, View, Views, split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
+
+_EXTENDS = re.compile(r'extends "([^"]+)"')
 
 _SUCCESSION = Conversation(tuple(message(role, "a") for role in ("user", "assistant", "assistant", "user", "assistant")))
 """Answers before an answer, before a question, and at the end."""
@@ -83,23 +86,27 @@ class NamedTemplate:
         row = self.row
         opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
         words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
-        return Reading(self.dialect, row.lead, row.tail, opens, row.thinking == "none", *words)
+        said = tuple(word for word in (row.say_open, self.dialect.preamble) if word)
+        return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words, said)
 
     @cached_property
     def source(self) -> str:
         """Format text, tool prompt, row and settings."""
-        texts = (f"{self.row.format}.jinja", "turns.jinja", f"tools/{self.dialect.name}.jinja")
+        own = f"{self.row.format}.jinja"
+        texts = (own, *_EXTENDS.findall(format_text(own)), f"tools/{self.dialect.name}.jinja")
         settings = (self.row, self.dialect.name, self.thinking, self.system, self.bos, self.auto_bos, self.eos)
         return "\n".join([*map(format_text, texts), repr(settings)])
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
-        ink = Ink()
-        views, tool_prompt = self._views(split_thoughts(conversation), ink, prompt)
-        opening = Views(self.row, self.dialect, self.thinking, ink).opening()
+        ink = Ink(controls=self.vocabulary)
+        said = split_thoughts(conversation)
+        views, tool_prompt = self._views(said, ink, prompt)
+        made = Views(self.row, self.dialect, self.thinking, ink)
         marked = run(
-            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=opening, at=at, fail=fail,
-            bos=self.bos, auto_bos=self.auto_bos, eos=self.eos, has=self.vocabulary.__contains__,
+            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=made.opening(),
+            thinks=made.thinks(said, prompt), at=at, fail=fail, bos=self.bos, auto_bos=self.auto_bos, eos=self.eos,
+            has=self.vocabulary.__contains__,
         )  # fmt: skip
         rewritten = {view.index for view in views if view.rewritten}
         segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))
@@ -110,7 +117,7 @@ class NamedTemplate:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
         found: set[int] = set()
         if self.row.thinking != "none":
-            views, _ = self._views(split_thoughts(conversation), Ink(), False)
+            views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary), False)
             found |= {view.index for view in views if view.rewritten}
         if not self._ends_answers and any(one.role == "assistant" for one in conversation.messages[:-1]):
             found |= _unended(self.render(conversation).segments, self.stop)

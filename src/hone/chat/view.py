@@ -23,7 +23,8 @@ class View:
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
     thinks: whether opening and body have the words of a thought, also of an empty one. tool: the name of the tool that says the
-    text, where the result tells it. rewritten: whether it is written otherwise than when it was the last message.
+    text, where the result tells it; call_id: that of the call it answers. end: the token that ends an answer with calls, '' where
+    it is the format's. rewritten: whether it is written otherwise than when it was the last message.
     """
 
     index: int
@@ -35,6 +36,8 @@ class View:
     thinks: bool = False
     rewritten: bool = False
     tool: str = ""
+    call_id: str = ""
+    end: str = ""
     result: ToolResult | None = None
 
 
@@ -62,11 +65,36 @@ def _split(one: Message) -> Message:
     return replace(one, parts=(*parts, *one.parts[1:]) or (Text(""),))
 
 
+class _Ids:
+    """Calls with the ids that the dialect writes, and their results with the same ids and with the functions' names."""
+
+    def __init__(self, dialect: Dialect):
+        self._dialect, self._number = dialect, 0
+        self._open: list[tuple[str, ToolCall]] = []
+
+    def calls(self, calls: list[ToolCall]) -> list[ToolCall]:
+        """The calls of one message."""
+        made = [replace(call, id=self._dialect.id_of(call, self._number + at)) for at, call in enumerate(calls)]
+        self._number += len(calls)
+        self._open = [(call.id, new) for call, new in zip(calls, made, strict=True)]
+        return made
+
+    def result(self, result: ToolResult) -> ToolResult:
+        """The result of the call with its id, or of the first one that has none yet."""
+        found = next((one for one in self._open if result.id and one[0] == result.id), self._open[0] if self._open else None)
+        if found is None:
+            return result
+        self._open.remove(found)
+        return replace(result, id=found[1].id, name=result.name or found[1].name)
+
+
 class Views:
     """Builds the views of one conversation."""
 
     def __init__(self, row: Row, dialect: Dialect, thinking: Thinking, ink: Ink):
-        self.row, self.dialect, self.thinking, self.ink = row, dialect, thinking, ink
+        self.row, self.dialect, self.ink = row, dialect, ink
+        self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
+        self._ids = _Ids(dialect)
 
     def build(self, conversation: Conversation, default_system: str, tool_prompt: str, *, asks: bool) -> list[View]:
         """The views; tool_prompt: marked text to end the system prompt with, '' for none; asks: whether an answer comes after."""
@@ -87,6 +115,13 @@ class Views:
             views[0] = replace(first, text=f"{first.text}\n\n{tool_prompt}" if first.text else tool_prompt)
         return views
 
+    def thinks(self, conversation: Conversation, prompt: bool) -> bool:
+        """Whether what is asked for is an answer with thoughts; where enable_thinking is null, the last answer itself tells."""
+        if self.row.thinking == "none" or self.thinking.enable is not None:
+            return self.row.thinking != "none" and self.thinking.enable is True
+        last = conversation.messages[-1] if conversation.messages else None
+        return prompt or last is None or last.role != "assistant" or any(isinstance(part, Think) for part in last.parts)
+
     def opening(self) -> str:
         """What the prompt says after the assistant's header."""
         if self.row.thinking == "none":
@@ -97,58 +132,70 @@ class Views:
 
     @property
     def _empty(self) -> str:
-        return self.row.think_open + self.row.think_close
+        return self.row.think_open + self.row.think_close if self.row.think_empty is None else self.row.think_empty
 
     def _others(self, index: int, one: Message) -> list[View]:
         if one.role == "tool":
             results = [part for part in one.parts if isinstance(part, ToolResult)]
-            results = results or [ToolResult(one.text)]
-            return [
-                View(index, "tool", self._content(self.dialect.result(part)), tool=self._content(part.name), result=part)
-                for part in results
-            ]
+            results = [self._ids.result(part) for part in results or [ToolResult(one.text)]]
+            return [self._result(index, part) for part in results]
         return [View(index, one.role, self._content(one.text))]
+
+    def _result(self, index: int, part: ToolResult) -> View:
+        said, name, call_id = (self._content(text) for text in (self.dialect.result(part), part.name, part.id))
+        return View(index, "tool", said, tool=name, call_id=call_id, result=part)
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
         thought = "".join(part.text for part in one.parts if isinstance(part, Think))
-        calls = [part for part in one.parts if isinstance(part, ToolCall)]
+        calls = self._ids.calls([part for part in one.parts if isinstance(part, ToolCall)])
+        end = self.dialect.end if calls and self.dialect.name == self.row.dialect else ""
         text = one.text.strip() if self.row.trim else one.text
         shown = current or self.thinking.preserve
         # Where only questions make the prompt open a thought, the header it stands behind is not there after tool results.
         can_ask = not (after_tool and self.row.thinking == "question")
-        asks = (final or self.thinking.preserve) and can_ask
+        placed = {"last": final, "current": current, "all": True}[self.row.empty_thoughts]
+        asks = (placed or self.thinking.preserve) and can_ask
         marked = self._marked(thought.strip("\n"))
-        opening, written = self._thought(marked, shown, asks, after_tool)
-        rewritten = (opening, written) != self._thought(marked, True, can_ask, after_tool)
+        opening, written = self._thought(marked if shown or self.row.thinking == "none" else "", asks, after_tool, final)
+        rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
+        rewritten = rewritten or (self.row.stop_last and not final and not end)
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
-        body = lead + written + said + self._calls(calls, bool(said)) + self.row.tail
         thinks = self.row.thinking != "none" and bool(opening + written)
-        return View(index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten)
+        between = self.row.after_thought if thinks and said else ""
+        body = lead + written + between + self._spoken(said, calls) + self.row.tail
+        return View(
+            index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten, end=end
+        )
 
     def _marked(self, thought: str) -> str:
         return self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE if thought and self.row.thinking == "none" else thought)
 
-    def _thought(self, thought: str, shown: bool, needs_block: bool, after_tool: bool) -> tuple[str, str]:
+    def _thought(self, thought: str, needs_block: bool, after_tool: bool, final: bool) -> tuple[str, str]:
         """The part of the marked thought that the prompt says, and the part the answer says."""
         row, enable = self.row, self.thinking.enable
         if row.thinking == "none":
             return "", thought
         if enable is False:
             return (self._empty if needs_block else ""), ""
-        if not shown or not (thought or needs_block):
+        if not thought and not needs_block:
             return "", ""
         if row.thinking == "prompt" or (row.thinking == "question" and not after_tool):
+            if not thought and not final and row.think_empty is not None:
+                return row.think_empty, ""
             return row.think_open, thought + row.think_close
         if not thought and enable is None:
             return self._empty, ""
-        return "", row.think_open + thought + row.think_close
+        return "", row.think_open + thought + row.think_close if thought else self._empty
 
     def _said(self, before: str, text: str) -> str:
         return self.ink.content(text.lstrip("\n") if before and self.row.thinking != "none" else text)
 
-    def _calls(self, calls: list[ToolCall], after_text: bool) -> str:
-        return self.dialect.write(calls, self.ink, after_text) if calls else ""
+    def _spoken(self, said: str, calls: list[ToolCall]) -> str:
+        called = self.dialect.write(calls, self.ink, bool(said)) if calls else ""
+        if not calls or self.dialect.name != self.row.dialect:
+            return self.row.say_open + said + called
+        return ((self.dialect.preamble or self.row.say_open) + said if said else "") + called
 
     def _content(self, text: str) -> str:
         return self.ink.content(text.strip() if self.row.trim else text)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from hone.chat.events import Event
 from hone.chat.message import Conversation, Message
 from hone.config.use import GenerateConfig
 
@@ -39,11 +40,12 @@ class Answer:
 class Delta:
     """The next words of an answer; never half a character. answer: with the last Delta alone, which may have no text.
 
-    Thoughts and calls are in `text` as the model wrote them, and parts of `answer.message` in the end.
+    Thoughts and calls are in `text` as the model wrote them; events tell them apart as they grow, and come to `answer.message`.
     """
 
     text: str
     answer: Answer | None = None
+    events: tuple[Event, ...] = ()
 
 
 class Engine(Protocol):

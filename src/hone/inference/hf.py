@@ -42,15 +42,16 @@ class HfEngine:
         prompt = self.codec.prompt(request.conversation)
         settings = self._settings(request, self._num_new(request, prompt))
         hidden = self._special if request.settings.skip_special_tokens else frozenset()
-        words, ids = self.codec.stream(), []
+        words, ids = self.codec.stream(tools=request.conversation.tools, prompt=prompt, hidden=hidden), []
         with self._turn:
             for token in stream_ids(self.module, prompt, settings, seed=request.seed):
                 ids.append(token)
-                text = words.feed([token]) if token not in hidden else ""
-                if text:
-                    yield Delta(text)
+                heard = words.feed([token])
+                if heard.text or heard.events:
+                    yield Delta(heard.text, events=heard.events)
         shown = "" if request.settings.skip_special_tokens else self._stop_text(ids)
-        yield Delta(words.close() + shown, self._answer(ids, len(prompt)))
+        heard = words.close()
+        yield Delta(heard.text + shown, self._answer(ids, request, prompt), heard.events)
 
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
         """Whole answers in the order of the requests, drawn in left-padded batches of requests with the same settings and room.
@@ -76,7 +77,8 @@ class HfEngine:
         with self._turn:
             out_BT = drawn_batch(self.module, ids_BT, mask_BT, settings, seed=requests[0].seed)
         return [
-            self._answer(self._upto_stop(row), len(ids)) for row, ids in zip(out_BT[:, longest:].tolist(), prompts, strict=True)
+            self._answer(self._upto_stop(row), request, prompt)
+            for row, request, prompt in zip(out_BT[:, longest:].tolist(), requests, prompts, strict=True)
         ]
 
     def _num_new(self, request: Request, prompt: list[int]) -> int:
@@ -94,7 +96,7 @@ class HfEngine:
     def _stop_text(self, ids: list[int]) -> str:
         return self.codec.tokenizer.decode(ids[-1:]) if ids and ids[-1] in self.codec.stop_ids else ""
 
-    def _answer(self, ids: list[int], num_prompt: int) -> Answer:
-        full = self._limit is not None and num_prompt + len(ids) >= self._limit
+    def _answer(self, ids: list[int], request: Request, prompt: list[int]) -> Answer:
+        full = self._limit is not None and len(prompt) + len(ids) >= self._limit
         finish: Finish = "stop" if ids and ids[-1] in self.codec.stop_ids else "context" if full else "length"
-        return Answer(self.codec.parse(ids), finish, num_prompt, len(ids))
+        return Answer(self.codec.parse(ids, tools=request.conversation.tools, prompt=prompt), finish, len(prompt), len(ids))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hone import log
-from hone.chat.message import Conversation, Message, message
+from hone.chat.message import Conversation, Message, Text, message
 from hone.chat.openai import message_to_openai
 from hone.config.convert import Wrong, convert
 from hone.config.knobs import knobs
@@ -95,6 +95,8 @@ class Talk:
         assert last is not None and last.answer is not None, "an engine's last Delta carries the answer"
         if last.answer.finish != "stop":
             log.info(f"(cut off after {last.answer.num_tokens} tokens; {self._more_room(last.answer)})")
+        if any(isinstance(part, Text) and part.malformed for part in last.answer.message.parts):
+            log.info("(part of the answer is a tool call that cannot be read; it is kept as text)")
         return last.answer.message
 
     def _more_room(self, answer: Answer) -> str:

@@ -17,8 +17,9 @@ from hone.kernels.token_logprobs import CHUNK_ELEMENTS
 from hone.models.prepared import KEPT
 from hone.models.shape import Shape
 
-_HEAP_SHARE = 0.9
-"""glibc's heap grows to about twice the activations, as tensors of every size come and go; measured, see bench/plan_memory.py."""
+_HEAP_SHARE = {"kept": 0.9, "recomputed": 0.6}
+"""Of what all layers form in a pass: glibc's heap holds it beside the tensors, as they come and go in every size, and recomputing
+leaves holes too. Measured, see bench/plan_memory.py."""
 
 _PREPARED_BYTES = 600_000
 """Of a prepared product, in oneDNN's cache together with ideep's: 236 MB for 400 of them (tests/models/test_prepared.py)."""
@@ -95,7 +96,7 @@ def estimate(
     layer = _layer_bytes(shape, trained, tokens, compute_bytes, mixed=mixed)
     kept = tokens * shape.hidden * stream * shape.num_layers + layer if recompute else layer * shape.num_layers
     casts = trained.num * compute_bytes if mixed else 0  # autocast keeps a copy of each trained weight for the pass
-    activations = int(kept) + casts
+    share = _HEAP_SHARE["recomputed" if recompute else "kept"]
     on_cpu = device.type == "cpu"
     prepared = KEPT * _PREPARED_BYTES if on_cpu and compute_bytes == 2 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
     return Memory(
@@ -103,9 +104,9 @@ def estimate(
         weights=int(trained.frozen * weight_bytes) + trained.num * trained_weight_bytes,
         gradients=trained.num * trained_weight_bytes,
         optimizer=int(trained.num * state_bytes),
-        activations=activations,
+        activations=int(kept) + casts,
         logits=_logit_bytes(shape, tokens, head=trained.head),
-        heap=int(activations * _HEAP_SHARE) + prepared if on_cpu else 0,
+        heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
     )
 
 
@@ -122,9 +123,9 @@ def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int
 
 
 def _logit_bytes(shape: Shape, tokens: int, *, head: bool) -> int:
-    """Two chunks in fp32, logits and their gradient; of a trained head also its gradient's sum in fp32 and a term of it."""
+    """Two chunks in fp32, logits and their gradient; of a trained head also what one chunk adds to its gradient."""
     chunk = min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
-    return chunk * 4 * 2 + (shape.vocabulary * shape.hidden * 4 * 2 if head else 0)
+    return chunk * 4 * 2 + (shape.vocabulary * shape.hidden * 4 if head else 0)
 
 
 def held_bytes() -> int:

@@ -6,13 +6,15 @@ Does not know what any of them writes.
 from __future__ import annotations
 
 from hone.chat.dialects.dialect import Dialect
-from hone.chat.dialects.headed import DeepSeek3, Glm4, React
-from hone.chat.dialects.listed import Llama3, Mistral
-from hone.chat.dialects.tagged import Qwen
+from hone.chat.dialects.listed import LISTED
+from hone.chat.dialects.marked import MARKED
+from hone.chat.dialects.named import NAMED
+from hone.chat.dialects.plainly import PLAINLY
+from hone.chat.dialects.tagged import TAGGED
 from hone.errors import TemplateError
 from hone.table import nearest
 
-DIALECTS: dict[str, Dialect] = {made.name: made for made in (React(), Qwen(), Llama3(), Mistral(), Glm4(), DeepSeek3())}
+DIALECTS: dict[str, Dialect] = {made.name: made for made in (*TAGGED, *LISTED, *NAMED, *MARKED, *PLAINLY)}
 
 
 def find_dialect(name: str) -> Dialect:

@@ -1,0 +1,93 @@
+"""Answers token by token: the events that are heard come to what the whole answer is read as."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hone.chat.dialects.scan import TAG
+from hone.chat.dialects.table import DIALECTS
+from hone.chat.events import CallMade, TextGrown, ThoughtGrown, parts_of
+from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
+from hone.chat.probes import probes
+from hone.chat.reading import Reading, same
+from hone.errors import TemplateError
+from tests.chat.conftest import asked, said
+
+
+def heard(stream, ids, sizes=()):
+    """All events of the ids, fed as many at a time as `sizes` tell, then one by one."""
+    events, sizes = [], list(sizes)
+    while ids:
+        size = sizes.pop() if sizes else 1
+        events += stream.feed(ids[:size]).events
+        ids = ids[size:]
+    return events + list(stream.close().events)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_is_heard_as_it_is_read(dialect, made_codec):
+    codec, tried = made_codec("chatml", tool_format=dialect), 0
+    for probe in probes():
+        answer = probe.conversation.messages[-1]
+        try:
+            ids = codec.encode([probe.conversation], "last")[0].ids.tolist()
+        except TemplateError:
+            continue  # no place for text beside calls
+        prompt = codec.prompt(asked(probe.conversation))
+        known = {"tools": probe.conversation.tools, "prompt": prompt}
+        events = heard(codec.stream(**known), ids[len(prompt) :])
+        assert parts_of(events) == codec.parse(ids[len(prompt) :], **known).parts
+        made = [(e.call.name, dict(e.call.arguments)) for e in events if isinstance(e, CallMade)]
+        assert made == [(part.name, dict(part.arguments)) for part in answer.parts if isinstance(part, ToolCall)]
+        tried += bool(made)
+    assert tried >= 3
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "<tool_call>", "</tool_call>", '\n{"name": "f", "arguments": {"a": "b"}}\n', "<|im_start|>", "\n",
+         " ", "\u00e9\U0001f600", "hm", '{"', "<tool"]
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ["qwen3", "qwen", "deepseekr1", "llama2", "glm4"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=WORDS, sizes=st.lists(st.integers(1, 7), max_size=20), cut=st.integers(0, 80))
+def test_any_answer_is_heard_as_it_is_read(row, words, sizes, cut, made_codec):
+    codec = made_codec(row)
+    ids = codec.tokenizer("".join(words), add_special_tokens=False)["input_ids"][: cut or None]
+    stream = codec.stream()
+    events = heard(stream, ids, sizes)
+    read = codec.parse(ids)
+    assert (parts_of(events) or (Text(""),)) == read.parts
+    assert stream.message() == read
+    assert not any(TAG in event.text for event in events if isinstance(event, TextGrown | ThoughtGrown))
+
+
+def test_a_thought_that_the_prompt_opened_and_nothing_closes_is_a_thought(made_codec):
+    codec = made_codec("deepseekr1")
+    ids = codec.tokenizer("hm, let me see", add_special_tokens=False)["input_ids"]
+    opened = codec.prompt(said("Hi"))
+    closed = codec.prompt(Conversation((*said("Hi", "x").messages, message("tool", "r"))))
+    assert codec.parse(ids, prompt=opened).parts == (Think("hm, let me see"),)
+    assert codec.parse(ids, prompt=closed).parts == (Text("hm, let me see"),)
+    assert parts_of(heard(codec.stream(prompt=closed), ids)) == (Text("hm, let me see"),)
+
+
+def test_thoughts_have_the_words_of_their_format():
+    reading = Reading(DIALECTS["seed_oss"], think_open="<seed:think>", think_close="</seed:think>")
+    read = reading.message("<seed:think>hm</seed:think>\nYes <think>", same)
+    assert read == Message("assistant", (Think("hm"), Text("Yes <think>")))
+
+
+def test_control_tokens_can_be_hidden_from_the_text_and_are_still_read(made_codec):
+    codec = made_codec("qwen")
+    ids = codec.tokenizer('Hi\n<tool_call>\n{"name": "f"}\n</tool_call>', add_special_tokens=False)["input_ids"]
+    stream = codec.stream(hidden=frozenset(codec.tokenizer.all_special_ids))
+    text = "".join(stream.feed([token]).text for token in ids) + stream.close().text
+    assert "<tool_call>" not in text and '{"name": "f"}' in text
+    assert stream.message().parts == (Text("Hi"), ToolCall("f", {}))
