@@ -95,7 +95,7 @@ def test_a_tool_call_is_never_cut(overlong):
     sample = Dialog(Conversation((message("user", "u" * 9), call, message("assistant", "w" * 9))))
     [only] = fitted(sample, 40, overlong).sequences
     assert spelled(only).count('f{"a": "bbbbbbbbb"}') == 1 and len(only) == 40
-    with pytest.raises(RowError, match="template's own tokens and the tool calls alone are 26 of 26"):
+    with pytest.raises(RowError, match="template's own tokens and the tool calls alone are 26, and cutoff_len is 26: raise it"):
         fitted(sample, 26, overlong)
 
 
@@ -109,7 +109,7 @@ def test_drop_and_error_and_nothing_to_learn():
 
 
 def test_what_cannot_fit_is_refused():
-    with pytest.raises(RowError, match="template's own tokens alone are 5 of 5"):
+    with pytest.raises(RowError, match="template's own tokens alone are 5, and cutoff_len is 5: raise it"):
         fitted(dialog(("user", "u"), ("assistant", "a")), 5, "truncate_right")
 
 

@@ -18,7 +18,7 @@ def alpaca(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     """`{"instruction": "Add.", "input": "1 2", "output": "3"}`, with the entry's own names of columns."""
     columns = spec.columns
     if not columns.response or columns.response not in row:
-        raise missing_column(row, columns.response or "response")
+        raise missing_column(row, "response", columns.response or "response")
     messages: list[Message] = []
     system = text_of(row, columns.system)
     if system:
@@ -43,5 +43,5 @@ def user_text(row: Mapping[str, Any], spec: DatasetSpec) -> str:
     """prompt, a newline, query: whichever are there. An empty question is allowed: some sets hold answers alone."""
     prompt, query = spec.columns.prompt, spec.columns.query
     if (prompt or query) and not any(column in row for column in (prompt, query) if column):
-        raise missing_column(row, prompt, query)
+        raise missing_column(row, "prompt", prompt, query)
     return "\n".join(text for text in (text_of(row, prompt), text_of(row, query)) if text)

@@ -99,6 +99,7 @@ class Catalog:
     base: Path
     hub: str = "hf"
     any_hub_id: bool = False
+    exists: bool = True
 
     def __contains__(self, name: str) -> bool:
         return self.any_hub_id or name in self.entries
@@ -107,6 +108,11 @@ class Catalog:
         """The spec of data set `name`; DataError with the nearest name where it is not defined."""
         if self.any_hub_id:
             return DatasetSpec(name, self.hub, name)
+        if name not in self.entries and not self.exists:
+            raise DataError(
+                f'there is no {self.where} to say what the data set "{name}" is; write it, or name its folder in dataset_dir, '
+                "or write the path of a file in place of the name"
+            )
         if name not in self.entries:
             known = f"it defines {_listed(sorted(self.entries))}" if self.entries else "it defines nothing"
             raise DataError(f'data set "{name}" is not defined in {self.where}{nearest(name, list(self.entries))}; {known}')
@@ -132,7 +138,7 @@ def load_catalog(dataset_dir: str | Mapping[str, Any]) -> Catalog:
         return Catalog(_read(path), f"{dataset_dir}/{CATALOG_FILE}", Path.cwd(), hub)
     path = Path(dataset_dir).expanduser() / CATALOG_FILE
     if not path.is_file():
-        return Catalog({}, f"{path} (there is no such file)", path.parent, hub)
+        return Catalog({}, str(path), path.parent, hub, exists=False)
     return Catalog(_read(path), str(path), path.parent, hub)
 
 

@@ -65,10 +65,11 @@ def text_of(row: Mapping[str, Any], column: str | None) -> str:
     return value
 
 
-def missing_column(row: Mapping[str, Any], *columns: str | None) -> RowError:
-    """The error of a row that has none of `columns`."""
+def missing_column(row: Mapping[str, Any], part: str, *columns: str | None) -> RowError:
+    """The error of a row that has none of `columns`. part: what they hold, in the words of an entry's `columns`."""
     names = " or ".join(f'"{column}"' for column in columns if column)
-    return RowError(f"no column {names}", f"the row has {', '.join(map(str, row)) or 'nothing'}; say what is what with `columns`")
+    seen = ", ".join(map(str, row)) or "nothing"
+    return RowError(f"no column {names}", f'the row has {seen}; name it: "columns": {{"{part}": NAME, ...}}')
 
 
 def list_of(row: Mapping[str, Any], column: str) -> list[Any]:

@@ -156,7 +156,8 @@ def _rest(conversation: Conversation, encoded: Encoded, cutoff_len: int) -> str:
     """What is too long by itself."""
     fixed = _calling(conversation)
     num = sum(piece.end - piece.start for piece in encoded.pieces if piece.kind == "control" or piece.message in fixed)
-    return f"the template's own tokens{' and the tool calls' if fixed else ''} alone are {num} of {cutoff_len}"
+    what = "the template's own tokens" + (" and the tool calls" if fixed else "")
+    return f"{what} alone are {num}, and cutoff_len is {cutoff_len}: raise it"
 
 
 def _cut(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bool, stages: list[tuple[str, int]]) -> Encoded:

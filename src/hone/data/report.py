@@ -111,7 +111,9 @@ class SetReport:
                 "Mend the rows (or the entry in dataset_info.json), or raise max_bad_rows to go on without them."
             )
         if not self.kept:
-            raise DataError(f"no row of {self.name} is left to learn from\n" + "\n".join(self.lines()[: len(self.refused) + 2]))
+            advice = "\nWrite a larger cutoff_len, or overlong: truncate_right." if self.dropped else ""
+            lines = "\n".join(self.lines()[: len(self.refused) + 2])
+            raise DataError(f"no row of {self.name} is left to learn from\n{lines}{advice}")
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> SetReport:

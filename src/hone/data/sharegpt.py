@@ -30,7 +30,7 @@ def sharegpt(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     """
     column = spec.columns.messages
     if not column or column not in row:
-        raise missing_column(row, column or "messages")
+        raise missing_column(row, "messages", column or "messages")
     said = [_message(item, spec.tags) for item in list_of(row, column)]
     return _with_system(Conversation(tuple(said), read_tools(row, spec.columns.tools)), row, spec)
 
@@ -42,7 +42,7 @@ def openai(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     if column == "conversations" and column not in row and "messages" in row:
         column = "messages"
     if not column or column not in row:
-        raise missing_column(row, column or "messages")
+        raise missing_column(row, "messages", column or "messages")
     renamed = [_renamed(item, spec.tags) for item in list_of(row, column)]
     tools = read_tools(row, spec.columns.tools or "tools")
     try:

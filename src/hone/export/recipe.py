@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hone.errors import ExportError
+from hone.errors import ExportError, ModelError
 from hone.export.lora import Adapter, Addition, NeedsWholeModel
 from hone.export.source import Stored, main_dtype
 from hone.export.write import Slot
@@ -52,7 +52,8 @@ def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.M
     base: every tensor as it is stored; skeleton: the model's structure, its weights on the meta device. dtype: "auto" keeps the
     base's number format; another of safetensors' names ("BF16") converts every tensor of the base's main format, and leaves those
     stored in another as they are.
-    Raises: ExportError where an adapter does not fit; NeedsWholeModel where the files name weights unlike the model.
+    Raises: ModelError for an adapter of another base, ExportError for one that cannot be merged; NeedsWholeModel where the files
+    name weights unlike the model.
     """
     main = main_dtype(base)
     target = main if dtype == "auto" else dtype
@@ -94,9 +95,9 @@ def _check_known(adapter: Adapter, name: str, steps: dict[str, Step], tied: list
     if name in known:
         raise NeedsWholeModel(f"the base's files do not hold {name} under that name")
     said = f' (it was trained on "{adapter.base}")' if adapter.base else ""
-    raise ExportError(
+    raise ModelError(
         f"{adapter.folder}: the adapter changes {name}, which the base model does not have{said}; "
-        "write the base it was trained on."
+        "name the base it was trained on under model_name_or_path"
     )
 
 
@@ -137,9 +138,9 @@ def _replaced(adapter: Adapter, step: Step, tensor: Stored) -> Step:
 
 def _refuse_shape(adapter: Adapter, name: str, wanted: tuple[int, ...], seen: tuple[int, ...]) -> None:
     said = f' (it was trained on "{adapter.base}")' if adapter.base else ""
-    raise ExportError(
+    raise ModelError(
         f"{adapter.folder}: the adapter changes {name} of shape {list(wanted)}, but the base's is {list(seen)}: "
-        f"it belongs to another base{said}."
+        f"it belongs to another base{said}; name it under model_name_or_path"
     )
 
 

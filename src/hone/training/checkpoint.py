@@ -25,10 +25,14 @@ _OF_THE_DISK = (OSError, RuntimeError, SafetensorError)
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def write_complete(folder: Path, write: Callable[[Path], None], *, about: dict[str, object] | None = None) -> None:
+def write_complete(
+    folder: Path, write: Callable[[Path], None], *, about: dict[str, object] | None = None, called: str = ""
+) -> None:
     """Call `write` on a folder aside, then make all of it appear at `folder` in one rename. An older `folder` is replaced.
 
-    about: noted in the manifest. Raises CheckpointError where the disk refuses; what was there before stays as it was.
+    about: noted in the manifest; called: its name in an error, where that is not its path.
+
+    Raises CheckpointError where the disk refuses; what was there before stays as it was.
     """
     aside = folder.with_name(f".{folder.name}.writing")
     try:
@@ -48,7 +52,7 @@ def write_complete(folder: Path, write: Callable[[Path], None], *, about: dict[s
         if not isinstance(problem, _OF_THE_DISK) and type(problem) is not Exception:
             raise
         raise CheckpointError(
-            f"{folder} could not be saved: {problem} ({free} MiB were free then). Earlier checkpoints are untouched; "
+            f"{called or folder} could not be saved: {problem} ({free} MiB were free then). Earlier checkpoints are untouched; "
             "free space or write elsewhere (output_dir), then run the same command again to continue from the newest one"
         ) from problem
 

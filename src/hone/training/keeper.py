@@ -144,7 +144,7 @@ class Keeper:
             return
         aside = self.folder / ".final.writing"
         shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.write_complete(aside, self._parts.save_weights)
+        checkpoint.write_complete(aside, self._parts.save_weights, called=f"the model of {self.folder}")
         kept = {path.name for path in aside.iterdir()}
         for path in aside.iterdir():
             if path.name != checkpoint.MANIFEST:
