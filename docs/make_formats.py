@@ -24,7 +24,8 @@ than the model's maker, the maker is followed ([migrating.md](migrating.md#chat-
 """
 COLUMNS = """
 - **thinking**: answer: the answer opens its own thought; prompt: the prompt opens it; question: the prompt does, but not
-  behind tool results. Without a word, the format has no place for thoughts, and they are ordinary text.
+  behind tool results; never: the prompt says an empty thought, whatever `enable_thinking` says. Without
+  a word, the format has no place for thoughts, and they are ordinary text.
 - **tools**: the way of tool calls (`tool_format` chooses another).
 - **system**: whether there is a default system prompt; it is always the maker's. `default_system` sets any.
 - **laws**: + held, - nothing to try it on, X broken. In order:

@@ -50,7 +50,7 @@ CALLS, MILD = _calls(WORDS, WORDS), _calls(st.text("ab 3'\"\n\\{}[]:,=()\u00e9",
 BARE = ("qwen3_5", "seed_oss", "minimax2", "glm4_moe", "glm4_7", "hy3", "lfm2", "gemma4")
 """Dialects that write names or texts without quotes, and so cannot write everything."""
 
-ALONE = ("llama3", "mistral")
+ALONE = ("llama3", "mistral", "mistral_tekken")
 """Dialects without a place for text beside calls."""
 
 SINGLE = ("gpt_oss",)

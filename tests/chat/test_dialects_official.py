@@ -38,6 +38,7 @@ CALLS = (
 OFFICIAL = {  # dialect: (maker's template, whether it offers tools, whether it writes calls)
     "qwen": ("llama.cpp/Qwen-Qwen2.5-7B-Instruct.jinja", True, True),
     "llama3": ("llama.cpp/meta-llama-Llama-3.1-8B-Instruct.jinja", True, True),
+    "mistral_tekken": ("mistral-common/v3.jinja", True, True),
     "mistral_v7": ("mistral-common/v7.jinja", True, True),
     "mistral_v11": ("mistral-common/v11.jinja", True, True),
     "mistral_v13": ("mistral-common/v15.jinja", True, True),

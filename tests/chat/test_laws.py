@@ -156,6 +156,11 @@ def test_gemma_4_is_told_to_think_where_the_answer_does(made_codec):
     assert codec.render(thought).text.startswith("<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\n2+2?<turn|>\n")
 
 
+def test_the_small_gemma_4_has_no_empty_thought(made_codec):
+    text = made_codec("gemma4n", enable_thinking=False).template.render(said("2+2?"), prompt=True).text
+    assert text == "<bos><|turn>user\n2+2?<turn|>\n<|turn>model\n"
+
+
 def test_gemma_4_goes_on_behind_a_result_in_the_same_turn(made_codec):
     conversation = next(probe.conversation for probe in probes() if probe.name == "results")
     text = made_codec("gemma4", enable_thinking=False).render(conversation).text

@@ -20,7 +20,7 @@ class Llama3(Plain):
     """Llama 3.1's JSON: the whole message is {"name": ..., "parameters": {...}}, a list of such for several calls."""
 
     name, anchored, loose, markers = "llama3", True, True, ("<|python_tag|>",)
-    tokens = ("<|eom_id|>", "<|python_tag|>")
+    tokens = ("<|python_tag|>",)
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for text beside calls: this way of calling has no place for it."""
@@ -98,7 +98,10 @@ MISTRAL = ("[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RES
 
 
 class Mistral(Listed):
-    """Mistral's list after [TOOL_CALLS], each call with an id of nine letters or digits; v3 puts a space before the list."""
+    """Mistral's list after [TOOL_CALLS], each call with an id of nine letters or digits.
+
+    v3 puts a space before the list, but not with the Tekken tokenizer.
+    """
 
     bare = True
 
@@ -187,6 +190,7 @@ class CommandR(Listed):
 LISTED = (
     Llama3(),
     Mistral("mistral", "[TOOL_CALLS] ", text=False),
+    Mistral("mistral_tekken", "[TOOL_CALLS]", text=False),
     Mistral("mistral_v7", "[TOOL_CALLS]", text=True),
     Listed("granite3", "<|tool_call|>", indent=4, tokens=("<|tool_call|>",)),
     Listed("phi4_mini", "<|tool_call|>", "<|/tool_call|>", tokens=("<|tool_call|>", "<|/tool_call|>", "<|tool|>", "<|/tool|>")),
