@@ -65,7 +65,7 @@ def test_the_name_of_a_tool_cannot_make_a_control_token(made_codec):
     [
         ("qwen3", "", []),  # the last answer alone has an empty thought: what stands before it is not what was sampled
         ("qwen3_5", "<think>\n\n</think>\n\n", ["call"]),  # so have all behind the last question
-        ("glm4_moe", "\n<think></think>", ["call"]),
+        ("glm4_moe", "\n<think></think>\n", ["call"]),
         ("glm4_7", "</think>", []),  # the word of an empty thought that no prompt asks for
         ("mimo", "", ["call"]),  # nothing, for any answer: the maker's template adds none
     ],
