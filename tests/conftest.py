@@ -12,8 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import pytest
+from hypothesis import settings
 
 from tests.runs import make_rows
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 CORPUS = """The quick brown fox jumps over the lazy dog. What is the capital of France? The capital of France is Paris.
 Add two and three. The answer is five. Write a short poem about rain. Rain falls on the roof and sings to me.

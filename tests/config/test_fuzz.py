@@ -16,7 +16,7 @@ from hone.config import Run, read, to_yaml
 from hone.config.knobs import Knob, every_key, knobs
 from hone.errors import ConfigError
 
-EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=150, deadline=None)
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
     st.sampled_from(["1e-4", "no", "auto", "all", "none", "0", "-1", "4", "[", "{", "a,b", "sft", "1e999", "\x85", "9" * 400]),
@@ -113,7 +113,7 @@ def test_a_run_is_the_same_after_its_own_yaml(data: st.DataObject):
     again = outcome_of_file(to_yaml(run).encode(), "train")
     open_tree = run.model_copy(
         update={
-            "model": run.model.model_copy(update={"hf_hub_token": None}),
+            "model": run.model.model_copy(update=dict.fromkeys(("hf_hub_token", "ms_hub_token", "om_hub_token"))),
             "track": run.track.model_copy(update={"swanlab_api_key": None}),
         }
     )
@@ -131,4 +131,6 @@ def test_a_valid_value_alone_is_never_of_the_wrong_type(key: str, data: st.DataO
         try:
             read([str(path)], "train")
         except ConfigError as error:
-            assert not any("wanted" in mistake.message and key != "val_size" for mistake in error.mistakes), error
+            assert not any("wanted" in mistake.message and key not in ("val_size", "max_steps") for mistake in error.mistakes), (
+                error
+            )

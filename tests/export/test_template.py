@@ -49,6 +49,7 @@ def test_local_formats_are_written_for_any_tokenizer(shared, folder, name) -> No
 
 
 def test_a_format_that_moves_the_system_prompt_is_refused_loudly(shared) -> None:
-    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared / "tokenizers" / "qwen3")))
+    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared / "tokenizers" / "mistral-7b-v0.3")))
+    tokenizer.chat_template = "another"
     chosen = choose_template(build_codec(ChatConfig(template="mistral"), tokenizer), tokenizer)
     assert not chosen.agrees and "NOT" in chosen.origin
