@@ -52,7 +52,7 @@ def conversations(draw) -> Conversation:
 
 
 @pytest.mark.parametrize("name", rows())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     talk=conversations(), share=st.floats(0.1, 1.1), policy=st.sampled_from(POLICIES), learn=st.sampled_from(["answers", "last"])
 )
