@@ -164,3 +164,14 @@ def test_a_header_that_is_always_written_is_not_learned(codec_of):
     turn = "{{ '<|im_start|>' if m.role == 'assistant' else '<|bos|>' }}{{ m.content }}" + END
     codec = codec_of("{% for m in messages %}" + turn + "{% endfor %}" + START)  # as Cohere's with tools
     assert codec.tokenizer.decode(learned(codec.encode([said("Hi", "Yes")])[0])) == f"Yes{END}"
+
+
+def test_a_token_that_ends_the_whole_text_is_no_part_of_the_answer(codec_of):
+    codec = codec_of(
+        TURNS.replace(END, "<|eos|>") + "{% if add_generation_prompt %}" + START + "assistant\n{% else %}" + END + "{% endif %}"
+    )
+    talk = said("Hi", "Yes", "Bye", "No")  # as Phi-3's
+    assert codec.tokenizer.decode(learned(codec.encode([talk])[0])) == "Yes<|eos|>No<|eos|>"
+    assert codec.examples(talk) == [talk]
+    ids = learned(codec.encode([said("Hi", f"Yes<|eos|>\n{END}\n")])[0])
+    assert codec.tokenizer.decode(ids) == f"Yes<|eos|>\n{END}\n<|eos|>\n{END}"  # where it is said, nothing can be told apart

@@ -128,29 +128,34 @@ class OwnTemplate:
             last = index == len(said.messages) - 1 and not prompt
             head = self._text(said.messages[:index], True, said.tools)
             upto = text if last else self._text(said.messages[: index + 1], False, said.tools)
-            stop = self._end(upto, len(head)) if upto.startswith(head) else -1
+            stop = self._end(upto, len(head), one) if upto.startswith(head) else -1
             if stop >= 0 and text.startswith(upto[:stop]):
                 found[index] = (len(head), stop)
             elif last:
                 self._refuse(head, upto)
         return found
 
-    def _end(self, text: str, start: int) -> int:
-        """Behind the stop token among the control tokens that `text` ends with, or behind the last of them where none of them is
-        a stop token (a call whose results the same turn goes on with); -1 where there is none after `start`.
+    def _end(self, text: str, start: int, one: Message) -> int:
+        """Behind the first stop token among the control tokens that `text` ends with, and those right behind it; behind the last
+        control token where none is a stop token (a call whose results the same turn goes on with); -1 for none after `start`.
 
-        Some templates (Cohere's) write the header of the next answer whether or not they are asked for it.
+        Some templates (Cohere's) write the header of the next answer whether or not they are asked for it, some (Phi-3's) end
+        the whole text with another token, which is no part of the answer `one`.
         """
-        ends: list[int] = []
+        ends: list[re.Match[str]] = []
         edge = len(text.rstrip())
         for found in reversed(list(self._stop_pattern.finditer(text, start))):
             if found.end() != edge:
                 break
-            ends.append(found.end())
-            if found.group() in self.stop:
-                return found.end()
+            ends.insert(0, found)
             edge = len(text[: found.start()].rstrip())
-        return ends[0] if ends else -1
+        stops = [found for found in ends if found.group() in self.stop]
+        if any(word in part.text for part in one.parts if isinstance(part, Text | Think) for word in self.stop):
+            stops = stops[-1:]  # the others may be what was said
+        end = stops[0].end() if stops else ends[-1].end() if ends else -1
+        for found in stops[1:]:
+            end = found.end() if found.start() == end else end
+        return end
 
     def _refuse(self, head: str, upto: str) -> None:
         if upto.startswith(head):

@@ -73,6 +73,8 @@ def probes() -> list[Probe]:
         "one turn": Conversation(_said("Hi", "Hello!")),
         "system": Conversation((system, *_said("Hi", "Hello!"))),
         "turns": Conversation((system, *_said("Hi", "Hello!", "And now?", "Nothing.\n\nReally  nothing.", "Bye", "Bye."))),
+        "answers in a row": Conversation((*_said("Hi", "Hello!"), message("assistant", "Still there?"))),
+        "questions in a row": Conversation((message("user", "Hi"), *_said("And now?", "Nothing."))),
         "unicode": Conversation(
             _said("\u00e9\u4f60\u597d \U0001f600 e\u0301 \u200b\u0627\u0644", "\U0001f468\u200d\U0001f469\u200d\U0001f467 ok")
         ),

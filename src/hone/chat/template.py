@@ -6,6 +6,7 @@ Does not know tokens: the codec turns segments into ids.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from hone.chat.dialects.dialect import Dialect
 from hone.chat.dialects.offer import prompt
 from hone.chat.dialects.table import find_dialect
 from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
-from hone.chat.message import Conversation
+from hone.chat.message import Conversation, message
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
 from hone.chat.table import Row, find, format_text, rows
@@ -26,6 +27,9 @@ from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
 
 _EXTENDS = re.compile(r'extends "([^"]+)"')
+
+_SUCCESSION = Conversation(tuple(message(role, "a") for role in ("user", "assistant", "assistant", "user", "assistant")))
+"""Answers before an answer, before a question, and at the end."""
 
 
 class Template(Protocol):
@@ -97,7 +101,7 @@ class NamedTemplate:
         """Raises TemplateError where the format cannot express the conversation."""
         ink = Ink(controls=self.vocabulary)
         said = split_thoughts(conversation)
-        views, tool_prompt = self._views(said, ink)
+        views, tool_prompt = self._views(said, ink, prompt)
         made = Views(self.row, self.dialect, self.thinking, ink)
         marked = run(
             self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=made.opening(),
@@ -106,21 +110,33 @@ class NamedTemplate:
         )  # fmt: skip
         rewritten = {view.index for view in views if view.rewritten}
         segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))
+        segments = segments if prompt else _without_unended(segments, self.stop)
         return Rendered("".join(segment.text for segment in segments), segments)
 
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
-        if self.row.thinking == "none" and not self.row.stop_last:
-            return frozenset()
-        views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary))
-        return frozenset(view.index for view in views if view.rewritten)
+        found: set[int] = set()
+        if self.row.thinking != "none":
+            views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary), False)
+            found |= {view.index for view in views if view.rewritten}
+        if not self._ends_answers and any(one.role == "assistant" for one in conversation.messages[:-1]):
+            found |= _unended(self.render(conversation).segments, self.stop)
+        return frozenset(found)
 
-    def _views(self, conversation: Conversation, ink: Ink) -> tuple[list[View], str]:
+    @cached_property
+    def _ends_answers(self) -> bool:
+        """Whether every answer ends with a stop token of its own; some formats (GLM-4's) leave the end to what follows."""
+        try:
+            return not _unended(self.render(_SUCCESSION).segments, self.stop)
+        except TemplateError:
+            return False
+
+    def _views(self, conversation: Conversation, ink: Ink, asks: bool) -> tuple[list[View], str]:
         try:
             tool_prompt = prompt(self.dialect.name, conversation.tools, ink)
             in_format = self.row.tools_in == "format" and self.dialect.name == self.row.dialect
             views = Views(self.row, self.dialect, self.thinking, ink)
-            built = views.build(conversation, self.system, "" if in_format else tool_prompt)
+            built = views.build(conversation, self.system, "" if in_format else tool_prompt, asks=asks)
         except TemplateError as error:
             raise TemplateError(f"template {self.name}: {error}") from error
         return built, tool_prompt if in_format else ""
@@ -145,6 +161,20 @@ def _with_training(segment: Segment, conversation: Conversation, rewritten: set[
     trained = message.train if message.train is not None else message.role == "assistant"
     trained = trained and segment.message not in rewritten
     return replace(segment, trained=trained, answer=message.role == "assistant")
+
+
+def _unended(segments: Sequence[Segment], stops: tuple[str, ...]) -> set[int]:
+    """The answers that do not end with a stop token."""
+    last = {segment.message: segment.text for segment in segments if segment.answer}
+    return {message for message, text in last.items() if not text.endswith(stops)}
+
+
+def _without_unended(segments: tuple[Segment, ...], stops: tuple[str, ...]) -> tuple[Segment, ...]:
+    """Nothing is learned of an answer from which the model would not learn to stop."""
+    unended = _unended(segments, stops)
+    if not unended:
+        return segments
+    return tuple(replace(one, trained=False) if one.answer and one.message in unended else one for one in segments)
 
 
 def load_template(chat: ChatConfig, tokenizer: Any, family: str = "") -> Template:

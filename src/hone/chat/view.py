@@ -96,19 +96,16 @@ class Views:
         self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
         self._ids = _Ids(dialect)
 
-    def build(self, conversation: Conversation, default_system: str, tool_prompt: str) -> list[View]:
-        """The views; tool_prompt: marked text to end the system prompt with, '' for none."""
+    def build(self, conversation: Conversation, default_system: str, tool_prompt: str, *, asks: bool) -> list[View]:
+        """The views; tool_prompt: marked text to end the system prompt with, '' for none; asks: whether an answer comes after."""
         messages = conversation.messages
+        final = None if asks else len(messages) - 1
         last_user = max((i for i, one in enumerate(messages) if one.role == "user"), default=-1)
         views: list[View] = []
         for index, one in enumerate(messages):
             if one.role == "assistant":
                 after_tool = bool(views) and views[-1].role == "tool"
-                views.append(
-                    self._assistant(
-                        index, one, current=index > last_user, final=index == len(messages) - 1, after_tool=after_tool
-                    )
-                )
+                views.append(self._assistant(index, one, current=index > last_user, final=index == final, after_tool=after_tool))
             else:
                 views += self._others(index, one)
         if not (messages and messages[0].role == "system") and (default_system or tool_prompt):
