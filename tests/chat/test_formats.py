@@ -16,9 +16,9 @@ SYSTEM = "Answer in one word."
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lfm2", f"<|im_start|>system\n{SYSTEM}\nYou can use"),
+        ("lfm2", f"<|im_start|>system\n{SYSTEM}\nList of tools: "),
         ("intern2", f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>system name=<|plugin|>\nYou can use"),
-        ("qwen3_5", f"</tool_call>\n\n{SYSTEM}<|im_end|>\n"),
+        ("qwen3_5", f"</IMPORTANT>\n\n{SYSTEM}<|im_end|>\n"),
         ("glm4_moe", "[gMASK]<sop><|system|>\n# Tools"),
         ("glm4_7", f"</tool_call><|system|>{SYSTEM}<|user|>"),
     ],
@@ -30,7 +30,7 @@ def test_the_tools_stand_beside_the_system_prompt_as_the_maker_has_them(name, wo
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lfm2", "<|startoftext|><|im_start|>system\nYou can use"),
+        ("lfm2", "<|startoftext|><|im_start|>system\nList of tools: "),
         ("intern2", "<s><|im_start|>system name=<|plugin|>\nYou can use"),
         ("qwen3_5", "<|im_start|>system\n# Tools"),
         ("glm4_7", "[gMASK]<sop><|system|>\n# Tools"),
