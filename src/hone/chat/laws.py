@@ -5,7 +5,7 @@ Does not know any single format; it sees a codec from outside, and the maker's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, Message, Think, ToolCall
 from hone.chat.own import OwnTemplate
-from hone.chat.probes import Probe, hostile, probes
+from hone.chat.probes import Probe, hostile, named, probes
 from hone.chat.template import NamedTemplate
 from hone.chat.tokens import control_names
 from hone.config.chat import ChatConfig
@@ -53,8 +53,12 @@ class _Trial:
     encoded: Encoded
 
 
-def check_laws(codec: Codec, official: Official | None = None, known: Container[str] = ()) -> list[LawResult]:
-    """Try all laws; official: the maker's template, without which the first law is not tried; known: probes that may differ."""
+def check_laws(codec: Codec, official: Official | None = None) -> list[LawResult]:
+    """Try all laws; official: the maker's template, without which the first law is not tried.
+
+    What the row declares to be rendered otherwise, with a reason, is not held against it.
+    """
+    known = _declared(codec)
     trials = list(_trials(codec))
     differences = official_differences(codec, official) if official else {}
     return [
@@ -87,10 +91,14 @@ def contradicts(codec: Codec, tokenizer: Any) -> str:
     """
     if isinstance(codec.template, OwnTemplate) or not tokenizer.chat_template:
         return ""
-    official, declared = official_for(codec), set(codec.template.row.differs)
-    plain = [probe for probe in probes() if probe.name in ("system", "one turn", "turns") and not probe.traits & declared]
+    official, wanted = official_for(codec), {"system", "one turn", "turns"} - _declared(codec)
+    plain = [probe for probe in probes() if probe.name in wanted]
     found = next(filter(None, official_differences(codec, official, plain).values()), "")
     return f"template {codec.template.name} is not what this tokenizer's own chat template says: {found}" if found else ""
+
+
+def _declared(codec: Codec) -> frozenset[str]:
+    return named(codec.template.row.differs) if isinstance(codec.template, NamedTemplate) else frozenset()
 
 
 def _verdict(law: str, breaks: Iterator[str]) -> LawResult:

@@ -5,7 +5,7 @@ Knows no template.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,11 @@ def probes() -> list[Probe]:
         "nested arguments": Conversation((asked, _answer(ToolCall("weather", _NESTED, "callid001"))), (TOOL,)),
     }
     return [Probe(name, conversation) for name, conversation in found.items()]
+
+
+def named(traits: Collection[str]) -> frozenset[str]:
+    """The names of the probes that have one of these traits."""
+    return frozenset(probe.name for probe in probes() if not probe.traits.isdisjoint(traits))
 
 
 def hostile(words: str) -> list[Probe]:

@@ -17,7 +17,7 @@ from hone.chat.dialects.table import find_dialect
 from hone.chat.laws import LAWS, LawResult, Official, check_laws, official_differences
 from hone.chat.message import Conversation
 from hone.chat.own import OwnTemplate
-from hone.chat.probes import probes
+from hone.chat.probes import named, probes
 from hone.chat.table import Row
 from hone.chat.tokens import control_names
 from hone.config.chat import ChatConfig
@@ -56,7 +56,7 @@ def survey(rows: Iterable[Row], make: MakeTokenizer, officials: Path | None) -> 
         codec = stand_in_codec(row, make)
         official = official_of_row(row, codec, officials)
         differences = official_differences(_as_compared(row, codec), official) if official else {}
-        declared = {probe.name for probe in probes() if probe.traits & set(row.differs)}
+        declared = named(row.differs)
         known = [name for name, found in differences.items() if found and name in declared]
         results = check_laws(codec)
         first = _first_law(differences, known) if differences else results[0]

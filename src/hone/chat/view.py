@@ -38,7 +38,6 @@ class View:
     tool: str = ""
     call_id: str = ""
     end: str = ""
-    result: ToolResult | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Views:
 
     def _result(self, index: int, part: ToolResult) -> View:
         said, name, call_id = (self._content(text) for text in (self.dialect.result(part), part.name, part.id))
-        return View(index, "tool", said, tool=name, call_id=call_id, result=part)
+        return View(index, "tool", said, tool=name, call_id=call_id)
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
         thought = "".join(part.text for part in one.parts if isinstance(part, Think))
