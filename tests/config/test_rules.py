@@ -22,6 +22,12 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=pt mask_history=true", "mask_history", "write stage: sft"),
     ("stage=pt train_on_prompt=true", "train_on_prompt", "write stage: sft"),
     ("mask_history=true train_on_prompt=true", "mask_history", "remove one of them"),
+    ("stage=pt sft_loss=dft", "sft_loss", "write stage: sft"),
+    ("stage=pt use_dft_loss=true", "use_dft_loss", "write stage: sft"),
+    ("use_dft_loss=true use_eaft_loss=true", "use_eaft_loss", "contradicts use_dft_loss"),
+    ("use_dft_loss=true label_smoothing_factor=0.1", "label_smoothing_factor", "sft_loss: dft; remove one"),
+    ("asft_alpha=0.2", "asft_alpha", "write that"),
+    ("use_dft_loss=true eaft_alpha=0.2", "eaft_alpha", "without sft_loss: eaft"),
     ("double_quantization=false", "double_quantization", "write that"),
     ("quantization_bit=8 double_quantization=false", "double_quantization", "without quantization_bit: 4"),
     ("quantization_type=fp4", "quantization_type", "write that"),
@@ -75,6 +81,10 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
 ]
 KEPT = [
+    "use_asft_loss=true asft_alpha=0.2",
+    "use_eaft_loss=true eaft_alpha=2 use_dft_loss=false",
+    "stage=pt label_smoothing_factor=0.1",
+    "sft_loss=dft use_dft_loss=true label_smoothing_factor=0",
     "finetuning_type=full lora_rank=8",  # the default, given in so many words
     "finetuning_type=full lora_target=all double_quantization=true",
     "finetuning_type=freeze freeze_trainable_layers=3",

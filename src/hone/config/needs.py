@@ -84,6 +84,8 @@ NEEDS = (
         lambda s: s["loraplus_lr_ratio"] is not None,
         "without loraplus_lr_ratio; write that, or remove it",
     ),
+    Need(("asft_alpha",), lambda s: s["sft_loss"] == "asft", "without sft_loss: asft (use_asft_loss: true); write that"),
+    Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
     Need(
         ("adam_beta1", "adam_beta2"),
         lambda s: "adam" in s["optim"] or "lion" in s["optim"],

@@ -24,7 +24,21 @@ class _Likelihood(Section):
     )
 
 
-class Sft(_Likelihood):
+class _Smoothed(_Likelihood):
+    """What all that learn the data's own tokens share."""
+
+    label_smoothing_factor: float = knob(
+        0.0,
+        "Share of each trained token's loss that goes to all words of the vocabulary alike, so that the model does not become "
+        "too sure. 0.1 is usual. eval_loss is without it.",
+        ge=0,
+        lt=1,
+        level="advanced",
+        example="0.1",
+    )
+
+
+class Sft(_Smoothed):
     """Learn the answers of conversations."""
 
     kind: Literal["sft"] = "sft"
@@ -38,9 +52,31 @@ class Sft(_Likelihood):
         "Learns only the last answer of each conversation. Turn it on where the earlier answers are of another hand, "
         "or where every conversation is repeated with one more answer.",
     )
+    sft_loss: Literal["cross_entropy", "dft", "asft", "eaft"] = knob(
+        "cross_entropy",
+        "What is learned of a token. cross_entropy: all alike. dft: each weighed by its own probability, so that unlikely tokens "
+        "change the model little (Wu et al. 2025). asft: dft held near a frozen reference, see asft_alpha (Zhu et al. 2025). "
+        "eaft: each weighed by how unsure the model is, so that it forgets less (Diao et al. 2026). The loss that is logged is "
+        "the one that is learned, with the plain one beside it as nll_loss; eval_loss is always the plain cross-entropy, as that "
+        "of dft falls for the worst tokens too and would choose a wrong checkpoint. LLaMA-Factory evaluates the learned one.",
+        level="advanced",
+    )
+    asft_alpha: float = knob(
+        0.1,
+        "What the divergence from the reference, KL(reference || model), is multiplied by. Larger holds the model nearer. The "
+        "reference is the model as it was loaded, without the adapter.",
+        ge=0,
+        level="advanced",
+    )
+    eaft_alpha: float = knob(
+        1.0,
+        "Power of the weight, the entropy of the 20 likeliest tokens over 3. Larger leaves out more; 0 is the plain loss.",
+        ge=0,
+        level="advanced",
+    )
 
 
-class Pretrain(_Likelihood):
+class Pretrain(_Smoothed):
     """Learn to continue plain text."""
 
     kind: Literal["pretrain"] = "pretrain"

@@ -117,6 +117,8 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
     if settings["stage"] == "sft" and settings["mask_history"] and settings["train_on_prompt"]:
         yield "mask_history", "learns only the last answer, and train_on_prompt everything; remove one of them"
+    if settings["label_smoothing_factor"] and settings["sft_loss"] != "cross_entropy":
+        yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
     resume = settings["resume_from_checkpoint"]
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"

@@ -12,6 +12,7 @@ from hone.data.batch import Batch
 from hone.data.sample import Passage
 from hone.models.policy import Policy
 from hone.objectives.base import Loss
+from hone.objectives.token_loss import plain_loss, smoothing, token_loss
 
 
 class Pretrain:
@@ -21,7 +22,7 @@ class Pretrain:
     fingerprint = "pretrain-2"
 
     def __init__(self, settings: PretrainConfig):
-        del settings  # what it holds is the policy's
+        self.smoothing = settings.label_smoothing_factor
 
     def examples(self, sample: Passage, codec: Codec) -> list[Passage]:
         """Itself."""
@@ -36,5 +37,7 @@ class Pretrain:
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Minus the sum of the trained tokens' log-probs, and the router's balance loss where there is one."""
-        return Loss(policy.token_losses(batch).sum())
+        """The sum of the trained tokens' losses, and the router's balance loss where there is one; in evaluation unsmoothed."""
+        if not policy.module.training or not self.smoothing:
+            return plain_loss(policy, batch)
+        return token_loss(policy, batch, smoothing(self.smoothing), ("nll_loss",))
