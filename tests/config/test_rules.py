@@ -28,6 +28,11 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("use_dft_loss=true label_smoothing_factor=0.1", "label_smoothing_factor", "sft_loss: dft; remove one"),
     ("asft_alpha=0.2", "asft_alpha", "write that"),
     ("use_dft_loss=true eaft_alpha=0.2", "eaft_alpha", "without sft_loss: eaft"),
+    ("stage=distill", "teacher_model", "is missing; write the folder"),
+    ("teacher_model=t", "teacher_model", "write stage: distill"),
+    ("stage=distill teacher_model=t distill_beta=0.1", "distill_beta", "write that"),
+    ("stage=distill teacher_model=t sft_loss=dft", "sft_loss", "write stage: sft"),
+    ("stage=distill teacher_model=t mask_history=true train_on_prompt=true", "mask_history", "remove one"),
     ("double_quantization=false", "double_quantization", "write that"),
     ("quantization_bit=8 double_quantization=false", "double_quantization", "without quantization_bit: 4"),
     ("quantization_type=fp4", "quantization_type", "write that"),
@@ -81,6 +86,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
 ]
 KEPT = [
+    "stage=distill teacher_model=t mask_history=true distill_loss=js distill_beta=0.1 distill_top_k=8",
     "use_asft_loss=true asft_alpha=0.2",
     "use_eaft_loss=true eaft_alpha=2 use_dft_loss=false",
     "stage=pt label_smoothing_factor=0.1",

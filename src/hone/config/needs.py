@@ -86,6 +86,7 @@ NEEDS = (
     ),
     Need(("asft_alpha",), lambda s: s["sft_loss"] == "asft", "without sft_loss: asft (use_asft_loss: true); write that"),
     Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
+    Need(("distill_beta",), lambda s: s["distill_loss"] == "js", "without distill_loss: js; write that, or remove it"),
     Need(
         ("adam_beta1", "adam_beta2"),
         lambda s: "adam" in s["optim"] or "lion" in s["optim"],

@@ -24,6 +24,21 @@ class _Likelihood(Section):
     )
 
 
+class _Answers(_Likelihood):
+    """What all that learn the answers of conversations share."""
+
+    train_on_prompt: bool = knob(
+        False,
+        "Learns the questions and system prompts too, not the answers alone. For models that shall also write like your users.",
+        level="advanced",
+    )
+    mask_history: bool = knob(
+        False,
+        "Learns only the last answer of each conversation. Turn it on where the earlier answers are of another hand, "
+        "or where every conversation is repeated with one more answer.",
+    )
+
+
 class _Smoothed(_Likelihood):
     """What all that learn the data's own tokens share."""
 
@@ -38,20 +53,10 @@ class _Smoothed(_Likelihood):
     )
 
 
-class Sft(_Smoothed):
+class Sft(_Answers, _Smoothed):
     """Learn the answers of conversations."""
 
     kind: Literal["sft"] = "sft"
-    train_on_prompt: bool = knob(
-        False,
-        "Learns the questions and system prompts too, not the answers alone. For models that shall also write like your users.",
-        level="advanced",
-    )
-    mask_history: bool = knob(
-        False,
-        "Learns only the last answer of each conversation. Turn it on where the earlier answers are of another hand, "
-        "or where every conversation is repeated with one more answer.",
-    )
     sft_loss: Literal["cross_entropy", "dft", "asft", "eaft"] = knob(
         "cross_entropy",
         "What is learned of a token. cross_entropy: all alike. dft: each weighed by its own probability, so that unlikely tokens "
@@ -82,4 +87,61 @@ class Pretrain(_Smoothed):
     kind: Literal["pretrain"] = "pretrain"
 
 
-Objective = Sft | Pretrain
+class Distill(_Answers):
+    """Learn a larger model's distribution at each token of the answers."""
+
+    kind: Literal["distill"] = "distill"
+    teacher_model: str | None = knob(
+        None,
+        "Folder or hub id of the model that is learned from. Its tokenizer must be the same. It is held beside the model that "
+        "learns, and reads the same rows.",
+        example="Qwen/Qwen3-32B",
+    )
+    teacher_model_adapters: tuple[str, ...] = knob(
+        (), "Adapters on top of teacher_model, applied in this order.", level="advanced", example="saves/qwen3-32b/lora/sft"
+    )
+    teacher_model_quantization_bit: Literal[4, 8] | None = knob(
+        None, "Holds the teacher's weights in this many bits, where it would not fit.", unit="bits", level="advanced"
+    )
+    distill_loss: Literal["forward_kl", "reverse_kl", "js"] = knob(
+        "forward_kl",
+        "How far the two distributions are apart. forward_kl, KL(teacher || student): the student covers all that the teacher "
+        "may say (Hinton et al. 2015). reverse_kl, KL(student || teacher): it says nothing that the teacher would not, and may "
+        "say less (Gu et al. 2023). js: between the two, see distill_beta. eval_loss is the learned loss, with the plain "
+        "cross-entropy beside it as eval_nll_loss.",
+    )
+    distill_beta: float = knob(
+        0.5,
+        "Generalised Jensen-Shannon: beta KL(teacher || m) + (1 - beta) KL(student || m) with the mixture m = beta teacher + "
+        "(1 - beta) student (Agarwal et al. 2023). Near 0 it is like forward_kl, near 1 like reverse_kl.",
+        gt=0,
+        lt=1,
+        level="advanced",
+    )
+    distill_temperature: float = knob(
+        1.0,
+        "Flattens both distributions before they are compared, which shows more of the teacher's second thoughts; the divergence "
+        "is multiplied by its square, so that it weighs the same. 2 is usual where it is not 1.",
+        gt=0,
+        level="advanced",
+    )
+    distill_ce_weight: float = knob(
+        0.0,
+        "Share of the plain cross-entropy of the rows' own tokens in the loss; the divergence has the rest. 0 learns from the "
+        "teacher alone.",
+        ge=0,
+        lt=1,
+        example="0.5",
+    )
+    distill_top_k: int | None = knob(
+        None,
+        "Compares only the teacher's likeliest tokens, and all others as one. The tail of a teacher is mostly noise, which a "
+        "small student need not copy; it still learns how much the others have together. Left out, every token is compared.",
+        gt=0,
+        unit="tokens",
+        level="advanced",
+        example="64",
+    )
+
+
+Objective = Sft | Pretrain | Distill

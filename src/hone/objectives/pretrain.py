@@ -12,7 +12,7 @@ from hone.data.batch import Batch
 from hone.data.sample import Passage
 from hone.models.policy import Policy
 from hone.objectives.base import Loss
-from hone.objectives.token_loss import plain_loss, smoothing, token_loss
+from hone.objectives.token_loss import smoothed_loss
 
 
 class Pretrain:
@@ -38,6 +38,4 @@ class Pretrain:
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, and the router's balance loss where there is one; in evaluation unsmoothed."""
-        if not policy.module.training or not self.smoothing:
-            return plain_loss(policy, batch)
-        return token_loss(policy, batch, smoothing(self.smoothing), ("nll_loss",))
+        return smoothed_loss(policy, batch, self.smoothing)

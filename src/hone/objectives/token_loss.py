@@ -19,18 +19,13 @@ from hone.objectives.base import Loss
 from hone.objectives.sft_losses import smoothed
 
 Numbers = Callable[[Tensor, Tensor, slice], tuple[Tensor, ...]]
-"""Of logits [n, V], labels [n] and the tokens' place among the batch's N: the loss [n] and what is told beside it, each [n]."""
+"""Of logits [n, V], labels [n] and the tokens' place among the batch's N: the loss, the plain one, what else is told; all [n]."""
 
 
-def plain_loss(policy: Policy, batch: Batch) -> Loss:
-    """Minus the sum of the trained tokens' log-probs, and in training the router's balance loss where there is one."""
-    return Loss(policy.token_losses(batch).sum())
+def token_loss(policy: Policy, batch: Batch, numbers: Numbers, told: tuple[str, ...], *, plainly: bool) -> Loss:
+    """The sum over the trained tokens of the first of `numbers` (where `plainly`, the second), with the router's balance loss.
 
-
-def token_loss(policy: Policy, batch: Batch, numbers: Numbers, told: tuple[str, ...]) -> Loss:
-    """The sum over the trained tokens of the first of `numbers`, and in training the router's balance loss.
-
-    told: the names of the further numbers, logged as means over the tokens.
+    told: names of the numbers from the second on, which are logged as means over the tokens.
     """
     labels_N = batch.labels_BT[batch.labels_BT != IGNORE]
 
@@ -39,22 +34,28 @@ def token_loss(policy: Policy, batch: Batch, numbers: Numbers, told: tuple[str, 
 
     with policy.balance(batch) as balance:
         learned_BT, *others = policy.measured(batch, measure)
-    total = learned_BT.sum() + balance().sum().to(learned_BT.device)
+    total = (others[0] if plainly else learned_BT).sum() + balance().sum().to(learned_BT.device)
     count = float(batch.num_trained)
     return Loss(total, {name: (one_BT.detach().sum(), count) for name, one_BT in zip(told, others, strict=True)})
 
 
 def label_logprob(logits_nV: Tensor, labels_n: Tensor) -> Tensor:
     """[n]: log p of each label."""
-    return logits_nV.gather(-1, labels_n.unsqueeze(-1)).squeeze(-1) - logits_nV.logsumexp(-1)
+    return _label_logit(logits_nV, labels_n) - logits_nV.logsumexp(-1)
 
 
-def smoothing(share: float) -> Numbers:
-    """Label smoothing, and the plain loss beside it."""
+def _label_logit(logits_nV: Tensor, labels_n: Tensor) -> Tensor:
+    return logits_nV.gather(-1, labels_n.unsqueeze(-1)).squeeze(-1)
+
+
+def smoothed_loss(policy: Policy, batch: Batch, share: float) -> Loss:
+    """The cross-entropy, in training label-smoothed by `share`; where that is 0, by the narrower way of log-probs alone."""
+    if not share:
+        return Loss(policy.token_losses(batch).sum())
 
     def numbers(logits_nV: Tensor, labels_n: Tensor, part: slice) -> tuple[Tensor, ...]:
         logsumexp_n = logits_nV.logsumexp(-1)
-        logprob_n = logits_nV.gather(-1, labels_n.unsqueeze(-1)).squeeze(-1) - logsumexp_n
+        logprob_n = _label_logit(logits_nV, labels_n) - logsumexp_n
         return smoothed(logprob_n, logits_nV.mean(-1) - logsumexp_n, share), -logprob_n
 
-    return numbers
+    return token_loss(policy, batch, numbers, ("nll_loss",), plainly=not policy.module.training)
