@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
 from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
+
+if TYPE_CHECKING:
+    from hone.models.reference import Reference
 
 
 class TokenBatch(Protocol):
@@ -56,6 +59,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    reference: what it is held against, given by whoever has it ready.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
@@ -65,6 +69,7 @@ class Policy:
         self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
+        self.reference: Reference | None = None
         self.router_loss = choose_coefficient(self.causal, router_loss)
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
         if self.router_loss:

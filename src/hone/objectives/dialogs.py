@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import Encoded
+from hone.chat.encoded import Example
 from hone.config.objective import Distill, Sft
 from hone.data.batch import Batch
 from hone.data.sample import Dialog
+from hone.objectives.base import Usual
 
 
-class Dialogs:
+class Dialogs(Usual):
     """Conversations whose trained tokens are all answers, the last one (`mask_history`) or everything (`train_on_prompt`)."""
 
     sample = Dialog
@@ -31,9 +32,10 @@ class Dialogs:
         """One a conversation, more where the template rewrites earlier answers."""
         return list(map(Dialog, codec.examples(sample.conversation))) if self.learn == "answers" else [sample]
 
-    def encode(self, samples: list[Dialog], codec: Codec) -> list[Encoded]:
-        """One whole Encoded a conversation."""
-        return codec.encode([sample.conversation for sample in samples], learn=self.learn)
+    def encode(self, samples: list[Dialog], codec: Codec) -> list[Example]:
+        """One whole Example a conversation."""
+        encoded = codec.encode([sample.conversation for sample in samples], learn=self.learn)
+        return [Example((sequence,)) for sequence in encoded]
 
     def count(self, batch: Batch) -> int:
         """The batch's trained tokens."""

@@ -27,6 +27,7 @@ class Distill(Dialogs):
     D by `distill_loss`, T the temperature, w `distill_ce_weight`. T^2 keeps the size of D's gradient as T grows.
     """
 
+    metrics = ("nll_loss", "distill_loss")
     needs_reference = True
 
     def __init__(self, settings: DistillConfig):
@@ -36,7 +37,7 @@ class Distill(Dialogs):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, in training and evaluation alike; any batch with labels will do."""
         numbers = taught(policy.reference.label_logits(batch), self.settings)
-        return token_loss(policy, batch, numbers, ("nll_loss", "distill_loss"), plainly=False)
+        return token_loss(policy, batch, numbers, self.metrics, plainly=False)
 
 
 def taught(teacher: Callable[[slice], Tensor], settings: DistillConfig) -> Numbers:

@@ -19,27 +19,32 @@ from hone.objectives.divergence import forward_kl
 from hone.objectives.sft_losses import asft, dft, eaft, top_entropy
 from hone.objectives.token_loss import Numbers, label_logprob, smoothed_loss, token_loss
 
+TOLD = {"cross_entropy": ("nll_loss",), "dft": ("nll_loss",), "eaft": ("nll_loss", "entropy"), "asft": ("nll_loss", "kl")}
+"""What is told beside each loss: the plain one, and what weighs or holds it."""
+
 
 class Sft(Dialogs):
     """Cross-entropy of the trained tokens, in training perhaps another loss (`sft_loss`, `label_smoothing_factor`)."""
+
+    has_perplexity = True
 
     def __init__(self, settings: SftConfig):
         super().__init__(settings)
         self.settings = settings
         self.needs_reference = settings.sft_loss == "asft"
+        self.metrics = TOLD[settings.sft_loss] if settings.sft_loss != "cross_entropy" or settings.label_smoothing_factor else ()
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, and of the router's balance where there is one; in evaluation the plain loss."""
-        kind, share, plainly = self.settings.sft_loss, self.settings.label_smoothing_factor, not policy.module.training
+        kind, plainly = self.settings.sft_loss, not policy.module.training
+        if kind == "cross_entropy":
+            return smoothed_loss(policy, batch, self.settings.label_smoothing_factor)
+        numbers = _by_probability
         if kind == "asft":
             numbers = _anchored(policy.reference.label_logits(batch), self.settings.asft_alpha)
-            return token_loss(policy, batch, numbers, ("nll_loss", "kl"), plainly=plainly)
-        if kind == "eaft":
+        elif kind == "eaft":
             numbers = _by_entropy(self.settings.eaft_alpha)
-            return token_loss(policy, batch, numbers, ("nll_loss", "entropy"), plainly=plainly)
-        if kind == "dft":
-            return token_loss(policy, batch, _by_probability, ("nll_loss",), plainly=plainly)
-        return smoothed_loss(policy, batch, share)
+        return token_loss(policy, batch, numbers, self.metrics, plainly=plainly)
 
 
 def _by_probability(logits_nV: Tensor, labels_n: Tensor, part: slice) -> tuple[Tensor, ...]:
