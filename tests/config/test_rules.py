@@ -26,6 +26,10 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=pt use_dft_loss=true", "use_dft_loss", "write stage: sft"),
     ("use_dft_loss=true use_eaft_loss=true", "use_eaft_loss", "contradicts use_dft_loss"),
     ("use_dft_loss=true label_smoothing_factor=0.1", "label_smoothing_factor", "sft_loss: dft; remove one"),
+    ("ref_model=r", "ref_model", "without sft_loss: asft"),
+    ("use_asft_loss=true ref_model_adapters=a", "ref_model_adapters", "without ref_model"),
+    ("use_asft_loss=true ref_model_quantization_bit=4", "ref_model_quantization_bit", "without ref_model"),
+    ("use_asft_loss=true pissa_init=true", "pissa_init", "name ref_model"),
     ("asft_alpha=0.2", "asft_alpha", "write that"),
     ("use_dft_loss=true eaft_alpha=0.2", "eaft_alpha", "without sft_loss: eaft"),
     ("stage=distill", "teacher_model", "is missing; write the folder"),
@@ -88,6 +92,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
 KEPT = [
     "stage=distill teacher_model=t mask_history=true distill_loss=js distill_beta=0.1 distill_top_k=8",
     "use_asft_loss=true asft_alpha=0.2",
+    "use_asft_loss=true ref_model=r ref_model_adapters=a,b ref_model_quantization_bit=8",
     "use_eaft_loss=true eaft_alpha=2 use_dft_loss=false",
     "stage=pt label_smoothing_factor=0.1",
     "sft_loss=dft use_dft_loss=true label_smoothing_factor=0",

@@ -10,6 +10,24 @@ from typing import Literal
 from hone.config.section import Section, knob
 
 
+class _Referenced(Section):
+    """What all share that may be held against a reference."""
+
+    ref_model: str | None = knob(
+        None,
+        "Folder or hub id of the frozen model that the one which learns is held against. Left out, it is the base without the "
+        "adapter, which takes no memory, or a copy of the base where every weight learns. Its tokenizer must be the same.",
+        level="advanced",
+        example="saves/llama3-8b/sft-merged",
+    )
+    ref_model_adapters: tuple[str, ...] = knob(
+        (), "Adapters on top of ref_model, applied in this order.", level="advanced", example="saves/llama3-8b/lora/sft"
+    )
+    ref_model_quantization_bit: Literal[4, 8] | None = knob(
+        None, "Holds the weights of ref_model in this many bits, where it would not fit.", unit="bits", level="advanced"
+    )
+
+
 class _Likelihood(Section):
     """What all that learn by cross-entropy share."""
 
@@ -53,7 +71,7 @@ class _Smoothed(_Likelihood):
     )
 
 
-class Sft(_Answers, _Smoothed):
+class Sft(_Answers, _Smoothed, _Referenced):
     """Learn the answers of conversations."""
 
     kind: Literal["sft"] = "sft"
@@ -68,8 +86,8 @@ class Sft(_Answers, _Smoothed):
     )
     asft_alpha: float = knob(
         0.1,
-        "What the divergence from the reference, KL(reference || model), is multiplied by. Larger holds the model nearer. The "
-        "reference is the model as it was loaded, without the adapter.",
+        "What the divergence from the reference (see ref_model), KL(reference || model), is multiplied by. Larger holds the "
+        "model nearer.",
         ge=0,
         level="advanced",
     )

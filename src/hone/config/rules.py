@@ -117,6 +117,8 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
     if settings["stage"] in ("sft", "distill") and settings["mask_history"] and settings["train_on_prompt"]:
         yield "mask_history", "learns only the last answer, and train_on_prompt everything; remove one of them"
+    if settings["sft_loss"] == "asft" and settings["pissa_init"] and not settings["ref_model"]:
+        yield "pissa_init", "changes the base, which sft_loss: asft holds the model against; remove it, or name ref_model"
     if settings["label_smoothing_factor"] and settings["sft_loss"] != "cross_entropy":
         yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
     resume = settings["resume_from_checkpoint"]

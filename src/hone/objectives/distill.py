@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from hone.config.objective import Distill as DistillConfig
@@ -17,7 +16,7 @@ from hone.data.batch import Batch
 from hone.models.policy import Policy
 from hone.objectives.base import Loss
 from hone.objectives.dialogs import Dialogs
-from hone.objectives.divergence import forward_kl, generalised_js, likeliest, reverse_kl
+from hone.objectives.divergence import forward_kl, generalised_js, likeliest, over_shared, reverse_kl
 from hone.objectives.token_loss import Numbers, label_logprob, token_loss
 
 
@@ -53,10 +52,8 @@ def taught(teacher: Callable[[slice], Tensor], settings: DistillConfig) -> Numbe
 
 
 def divergence(teacher_nV: Tensor, student_nV: Tensor, settings: DistillConfig) -> Tensor:
-    """fp32 [n], between the logits of both over the ids that both have: a head may be padded beyond its tokenizer's."""
-    shared = min(teacher_nV.shape[-1], student_nV.shape[-1])
-    teacher_nV = torch.log_softmax(teacher_nV[:, :shared] / settings.distill_temperature, -1)
-    student_nV = torch.log_softmax(student_nV[:, :shared] / settings.distill_temperature, -1)
+    """fp32 [n], between the logits of both."""
+    teacher_nV, student_nV = over_shared(teacher_nV, student_nV, settings.distill_temperature)
     if settings.distill_top_k:
         teacher_nV, student_nV = likeliest(teacher_nV, student_nV, settings.distill_top_k)
     if settings.distill_loss == "js":

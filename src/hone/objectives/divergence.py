@@ -1,6 +1,6 @@
 """Divergences between a teacher's and a student's distribution of the next token, position by position.
 
-Pure formulas over log-probs; does not know models, batches or which model teaches.
+Pure formulas; does not know models, batches or which model teaches.
 
 Axes: N position, V vocabulary, K the teacher's likeliest tokens and one bucket of the rest.
 """
@@ -37,6 +37,12 @@ def generalised_js(teacher_NV: Tensor, student_NV: Tensor, beta: float) -> Tenso
     """
     middle_NV = torch.logaddexp(teacher_NV + math.log(beta), student_NV + math.log1p(-beta))
     return beta * forward_kl(teacher_NV, middle_NV) + (1 - beta) * forward_kl(student_NV, middle_NV)
+
+
+def over_shared(teacher_NV: Tensor, student_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probs of both logits / temperature over the ids that both have: heads of one family are padded to different widths."""
+    shared = min(teacher_NV.shape[-1], student_NV.shape[-1])
+    return tuple(torch.log_softmax(logits_NV[:, :shared] / temperature, -1) for logits_NV in (teacher_NV, student_NV))
 
 
 def likeliest(teacher_NV: Tensor, student_NV: Tensor, num: int) -> tuple[Tensor, Tensor]:

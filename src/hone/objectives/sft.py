@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from hone.config.objective import Sft as SftConfig
@@ -15,7 +14,7 @@ from hone.data.batch import Batch
 from hone.models.policy import Policy
 from hone.objectives.base import Loss
 from hone.objectives.dialogs import Dialogs
-from hone.objectives.divergence import forward_kl
+from hone.objectives.divergence import forward_kl, over_shared
 from hone.objectives.sft_losses import asft, dft, eaft, top_entropy
 from hone.objectives.token_loss import Numbers, label_logprob, smoothed_loss, token_loss
 
@@ -62,9 +61,7 @@ def _by_entropy(alpha: float) -> Numbers:
 
 def _anchored(reference: Callable[[slice], Tensor], alpha: float) -> Numbers:
     def numbers(logits_nV: Tensor, labels_n: Tensor, part: slice) -> tuple[Tensor, ...]:
-        logprobs_nV = torch.log_softmax(logits_nV, -1)
-        logprob_n = logprobs_nV.gather(-1, labels_n.unsqueeze(-1)).squeeze(-1)
-        kl_n = forward_kl(torch.log_softmax(reference(part), -1), logprobs_nV)
+        logprob_n, kl_n = label_logprob(logits_nV, labels_n), forward_kl(*over_shared(reference(part), logits_nV))
         return asft(logprob_n, kl_n, alpha), -logprob_n, kl_n
 
     return numbers

@@ -35,7 +35,7 @@ def token_loss(policy: Policy, batch: Batch, numbers: Numbers, told: tuple[str, 
     with policy.balance(batch) as balance:
         learned_BT, *others = policy.measured(batch, measure)
     total = (others[0] if plainly else learned_BT).sum() + balance().sum().to(learned_BT.device)
-    count = float(batch.num_trained)
+    count = float(len(labels_N))
     return Loss(total, {name: (one_BT.detach().sum(), count) for name, one_BT in zip(told, others, strict=True)})
 
 
