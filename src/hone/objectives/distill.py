@@ -32,6 +32,7 @@ class Distill(Dialogs):
     def __init__(self, settings: DistillConfig):
         super().__init__(settings)
         self.settings = settings
+        self.logit_chunks = 11 if settings.distill_loss == "js" else 8  # measured as peak memory (bench/distribution.py)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, in training and evaluation alike; any batch with labels will do."""

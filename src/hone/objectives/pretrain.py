@@ -24,7 +24,8 @@ class Pretrain(Usual):
 
     def __init__(self, settings: PretrainConfig):
         self.smoothing = settings.label_smoothing_factor
-        self.metrics = ("nll_loss",) if self.smoothing else ()
+        if self.smoothing:
+            self.metrics, self.logit_chunks = ("nll_loss",), 4
 
     def encode(self, samples: list[Passage], codec: Codec) -> list[Example]:
         """One whole Example a passage."""

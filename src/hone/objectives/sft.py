@@ -22,6 +22,10 @@ TOLD = {"cross_entropy": ("nll_loss",), "dft": ("nll_loss",), "eaft": ("nll_loss
 """What is told beside each loss: the plain one, and what weighs or holds it."""
 
 
+CHUNKS = {"cross_entropy": 4, "dft": 4, "eaft": 4, "asft": 6}
+"""Chunks of logits that each loss holds at once, where the plain one holds two: as measured by bench/distribution.py."""
+
+
 class Sft(Dialogs):
     """Cross-entropy of the trained tokens, in training perhaps another loss (`sft_loss`, `label_smoothing_factor`)."""
 
@@ -31,7 +35,8 @@ class Sft(Dialogs):
         super().__init__(settings)
         self.settings = settings
         self.needs_reference = settings.sft_loss == "asft"
-        self.metrics = TOLD[settings.sft_loss] if settings.sft_loss != "cross_entropy" or settings.label_smoothing_factor else ()
+        if settings.sft_loss != "cross_entropy" or settings.label_smoothing_factor:
+            self.metrics, self.logit_chunks = TOLD[settings.sft_loss], CHUNKS[settings.sft_loss]
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, and of the router's balance where there is one; in evaluation the plain loss."""
