@@ -63,9 +63,18 @@ def model_for(file: Path, llama3: str, qwen: str) -> str:
     return qwen if settings(file).get("template", "").startswith("qwen") else llama3
 
 
+def places(file: Path, model: str) -> list[str]:
+    """The tiny model in the place of every model that the example names; as a teacher it has drawn other weights."""
+    if "teacher_model" not in settings(file):
+        return [f"model_name_or_path={model}"]
+    teacher = Path(model).with_name("teacher")
+    tiny_model(teacher, AutoTokenizer.from_pretrained(model))
+    return [f"model_name_or_path={model}", f"teacher_model={teacher}"]
+
+
 def train(file: Path, model: str, output: Path, *more: str) -> int:
     """Train an example for two steps on the CPU; the exit code."""
-    short = ["max_steps=2", "logging_steps=1", "use_cpu=true", f"model_name_or_path={model}", f"output_dir={output}"]
+    short = ["max_steps=2", "logging_steps=1", "use_cpu=true", *places(file, model), f"output_dir={output}"]
     return cli.main(["train", str(file), *short, *more])
 
 
@@ -84,7 +93,7 @@ def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
 
 @pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
 def test_check_finds_no_fault_in_it(file: Path, llama3: str, qwen: str, tmp_path: Path, here, capsys):
-    arguments = ["check", str(file), "--json", "use_cpu=true", f"model_name_or_path={model_for(file, llama3, qwen)}"]
+    arguments = ["check", str(file), "--json", "use_cpu=true", *places(file, model_for(file, llama3, qwen))]
     if settings(file).get("resume_from_checkpoint"):
         arguments.append("resume_from_checkpoint=null")
     assert cli.main([*arguments, f"output_dir={tmp_path}"]) == 0

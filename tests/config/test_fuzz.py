@@ -83,8 +83,8 @@ def valid(knob: Knob) -> st.SearchStrategy[Any]:
     if knob.choices:
         one = st.sampled_from(knob.choices)
         return st.lists(one, unique=True) if isinstance(knob.default, tuple) else one
-    low = None if knob.lowest is None else knob.lowest[0] + (0 if knob.lowest[1] else 1)
     high = None if knob.highest is None else knob.highest[0]
+    low = None if knob.lowest is None else knob.lowest[0] + (0 if knob.lowest[1] else 0.5 if high == 1 else 1)
     names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=9)
     if isinstance(knob.default, tuple):
         return st.lists(st.floats(0.1, 1) if "float" in str(knob.annotation) else names, max_size=3)

@@ -46,7 +46,8 @@ def test_a_layer_keeps_what_its_backward_pass_needs():
 
 
 def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
-    parts = held(device=CPU)
+    parts = held(device=CPU, reference=7)
+    assert parts.reference == 7 and held(chunks=8).logits == 4 * held(chunks=2).logits
     assert parts.total == sum(asdict(parts).values())
     assert parts.libraries > 100 * 2**20 and parts.needed == parts.total - parts.libraries
     assert parts.heap > 0

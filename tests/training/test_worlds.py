@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ from hone.training import checkpoint
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 
 
+def free_port() -> int:
+    """A port nobody listens on: another suite on this machine must not be taken for a process of this run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def run(settings: dict[str, Any], tmp_path: Path, name: str, *, world: int, source: Path | None = None) -> Path:
     """Train into a folder of its own on `world` processes (gloo), from a copy of the checkpoint `source`; returns the folder."""
     folder = tmp_path / name
@@ -25,7 +33,7 @@ def run(settings: dict[str, Any], tmp_path: Path, name: str, *, world: int, sour
         shutil.copytree(source, folder / source.name)
     settings = {**settings, "output_dir": str(folder), "gradient_accumulation_steps": 2 // world}
     path = write_run(settings, tmp_path / f"{name}.yaml")
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": "29619"} if world > 1 else {}
+    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": str(free_port())} if world > 1 else {}
     command = [sys.executable, "-m", "hone", "train", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **launched}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)

@@ -84,6 +84,19 @@ NEEDS = (
         lambda s: s["loraplus_lr_ratio"] is not None,
         "without loraplus_lr_ratio; write that, or remove it",
     ),
+    Need(("asft_alpha",), lambda s: s["sft_loss"] == "asft", "without sft_loss: asft (use_asft_loss: true); write that"),
+    Need(
+        ("ref_model", "ref_model_adapters", "ref_model_quantization_bit"),
+        lambda s: s["stage"] != "sft" or s["sft_loss"] == "asft",
+        "with stage: sft without sft_loss: asft, which needs no reference; write that, or remove it",
+    ),
+    Need(
+        ("ref_model_adapters", "ref_model_quantization_bit"),
+        lambda s: s["ref_model"] is not None,
+        "without ref_model; write that, or remove it",
+    ),
+    Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
+    Need(("distill_beta",), lambda s: s["distill_loss"] == "js", "without distill_loss: js; write that, or remove it"),
     Need(
         ("adam_beta1", "adam_beta2"),
         lambda s: "adam" in s["optim"] or "lion" in s["optim"],

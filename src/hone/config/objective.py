@@ -10,6 +10,24 @@ from typing import Literal
 from hone.config.section import Section, knob
 
 
+class _Referenced(Section):
+    """What all share that may be held against a reference."""
+
+    ref_model: str | None = knob(
+        None,
+        "Folder or hub id of the frozen model that the one which learns is held against. Left out, it is the base without the "
+        "adapter, which takes no memory, or a copy of the base where every weight learns. Its tokenizer must be the same.",
+        level="advanced",
+        example="saves/llama3-8b/sft-merged",
+    )
+    ref_model_adapters: tuple[str, ...] = knob(
+        (), "Adapters on top of ref_model, applied in this order.", level="advanced", example="saves/llama3-8b/lora/sft"
+    )
+    ref_model_quantization_bit: Literal[4, 8] | None = knob(
+        None, "Holds the weights of ref_model in this many bits, where it would not fit.", unit="bits", level="advanced"
+    )
+
+
 class _Likelihood(Section):
     """What all that learn by cross-entropy share."""
 
@@ -24,10 +42,9 @@ class _Likelihood(Section):
     )
 
 
-class Sft(_Likelihood):
-    """Learn the answers of conversations."""
+class _Answers(_Likelihood):
+    """What all that learn the answers of conversations share."""
 
-    kind: Literal["sft"] = "sft"
     train_on_prompt: bool = knob(
         False,
         "Learns the questions and system prompts too, not the answers alone. For models that shall also write like your users.",
@@ -40,10 +57,109 @@ class Sft(_Likelihood):
     )
 
 
-class Pretrain(_Likelihood):
+class _Smoothed(_Likelihood):
+    """What all that learn the data's own tokens share."""
+
+    label_smoothing_factor: float = knob(
+        0.0,
+        "Share of each trained token's loss that goes to all words of the vocabulary alike, so that the model does not become "
+        "too sure. 0.1 is usual. eval_loss is without it.",
+        ge=0,
+        lt=1,
+        level="advanced",
+        example="0.1",
+    )
+
+
+class Sft(_Answers, _Smoothed, _Referenced):
+    """Learn the answers of conversations."""
+
+    kind: Literal["sft"] = "sft"
+    sft_loss: Literal["cross_entropy", "dft", "asft", "eaft"] = knob(
+        "cross_entropy",
+        "What is learned of a token. cross_entropy: all alike. dft: each weighed by its own probability, so that unlikely tokens "
+        "change the model little (Wu et al. 2025). asft: dft held near a frozen reference, see asft_alpha (Zhu et al. 2025). "
+        "eaft: each weighed by how unsure the model is, so that it forgets less (Diao et al. 2026). The loss that is logged is "
+        "the one that is learned, with the plain one beside it as nll_loss; eval_loss is always the plain cross-entropy, as that "
+        "of dft falls for the worst tokens too and would choose a wrong checkpoint. LLaMA-Factory evaluates the learned one.",
+        level="advanced",
+    )
+    asft_alpha: float = knob(
+        0.1,
+        "What the divergence from the reference (see ref_model), KL(reference || model), is multiplied by. Larger holds the "
+        "model nearer.",
+        ge=0,
+        level="advanced",
+    )
+    eaft_alpha: float = knob(
+        1.0,
+        "Power of the weight, the entropy of the 20 likeliest tokens over 3. Larger leaves out more; 0 is the plain loss.",
+        ge=0,
+        level="advanced",
+    )
+
+
+class Pretrain(_Smoothed):
     """Learn to continue plain text."""
 
     kind: Literal["pretrain"] = "pretrain"
 
 
-Objective = Sft | Pretrain
+class Distill(_Answers):
+    """Learn a larger model's distribution at each token of the answers."""
+
+    kind: Literal["distill"] = "distill"
+    teacher_model: str | None = knob(
+        None,
+        "Folder or hub id of the model that is learned from. Its tokenizer must be the same. It is held beside the model that "
+        "learns, and reads the same rows.",
+        example="Qwen/Qwen3-32B",
+    )
+    teacher_model_adapters: tuple[str, ...] = knob(
+        (), "Adapters on top of teacher_model, applied in this order.", level="advanced", example="saves/qwen3-32b/lora/sft"
+    )
+    teacher_model_quantization_bit: Literal[4, 8] | None = knob(
+        None, "Holds the teacher's weights in this many bits, where it would not fit.", unit="bits", level="advanced"
+    )
+    distill_loss: Literal["forward_kl", "reverse_kl", "js"] = knob(
+        "forward_kl",
+        "How far the two distributions are apart. forward_kl, KL(teacher || student): the student covers all that the teacher "
+        "may say (Hinton et al. 2015). reverse_kl, KL(student || teacher): it says nothing that the teacher would not, and may "
+        "say less (Gu et al. 2023). js: between the two, see distill_beta. eval_loss is the learned loss, with the plain "
+        "cross-entropy beside it as eval_nll_loss.",
+    )
+    distill_beta: float = knob(
+        0.5,
+        "Generalised Jensen-Shannon: beta KL(teacher || m) + (1 - beta) KL(student || m) with the mixture m = beta teacher + "
+        "(1 - beta) student (Agarwal et al. 2023). Near 0 it is like forward_kl, near 1 like reverse_kl.",
+        gt=0,
+        lt=1,
+        level="advanced",
+    )
+    distill_temperature: float = knob(
+        1.0,
+        "Flattens both distributions before they are compared, which shows more of the teacher's second thoughts; the divergence "
+        "is multiplied by its square, so that it weighs the same. 2 is usual where it is not 1.",
+        gt=0,
+        level="advanced",
+    )
+    distill_ce_weight: float = knob(
+        0.0,
+        "Share of the plain cross-entropy of the rows' own tokens in the loss; the divergence has the rest. 0 learns from the "
+        "teacher alone.",
+        ge=0,
+        lt=1,
+        example="0.5",
+    )
+    distill_top_k: int | None = knob(
+        None,
+        "Compares only the teacher's likeliest tokens, and all others as one. The tail of a teacher is mostly noise, which a "
+        "small student need not copy; it still learns how much the others have together. Left out, every token is compared.",
+        gt=0,
+        unit="tokens",
+        level="advanced",
+        example="64",
+    )
+
+
+Objective = Sft | Pretrain | Distill

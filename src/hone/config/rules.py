@@ -115,8 +115,12 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "train_from_scratch", f"{message}; write finetuning_type: full, or remove this"
     if settings["fp16"] and (settings["bf16"] or settings["pure_bf16"]):
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
-    if settings["stage"] == "sft" and settings["mask_history"] and settings["train_on_prompt"]:
+    if settings["stage"] in ("sft", "distill") and settings["mask_history"] and settings["train_on_prompt"]:
         yield "mask_history", "learns only the last answer, and train_on_prompt everything; remove one of them"
+    if settings["sft_loss"] == "asft" and settings["pissa_init"] and not settings["ref_model"]:
+        yield "pissa_init", "changes the base, which sft_loss: asft holds the model against; remove it, or name ref_model"
+    if settings["label_smoothing_factor"] and settings["sft_loss"] != "cross_entropy":
+        yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
     resume = settings["resume_from_checkpoint"]
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
@@ -146,5 +150,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"
     if not settings["do_train"] and not settings["do_eval"]:
         yield "do_train", "nothing to do; write do_train: true or do_eval: true"
+    if settings["stage"] == "distill" and not settings["teacher_model"]:
+        yield "teacher_model", "is missing; write the folder or hub id of the model to learn from"
     if settings["do_train"] and not settings["dataset"]:
         yield "dataset", "is missing; write names of dataset_info.json"

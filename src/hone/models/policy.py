@@ -7,7 +7,8 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -16,11 +17,13 @@ from transformers import PreTrainedModel
 
 from hone import log
 from hone.errors import ModelError
+from hone.kernels import distribution
+from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
-from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following
+from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
 
 if TYPE_CHECKING:
@@ -80,6 +83,34 @@ class Policy:
         _require_first_ignored(batch)
         return self._checked(self._tapped(batch) if self.fast else self._plain(batch))
 
+    def measured(self, batch: TokenBatch, measure: Measure) -> Tensor:
+        """fp32 [M, B, T]: at each label what `measure` makes of the distribution that predicts it, 0 where the label is IGNORE.
+
+        Only the first row has a gradient. measure sees the N labels' distributions in order, a slice of them at a time.
+        """
+        _require_first_ignored(batch)
+        if not self.fast:
+            numbers_MN = distribution.of_logits(self._plain_logits(batch), measure)
+            return self._checked(rows_at_labels(numbers_MN, batch.labels_BT))
+        head = Head(self.causal, self.logit_map)
+
+        def read(hidden_BTD: Tensor) -> Tensor:
+            return head.label_measures(hidden_BTD, batch.labels_BT.to(hidden_BTD.device), measure)
+
+        return self._checked(self._read(batch, read))
+
+    def label_logits(self, batch: TokenBatch) -> Callable[[slice], Tensor]:
+        """The distributions that predict the N labels, in order: a function from a slice of them to fp32 mapped logits [n, V].
+
+        The hidden states are computed now, the logits when they are asked for; where the forward cannot be tapped, all now.
+        """
+        if not self.fast:
+            logits_NV = self._plain_logits(batch)
+            return lambda part: logits_NV[part]
+        head = Head(self.causal, self.logit_map)
+        hidden_ND = self.hidden(batch, predicting(batch.labels_BT))
+        return lambda part: head.logits(hidden_ND[part])
+
     def values(self, batch: TokenBatch) -> Tensor:
         """fp32 [B, T]: the value head's number at every token, of the text up to and with it; with gradient."""
         head = self._value_head()
@@ -120,17 +151,23 @@ class Policy:
         return head
 
     def token_losses(self, batch: TokenBatch) -> Tensor:
-        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient.
+        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`."""
+        with self.balance(batch) as balance:
+            losses_BT = -self.token_logprobs(batch)
+        return losses_BT + balance().to(losses_BT.device)
 
-        In training each trained token also bears its sequence's router balance loss, times `router_loss`: summed over a step and
-        divided by its trained tokens it is the mean over the sequences by their trained tokens, however they are laid out.
+    @contextmanager
+    def balance(self, batch: TokenBatch) -> Iterator[Callable[[], Tensor]]:
+        """Watches one forward of `batch` and then gives its router's balance losses, times `router_loss`.
+
+        fp32 [B, T] with gradient: each trained token bears its sequence's loss; summed over a step and divided by its trained
+        tokens it is the mean over the sequences by their trained tokens, however they are laid out. A 0 where there is none.
         """
         if not (self.router_loss and self.module.training):
-            return -self.token_logprobs(batch)
+            yield lambda: torch.zeros(())
+            return
         with RouterTap(self.causal) as tap:
-            logprobs_BT = self.token_logprobs(batch)
-        balance_BT = tap.balance(batch.segments_BT, batch.labels_BT).to(logprobs_BT.device)
-        return self.router_loss * balance_BT - logprobs_BT
+            yield lambda: self.router_loss * tap.balance(batch.segments_BT, batch.labels_BT)
 
     def self_test(self) -> SelfTest:
         """Compare tapped with plain and packed with apart on two short sequences (no gradient), and keep what was found.
@@ -174,10 +211,12 @@ class Policy:
         return tap.collect(output.loss)
 
     def _plain(self, batch: TokenBatch) -> Tensor:
-        logits_BTV = self.module(**self._inputs(batch)).logits
         next_BT = following(batch.labels_BT)
-        trained_BT = next_BT != IGNORE
-        return at_labels(of_logits(logits_BTV[trained_BT], next_BT[trained_BT]), batch.labels_BT)
+        return at_labels(of_logits(self._plain_logits(batch), next_BT[next_BT != IGNORE]), batch.labels_BT)
+
+    def _plain_logits(self, batch: TokenBatch) -> Tensor:
+        """fp32 [N, V]: the model's own logits before each label."""
+        return self.module(**self._inputs(batch)).logits[predicting(batch.labels_BT)].float()
 
     def _plain_hidden(self, batch: TokenBatch) -> Tensor:
         return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hone.models.policy import Policy, TokenBatch
 
@@ -27,6 +27,19 @@ class Reference:
         """fp32 [B, T], as Policy.token_logprobs, in evaluation mode (no dropout) and without gradient."""
         with self.held() as policy:
             return policy.token_logprobs(batch)
+
+    def label_logits(self, batch: TokenBatch) -> Callable[[slice], Tensor]:
+        """As Policy.label_logits, without gradient; the logits may be asked for while the policy computes."""
+        with self.held() as policy:
+            logits_of, head = policy.label_logits(batch), policy.causal.get_output_embeddings()
+        # An adapter on the head would change them; a plain head is never switched, as that takes a walk through the model.
+        off = self._off if type(head) is not nn.Linear else nullcontext
+
+        def logits(part: slice) -> Tensor:
+            with torch.no_grad(), off():
+                return logits_of(part)
+
+        return logits
 
     @contextmanager
     def held(self) -> Iterator[Policy]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.errors import ModelError
+from hone.kernels import distribution
+from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, chunked, through
 
 IGNORE = -100
@@ -48,6 +50,17 @@ class Head:
             return chunked(hidden_ND, self.module.weight, self.module.bias, ids_N, self.logit_map)
         return through(self.project, hidden_ND, ids_N, self.num_ids, self.logit_map)
 
+    def measure(self, hidden_ND: Tensor, measure: Measure) -> Tensor:
+        """fp32 [M, N]: the numbers of `measure` of every position's distribution."""
+        if self.is_linear:
+            return distribution.chunked(hidden_ND, self.module.weight, self.module.bias, measure, self.logit_map)
+        return distribution.through(self.project, hidden_ND, self.num_ids, measure, self.logit_map)
+
+    def logits(self, hidden_nD: Tensor) -> Tensor:
+        """fp32 [n, V]: the mapped logits of a few positions; under autocast it projects in its type."""
+        own = next(self.module.parameters()).dtype
+        return self.logit_map.apply(self.project(hidden_nD.to(own)).float())
+
     def label_logprobs(self, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """fp32 [B, T]: at each label its log-prob given the tokens before it, 0 where the label is IGNORE."""
         next_BT = following(labels_BT)
@@ -55,16 +68,30 @@ class Head:
         logprobs_N = self.logprobs(hidden_BTD[trained_BT], next_BT[trained_BT])
         return at_labels(logprobs_N, labels_BT)
 
+    def label_measures(self, hidden_BTD: Tensor, labels_BT: Tensor, measure: Measure) -> Tensor:
+        """fp32 [M, B, T]: at each label the numbers of the distribution that predicts it, 0 where the label is IGNORE."""
+        return rows_at_labels(self.measure(hidden_BTD[predicting(labels_BT)], measure), labels_BT)
+
 
 def following(labels_BT: Tensor) -> Tensor:
     """int64 [B, T]: at each token the label of the next, IGNORE at the last: what its hidden state predicts."""
     return torch.cat([labels_BT[:, 1:], labels_BT.new_full((len(labels_BT), 1), IGNORE)], dim=1)
 
 
+def predicting(labels_BT: Tensor) -> Tensor:
+    """bool [B, T]: where the next token is learned. In order, these are the tokens before the labels."""
+    return following(labels_BT) != IGNORE
+
+
 def at_labels(values_N: Tensor, labels_BT: Tensor) -> Tensor:
     """fp32 [B, T]: values_N, in order, at the labels; 0 where the label is IGNORE."""
     zeros_BT = torch.zeros(labels_BT.shape, dtype=torch.float32, device=values_N.device)
     return zeros_BT.masked_scatter(labels_BT != IGNORE, values_N)
+
+
+def rows_at_labels(numbers_MN: Tensor, labels_BT: Tensor) -> Tensor:
+    """fp32 [M, B, T]: `at_labels` of each row."""
+    return torch.stack([at_labels(row_N, labels_BT) for row_N in numbers_MN])
 
 
 class HeadTap:

@@ -54,6 +54,9 @@ class Objective(Protocol):
     needs_value_head: bool
     """Whether its loss asks for policy.values."""
 
+    logit_chunks: int
+    """Chunks of logits, in fp32, that its loss holds at once: the logits and their gradient, and what it makes of them."""
+
     fingerprint: str
     """Changes when `encode` would give other ids or labels for the same sample: part of the token cache's key."""
 
@@ -83,6 +86,7 @@ class Usual:
     has_labels = True
     needs_reference = False
     needs_value_head = False
+    logit_chunks = 2
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""

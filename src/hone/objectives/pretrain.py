@@ -12,6 +12,7 @@ from hone.data.batch import Batch
 from hone.data.sample import Passage
 from hone.models.policy import Policy
 from hone.objectives.base import Loss, Usual
+from hone.objectives.token_loss import smoothed_loss
 
 
 class Pretrain(Usual):
@@ -22,7 +23,9 @@ class Pretrain(Usual):
     fingerprint = "pretrain-2"
 
     def __init__(self, settings: PretrainConfig):
-        del settings  # what it holds is the policy's
+        self.smoothing = settings.label_smoothing_factor
+        if self.smoothing:
+            self.metrics, self.logit_chunks = ("nll_loss",), 4
 
     def encode(self, samples: list[Passage], codec: Codec) -> list[Example]:
         """One whole Example a passage."""
@@ -33,5 +36,5 @@ class Pretrain(Usual):
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Minus the sum of the trained tokens' log-probs, and the router's balance loss where there is one."""
-        return Loss(policy.token_losses(batch).sum())
+        """The sum of the trained tokens' losses, and the router's balance loss where there is one; in evaluation unsmoothed."""
+        return smoothed_loss(policy, batch, self.smoothing)

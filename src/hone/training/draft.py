@@ -28,8 +28,9 @@ from hone.training import plan as planning
 from hone.training.conduct import choose_metric
 from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
-from hone.training.memory import Memory, Trained, available_bytes, estimate
+from hone.training.memory import Memory, Trained, available_bytes, estimate, frozen_bytes
 from hone.training.plan import Plan
+from hone.training.reference import bytes_beside, require_same_tokens
 
 STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
@@ -53,6 +54,8 @@ def gather_material(run: Run) -> Material:
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
     if run.chat.template is None and family in rows() and run.objective.kind != "pretrain":
         log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
+    if objective.needs_reference:
+        require_same_tokens(run, tokenizer)
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
     in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
@@ -151,7 +154,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     shape = shape_of(module)
     mixed, quantization = planning.precision_of(run.train) != "no", run.model.quantization
     compute = 2 if mixed else 4
-    frozen = _frozen_bytes(module, compute, quantization.bit if quantization else 0)
+    frozen = frozen_bytes(module, compute, quantization.bit if quantization else 0)
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
     trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
@@ -168,6 +171,8 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             state_bytes=STATE_BYTES.get(run.optimizer.kind, 4.0 if run.train.pure_bf16 else 8.0),
             recompute=recompute,
             device=device,
+            chunks=material.objective.logit_chunks,
+            reference=bytes_beside(run) if material.objective.needs_reference else 0,
         )
         for recompute in (False, True)
     )
@@ -184,13 +189,3 @@ def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
         inputs=sum(inner.in_features for inner in linear if inner is not head),
         head=head is not None and head.weight.requires_grad,
     )
-
-
-def _frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
-    """Bytes a frozen weight, on average: bitsandbytes holds linear layers but the head in few bits, the rest stays as it is."""
-    if not bits:
-        return float(compute_bytes)
-    head = module.get_output_embeddings()
-    small = sum(inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head)
-    total = sum(weight.numel() for weight in module.parameters())
-    return (small * bits / 8 + (total - small) * compute_bytes) / total

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS
 from hone.models.prepared import KEPT
@@ -30,7 +31,8 @@ class Memory:
     """Bytes by part. libraries: held before the model is there (on a CPU; an accelerator's own are not counted).
 
     activations: with everything kept for the backward pass, or with layers recomputed; logits: a chunk of the projection and,
-    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors.
+    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors;
+    reference: weights of a model that is loaded beside the one that learns.
     """
 
     libraries: int
@@ -40,6 +42,7 @@ class Memory:
     activations: int
     logits: int
     heap: int
+    reference: int = 0
 
     @property
     def total(self) -> int:
@@ -85,11 +88,13 @@ def estimate(
     state_bytes: float,
     recompute: bool,
     device: torch.device,
+    chunks: int = 2,
+    reference: int = 0,
 ) -> Memory:
     """The step's memory.
 
     tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
-    compute_bytes: an activation; state_bytes: optimizer state a trained weight.
+    compute_bytes: an activation; state_bytes: optimizer state a trained weight; chunks: of logits in fp32, held at once.
     """
     mixed = compute_bytes != trained_weight_bytes
     stream = compute_bytes if trained.frozen else trained_weight_bytes
@@ -105,8 +110,9 @@ def estimate(
         gradients=trained.num * trained_weight_bytes,
         optimizer=int(trained.num * state_bytes),
         activations=int(kept) + casts,
-        logits=_logit_bytes(shape, tokens, head=trained.head),
+        logits=_logit_bytes(shape, tokens, chunks, head=trained.head),
         heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
+        reference=reference,
     )
 
 
@@ -122,10 +128,20 @@ def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int
     return tokens * (norms + attention + feed_forward + inputs) + tokens**2 * compute_bytes
 
 
-def _logit_bytes(shape: Shape, tokens: int, *, head: bool) -> int:
-    """Two chunks in fp32, logits and their gradient; of a trained head also what one chunk adds to its gradient."""
+def _logit_bytes(shape: Shape, tokens: int, chunks: int, *, head: bool) -> int:
+    """Chunks in fp32, such as logits and their gradient; of a trained head also what one chunk adds to its gradient."""
     chunk = min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
-    return chunk * 4 * 2 + (shape.vocabulary * shape.hidden * 4 if head else 0)
+    return chunk * 4 * chunks + (shape.vocabulary * shape.hidden * 4 if head else 0)
+
+
+def frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
+    """Bytes a frozen weight, on average: bitsandbytes holds linear layers but the head in few bits, the rest stays as it is."""
+    if not bits:
+        return float(compute_bytes)
+    head = module.get_output_embeddings()
+    small = sum(inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head)
+    total = sum(weight.numel() for weight in module.parameters())
+    return (small * bits / 8 + (total - small) * compute_bytes) / total
 
 
 def held_bytes() -> int:
