@@ -1,0 +1,74 @@
+"""Judge: the rewards of answers by several functions, weighed and summed.
+
+Does not know advantages or what is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from hone.errors import TrainingError
+from hone.objectives.rewards.builtin import BUILTIN, Rules
+from hone.objectives.rewards.case import Case
+from hone.objectives.rewards.function import RewardFunction, checked
+from hone.table import nearest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """reward: the weighed sum; parts: each function's own number, in the order of `Judge.names`."""
+
+    reward: float
+    parts: tuple[float, ...]
+
+
+class Judge:
+    """`Judge(("numeric", "rewards.py:brevity"), (1.0, 0.1), Rules(), seconds=60).judge(cases)`.
+
+    names: of the functions, as the log calls them: a built-in's own, or the user's function without its file.
+    """
+
+    def __init__(self, functions: Sequence[str], weights: Sequence[float], rules: Rules, *, seconds: float):
+        assert not weights or len(weights) == len(functions), "a weight for each function"
+        self._rules, self._weights = rules, tuple(weights) or (1.0,) * len(functions)
+        self._functions = [self._find(name, seconds) for name in functions]
+        self.names = [one if isinstance(one, str) else one.place.rpartition(":")[2] for one in self._functions]
+        if len(set(self.names)) < len(self.names):
+            self.names = list(functions)
+
+    def _find(self, name: str, seconds: float) -> str | RewardFunction:
+        if ":" in name:
+            return RewardFunction(name, seconds=seconds)
+        if name not in BUILTIN:
+            known = ", ".join(BUILTIN)
+            raise TrainingError(
+                f'reward_funcs: unknown reward "{name}"{nearest(name, list(BUILTIN))}; there are {known}, '
+                "or your own: package.module:function or path/to/file.py:function"
+            )
+        return name
+
+    def start(self) -> None:
+        """Load the users' functions, so that a missing one is told before anything is drawn."""
+        for function in self._functions:
+            if isinstance(function, RewardFunction):
+                function.start()
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        """A verdict a case, in order. Raises TrainingError as RewardFunction does."""
+        columns = [self._call(function, cases) for function in self._functions]
+        rows = zip(*columns, strict=True)
+        return [Verdict(sum(w * part for w, part in zip(self._weights, parts, strict=True)), parts) for parts in rows]
+
+    def _call(self, function: str | RewardFunction, cases: Sequence[Case]) -> list[float]:
+        if isinstance(function, RewardFunction):
+            return function(cases)
+        one = partial(BUILTIN[function], rules=self._rules)
+        return checked([one(case) for case in cases], function, cases)
+
+    def close(self) -> None:
+        """End the users' functions' processes."""
+        for function in self._functions:
+            if isinstance(function, RewardFunction):
+                function.close()
