@@ -20,7 +20,7 @@ def group_relative(rewards_PG: Tensor, scale: Scale = "group") -> Tensor:
     """Reward minus the group's mean, over a standard deviation; fp32 [P, G].  Shao et al. 2024 (DeepSeekMath), section 4.1.2.
 
     scale: the deviation of the "group", of the whole "batch" (Liu et al. 2025, "Tricks or traps?": mean of the group,
-    deviation of the batch), or "none" (Liu et al. 2025, Dr. GRPO, section 3.2: the deviation favours prompts too easy or too hard).
+    deviation of the batch), or "none" (Dr. GRPO, Liu et al. 2025, section 3.2: it favours too easy and too hard prompts).
     Deviations are those of a sample (n - 1); of one answer or one value alone they are 0, and so is the advantage.
     """
     rewards_PG = rewards_PG.float()

@@ -68,7 +68,7 @@ def importance(policy_N: Tensor, drawn_N: Tensor, cap: float) -> Tensor:
 def token_weights(sequence_N: Tensor, num_sequences: int, normalisation: Normalisation, longest: int) -> Tensor:
     """What each token's figure counts for in the sum over a step, fp32 [N]; `items` says what that sum is divided by.
 
-    grpo: 1 / the answer's tokens (DeepSeekMath, eq. 3). dapo: 1 (DAPO, eq. 12: all tokens of the step alike). dr_grpo: 1 / longest,
+    grpo: 1 / the answer's tokens (DeepSeekMath, eq. 3). dapo: 1 (DAPO, eq. 12: all tokens alike). dr_grpo: 1 / longest,
     the longest answer allowed, a constant (Liu et al. 2025, "Understanding R1-Zero-like training", section 3.2, listing 1).
     """
     if normalisation == "grpo":
