@@ -35,6 +35,7 @@ def test_logprobs_are_those_of_a_plain_forward(module, temperature: float, top_p
         logprobs = torch.log_softmax(plain(module, prompt, drawn.ids) / temperature, -1)
         at = torch.arange(len(drawn.ids)), torch.tensor(drawn.ids.astype(np.int64))
         np.testing.assert_allclose(drawn.logprobs, logprobs[at], atol=1e-4)  # a cache and padding sum in another order
+        np.testing.assert_allclose(drawn.entropies, -(logprobs.exp() * logprobs).sum(-1), atol=1e-4)
         inside = [
             logprobs[t].sort(descending=True).values.exp().cumsum(0) for t in range(len(drawn.ids))
         ]  # mass of the tokens that top_p or top_k leave

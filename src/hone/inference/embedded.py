@@ -80,6 +80,7 @@ class _Draw(LogitsProcessor):
             self._cuts.append(TopPLogitsWarper(sampling.top_p))
         self.logprobs: list[Tensor] = []
         self.drawn_logprobs: list[Tensor] = []
+        self.entropies: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logits_BV = scores.float()
@@ -88,7 +89,9 @@ class _Draw(LogitsProcessor):
         cut_BV = torch.log_softmax(self._cuts(input_ids, logits_BV), dim=-1)
         uniform_B = self._uniform_BT[:, len(self.logprobs)].to(cut_BV.device)
         token_B1 = _choose(cut_BV, uniform_B).unsqueeze(-1)
-        self.logprobs.append(torch.log_softmax(logits_BV, dim=-1).gather(-1, token_B1).squeeze(-1))
+        logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
+        self.logprobs.append(logprobs_BV.gather(-1, token_B1).squeeze(-1))
+        self.entropies.append(-(logprobs_BV.exp() * logprobs_BV).sum(-1))
         self.drawn_logprobs.append(cut_BV.gather(-1, token_B1).squeeze(-1))
         return torch.full_like(scores, -torch.inf).scatter_(-1, token_B1, 0.0)
 
@@ -120,12 +123,13 @@ def _draw_batch(causal: nn.Module, prompts: list[Prompt], sampling: Sampling) ->
         logits_processor=LogitsProcessorList([draw]),
     )
     new_BT = out_BT[:, longest:].cpu().numpy().astype(np.int32)
-    figures = [torch.stack(found, dim=1).cpu().numpy() for found in (draw.logprobs, draw.drawn_logprobs)]
-    return [_upto_stop(new_BT[row], figures[0][row], figures[1][row], sampling) for row in range(len(prompts))]
+    figures = (torch.stack(found, dim=1).cpu().numpy() for found in (draw.logprobs, draw.drawn_logprobs, draw.entropies))
+    return [_upto_stop(*row, sampling=sampling) for row in zip(new_BT, *figures, strict=True)]
 
 
-def _upto_stop(ids: np.ndarray, logprobs: np.ndarray, drawn_logprobs: np.ndarray, sampling: Sampling) -> Drawn:
+def _upto_stop(ids: np.ndarray, *figures: np.ndarray, sampling: Sampling) -> Drawn:
     """One answer without what follows its stop token in the batch."""
     stops = np.flatnonzero(np.isin(ids, sampling.stop_ids))
     end = int(stops[0]) + 1 if len(stops) else len(ids)
-    return Drawn(ids[:end], logprobs[:end], drawn_logprobs[:end], bool(len(stops)))
+    logprobs, drawn_logprobs, entropies = (figure[:end] for figure in figures)
+    return Drawn(ids[:end], logprobs, drawn_logprobs, bool(len(stops)), entropies)

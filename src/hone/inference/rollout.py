@@ -39,12 +39,14 @@ class Drawn:
 
     logprobs: fp32 [N], of each token under the model at the sampling's temperature, from all tokens: the policy that is learned.
     drawn_logprobs: fp32 [N], under the distribution it was really drawn from, with top_k and top_p.
+    entropies: fp32 [N], of the distribution of `logprobs`, in nats; empty where an engine does not tell.
     """
 
     ids: np.ndarray
     logprobs: np.ndarray
     drawn_logprobs: np.ndarray
     finished: bool
+    entropies: np.ndarray
 
 
 class Sampler(Protocol):
