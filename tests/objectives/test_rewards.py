@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from hone.chat.message import Conversation, message
-from hone.errors import TrainingError
+from hone.config.objective import BUILTIN_REWARDS
 from hone.objectives.rewards.builtin import BUILTIN, Rules, final_number
 from hone.objectives.rewards.case import Case, read_note, write_note
 from hone.objectives.rewards.judge import Judge
@@ -113,9 +113,8 @@ def test_without_weights_each_counts_once() -> None:
     assert Judge(("json", "exact_match"), (), Rules(), seconds=1).judge([Case("3", "3")])[0].reward == 2
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    with pytest.raises(TrainingError, match=r'unknown reward "numerc" \(did you mean "numeric"\?\).*path/to/file.py:function'):
-        Judge(("numerc",), (), Rules(), seconds=1)
+def test_the_settings_know_every_built_in() -> None:
+    assert tuple(BUILTIN) == BUILTIN_REWARDS
 
 
 def test_a_note_brings_back_what_a_reward_must_know() -> None:

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hone.errors import TrainingError
 from hone.objectives.rewards.builtin import BUILTIN, Rules
 from hone.objectives.rewards.case import Case
 from hone.objectives.rewards.function import RewardFunction, checked
-from hone.table import nearest
 
 
 @dataclass(frozen=True)
@@ -33,21 +31,10 @@ class Judge:
     def __init__(self, functions: Sequence[str], weights: Sequence[float], rules: Rules, *, seconds: float):
         assert not weights or len(weights) == len(functions), "a weight for each function"
         self._rules, self._weights = rules, tuple(weights) or (1.0,) * len(functions)
-        self._functions = [self._find(name, seconds) for name in functions]
+        self._functions = [RewardFunction(name, seconds=seconds) if ":" in name else name for name in functions]
         self.names = [one if isinstance(one, str) else one.place.rpartition(":")[2] for one in self._functions]
         if len(set(self.names)) < len(self.names):
             self.names = list(functions)
-
-    def _find(self, name: str, seconds: float) -> str | RewardFunction:
-        if ":" in name:
-            return RewardFunction(name, seconds=seconds)
-        if name not in BUILTIN:
-            known = ", ".join(BUILTIN)
-            raise TrainingError(
-                f'reward_funcs: unknown reward "{name}"{nearest(name, list(BUILTIN))}; there are {known}, '
-                "or your own: package.module:function or path/to/file.py:function"
-            )
-        return name
 
     def start(self) -> None:
         """Load the users' functions, so that a missing one is told before anything is drawn."""
