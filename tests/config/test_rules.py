@@ -43,7 +43,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=grpo reward_funcs=numeric,json reward_weights=1", "reward_weights", "saw 1 weights for 2 names"),
     ("stage=grpo reward_funcs=format reward_format_pattern=[a", "reward_format_pattern", "is no regular expression"),
     ("stage=grpo reward_funcs=json reward_format_pattern=a", "reward_format_pattern", "write it into reward_funcs"),
-    ("stage=grpo reward_funcs=json reward_timeout=5", "reward_timeout", "name one in reward_funcs"),
+    ("stage=grpo reward_funcs=json reward_timeout=5", "reward_timeout", "write one into reward_funcs"),
     ("stage=grpo reward_funcs=json do_sample=false", "do_sample", "the same answer each time"),
     ("stage=grpo reward_funcs=json num_beams=2", "num_beams", "must be drawn"),
     ("stage=grpo reward_funcs=json repetition_penalty=1.1", "repetition_penalty", "another distribution"),

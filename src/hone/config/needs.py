@@ -123,7 +123,7 @@ NEEDS = (
     Need(
         ("reward_timeout",),
         lambda s: any(":" in name for name in s["reward_funcs"]),
-        "without a reward function of your own; name one in reward_funcs, or remove it",
+        "without a reward function of your own; write one into reward_funcs, or remove it",
     ),
     Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
     Need(
