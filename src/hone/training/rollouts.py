@@ -104,6 +104,7 @@ class RolloutFeed:
     def __init__(self, drawer: Drawer, tokens: TokenSet, steps: Steps, *, seed: int):
         self.drawer, self._tokens, self._steps, self._seed = drawer, tokens, steps, seed
         self._lessons: list[Lesson] = []
+        self._spare: Lesson | None = None
         self._metrics: Figures = {}
         self._checked_at = -1
 
@@ -119,13 +120,16 @@ class RolloutFeed:
         """What a checkpoint after `step` steps must hold of all processes: {} where the next step draws anew. All call it."""
         if step % self.drawer.objective.reuses == 0:
             return {}
-        shares = self.drawer.device.gather([_packed_up(one) for one in self._lessons])
-        return {"lessons": [one for share in shares for one in share], "metrics": self._metrics}
+        shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
+        lessons = [one for share, _ in shares for one in share]
+        metrics = {name: [sum(own[name][at] for _, own in shares) for at in (0, 1)] for name in self._metrics}
+        return {"lessons": lessons, "metrics": metrics}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave, on any number of processes."""
         if state:
             self._lessons = [_unpacked(one) for one in self._mine(state["lessons"])]
+            self._spare = _unpacked(state["lessons"][0])
             self._metrics = {name: (pair[0], pair[1]) for name, pair in state["metrics"].items()}
 
     def close(self) -> None:
@@ -150,7 +154,7 @@ class RolloutFeed:
             if checks:
                 self._check(rollouts, reckoned, step)
         found = objective.roll_out(rollouts, drawer.device)
-        self._lessons, self._metrics = found.lessons, found.metrics
+        self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
 
     def _is_due(self, step: int) -> bool:
         every = self.drawer.objective.check_every
@@ -166,11 +170,11 @@ class RolloutFeed:
         """The lessons as this process's micro-batches; as many as on every other process."""
         drawer = self.drawer
         starts = range(0, len(self._lessons), drawer.micro)
-        batches = [drawer.lay_out(self._lessons[start : start + drawer.micro]) for start in starts]
+        batches = [MicroBatch(drawer.lay_out(self._lessons[start : start + drawer.micro]), True) for start in starts]
         most = max(drawer.device.gather(len(batches)))
-        spare = [MicroBatch(batches[-1], False)] * (most - len(batches))
-        first, *others = batches
-        return [MicroBatch(first, True, self._metrics), *(MicroBatch(batch, True) for batch in others), *spare]
+        assert self._spare is not None, "answers were drawn, or put back"
+        batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))
+        return [replace(batches[0], metrics=self._metrics), *batches[1:]]
 
 
 def _packed_up(lesson: Lesson) -> dict[str, Any]:
