@@ -14,7 +14,7 @@ from hone import log
 from hone.config.arguments import read_arguments
 from hone.config.convert import Wrong, convert, shown
 from hone.config.environment import Environment, read_environment
-from hone.config.knobs import KINDS, Knob, Switch, every_key, knobs, plain_type, words
+from hone.config.knobs import DEFAULTS_OF_STAGE, KINDS, Knob, Switch, every_key, knobs, plain_type, words
 from hone.config.rules import broken_rules, notes_of
 from hone.config.run import Run
 from hone.config.settings import Given, Settings
@@ -81,12 +81,14 @@ def _line(mistake: Mistake) -> tuple[bool, int]:
 
 
 def _fill_in(settings: Settings, verb: str, *, predicts: bool) -> None:
-    """What follows from what was written: `hone train` trains, and new tokens need room."""
+    """What follows from what was written: `hone train` trains, new tokens need room, and a stage may have defaults of its own."""
     if verb in ("train", "check") and not predicts and not {"do_train", "do_eval"} & set(settings.given):
         settings.given["do_train"] = Given(True, f"hone {verb}", "do_train", 0)
     for key in ("add_tokens", "add_special_tokens"):
         if settings.asks(key):
             settings.given["resize_vocab"] = Given(True, settings.where(key), key, 0)
+    for key, value in DEFAULTS_OF_STAGE.get(settings["stage"], {}).items():
+        settings.given.setdefault(key, Given(value, f"stage: {settings['stage']}", key, 0))
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,15 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "objective": (
         "stage",
         "sft",
-        {"sft": "sft", "pt": "pretrain", "distill": "distill"},
-        "What is learned: the answers of conversations (sft), plain text as it stands (pt), or a larger model's distribution at "
-        "each token of the answers (distill).",
+        {"sft": "sft", "pt": "pretrain", "distill": "distill", "grpo": "grpo"},
+        "What is learned: the answers of conversations (sft), plain text as it stands (pt), a larger model's distribution at "
+        "each token of the answers (distill), or the better ones of the model's own answers by rewards that can be checked "
+        "(grpo).",
     ),
 }
+
+DEFAULTS_OF_STAGE = {"grpo": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256}}
+"""Other defaults where a stage is written: what is learned must be what was drawn, so grpo draws from the whole distribution."""
 
 
 @dataclass(frozen=True)

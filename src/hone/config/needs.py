@@ -113,6 +113,46 @@ NEEDS = (
         lambda s: s["do_sample"],
         "with do_sample: false, which takes the likeliest token; write do_sample: true, or remove it",
     ),
+    Need(
+        ("per_device_eval_batch_size",),
+        lambda s: s["stage"] != "grpo",
+        "with stage: grpo, whose evaluation draws answers; write rollout_batch_size, or remove it",
+    ),
+    Need(
+        ("packing",),
+        lambda s: s["stage"] != "grpo",
+        "with stage: grpo, whose answers are laid end to end in any case; write another stage, or remove it",
+    ),
+    Need(
+        ("scale_rewards",),
+        lambda s: s["advantage_estimator"] != "rloo",
+        "with advantage_estimator: rloo; write advantage_estimator: grpo, or remove it",
+    ),
+    Need(
+        ("importance_sampling_cap",),
+        lambda s: s["importance_sampling_correction"],
+        "with importance_sampling_correction: false; write true there, or remove it",
+    ),
+    Need(
+        ("ref_model",),
+        lambda s: s["stage"] != "grpo" or s["beta"] > 0,
+        "without beta above 0; write that, or remove it",
+    ),
+    Need(
+        ("ref_model_adapters", "ref_model_quantization_bit"),
+        lambda s: s["ref_model"] is not None,
+        "without ref_model; write that, or remove it",
+    ),
+    Need(
+        ("reward_format_pattern",),
+        lambda s: "format" in s["reward_funcs"],
+        "without the reward called format; write it into reward_funcs, or remove it",
+    ),
+    Need(
+        ("reward_timeout",),
+        lambda s: any(":" in name for name in s["reward_funcs"]),
+        "without a reward function of your own; write one into reward_funcs, or remove it",
+    ),
     Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
     Need(
         ("max_length",),

@@ -162,4 +162,116 @@ class Distill(_Answers):
     )
 
 
-Objective = Sft | Pretrain | Distill
+BUILTIN_REWARDS = ("exact_match", "numeric", "format", "length", "json")
+"""Rewards that need no function of the user's."""
+
+
+class Grpo(_Referenced):
+    """Learn from one's own answers, by rewards that can be checked."""
+
+    kind: Literal["grpo"] = "grpo"
+    reward_funcs: tuple[str, ...] = knob(
+        (),
+        "What makes an answer good: exact_match (the reference to the letter), numeric (the reference's number, as GSM8K's "
+        "after ####), format (a pattern), length (0, down to -1 near max_new_tokens), json (it can be parsed), or functions "
+        "of your own: package.module:function or path/to/file.py:function. Such a function is called with keywords, lists "
+        "with one item an answer: prompts, completions, completion_ids, answers and each further column of the data by its "
+        "name; it returns a list of numbers.",
+        example="numeric",
+    )
+    reward_weights: tuple[float, ...] = knob(
+        (), "What each of reward_funcs is multiplied by before they are summed. Left out, each counts once.", example="1.0, 0.2"
+    )
+    reward_timeout: float = knob(
+        60.0,
+        "Longest a reward function of your own may take for a process's answers of a step; then it is stopped, and the run too.",
+        unit="seconds",
+        gt=0,
+    )
+    reward_format_pattern: str | None = knob(
+        None,
+        "The regular expression that a whole answer must match for the reward called format; a dot matches line ends too. Left "
+        "out: a thought that ends with </think>, and words after it.",
+        level="advanced",
+        example="'.*#### -?[0-9]+'",
+    )
+    num_generations: int = knob(
+        8,
+        "Answers drawn to each prompt; they are compared with each other. per_device_train_batch_size counts answers, not "
+        "prompts: times gradient_accumulation_steps and processes it must be a multiple of this, and gives the prompts of a "
+        "step.",
+        ge=2,
+    )
+    num_iterations: int = knob(
+        1,
+        "Optimizer steps that learn from the same answers before new ones are drawn. More save drawing; then clipping matters.",
+        level="advanced",
+        ge=1,
+    )
+    rollout_batch_size: int | None = knob(
+        None,
+        "Answers that a process draws at once; all of its answers of a step where left out. Lower it where drawing runs out of "
+        "memory; the answers stay the same.",
+        level="advanced",
+        ge=1,
+        example="16",
+    )
+    beta: float = knob(
+        0.0,
+        "What the divergence from the model as it was at first is multiplied by. 0 leaves it out, and its forward pass too; 0.04 "
+        "holds the model near its beginnings.",
+        ge=0,
+    )
+    epsilon: float = knob(
+        0.2, "How far the probability of a token may go down (and up, without epsilon_high) before it is not pushed on.", ge=0
+    )
+    epsilon_high: float | None = knob(
+        None, "How far it may go up, where that is another bound: DAPO's clip-higher takes 0.28.", ge=0, example="0.28"
+    )
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = knob(
+        "dapo",
+        "What the sum over tokens is divided by: the tokens of the whole step (dapo), each answer's own (grpo: short answers "
+        "weigh more a token), or the constant max_new_tokens (dr_grpo).",
+    )
+    importance_sampling_level: Literal["token", "sequence"] = knob(
+        "token",
+        "Whether the policy's change is measured for each token, or for the whole answer (sequence: GSPO).",
+        level="advanced",
+    )
+    advantage_estimator: Literal["grpo", "rloo"] = knob(
+        "grpo", "What a reward is compared with: its group's mean (grpo), or the mean of the group's other answers (rloo)."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = knob(
+        "group",
+        "Whose standard deviation rewards are divided by: their group's, the whole step's, or none (Dr. GRPO). With rloo none.",
+    )
+    filter_groups: bool = knob(
+        False, "Leaves out groups whose answers all have one reward: they say nothing, and would thin out the mean (DAPO)."
+    )
+    mask_truncated_completions: bool = knob(
+        False, "Learns nothing from answers that max_new_tokens cut off. Their rewards still count in their group."
+    )
+    importance_sampling_correction: bool = knob(
+        True,
+        "Weighs each token by the policy's probability over the one it was drawn with (top_p, top_k, another engine's rounding).",
+        level="advanced",
+    )
+    importance_sampling_cap: float = knob(2.0, "Largest such weight.", level="advanced", gt=0)
+    sync_check_steps: int = knob(
+        100,
+        "Steps between two checks that the engine which draws runs the present policy: the log-probs of both are compared. It is "
+        "done at the start in any case; 0 leaves out the later ones.",
+        unit="steps",
+        level="advanced",
+        ge=0,
+    )
+    sync_check_bound: float = knob(
+        0.1,
+        "Mean difference of a drawn token's log-prob, in nats, beyond which the check ends the run. Rounding in bf16 "
+        "gives about 0.01.",
+        level="advanced",
+        gt=0,
+    )
+
+
+Objective = Sft | Pretrain | Distill | Grpo

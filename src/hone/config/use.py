@@ -17,12 +17,21 @@ class GenerateConfig(Section):
         True, "Draws each token at random by its probability; false takes the likeliest one, so that answers repeat exactly."
     )
     temperature: float = knob(
-        0.95, "Sharpens (below 1) or flattens (above 1) the probabilities. Lower it for facts, raise it for ideas.", gt=0
+        0.95,
+        "Sharpens (below 1) or flattens (above 1) the probabilities. Lower it for facts, raise it for ideas. "
+        "Also of the answers that stage: grpo learns from, where 1 is the default.",
+        gt=0,
     )
     top_p: float = knob(
-        0.7, "Draws only from the likeliest tokens that have this probability together. 1 draws from all.", gt=0, le=1
+        0.7,
+        "Draws only from the likeliest tokens that have this probability together. 1 draws from all, which is the default "
+        "with stage: grpo.",
+        gt=0,
+        le=1,
     )
-    top_k: int = knob(50, "Draws only from this many likeliest tokens; 0 draws from all.", ge=0)
+    top_k: int = knob(
+        50, "Draws only from this many likeliest tokens; 0 draws from all, which is the default with stage: grpo.", ge=0
+    )
     num_beams: int = knob(
         1,
         "Follows this many beginnings of an answer at once and keeps the likeliest (beam search). Slower, and the answer "
@@ -33,7 +42,9 @@ class GenerateConfig(Section):
     max_length: int = knob(
         1024, "Longest prompt and answer together; used where max_new_tokens is 0.", unit="tokens", gt=0, level="advanced"
     )
-    max_new_tokens: int = knob(1024, "Longest answer. Raise it where answers are cut off.", unit="tokens", ge=0)
+    max_new_tokens: int = knob(
+        1024, "Longest answer. Raise it where answers are cut off. With stage: grpo the default is 256.", unit="tokens", ge=0
+    )
     repetition_penalty: float = knob(
         1.0, "Above 1 it discourages tokens that came before. 1.05 to 1.2 against loops.", gt=0, level="advanced"
     )

@@ -59,6 +59,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    temperature: what logits are divided by: log-probs are of the distribution that tokens are drawn from at that temperature.
     reference: what it is held against, given by whoever has it ready.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
@@ -69,6 +70,7 @@ class Policy:
         self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
+        self.temperature = 1.0
         self.reference: Reference | None = None
         self.router_loss = choose_coefficient(self.causal, router_loss)
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
@@ -92,7 +94,7 @@ class Policy:
         if not self.fast:
             numbers_MN = distribution.of_logits(self._plain_logits(batch), measure)
             return self._checked(rows_at_labels(numbers_MN, batch.labels_BT))
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
 
         def read(hidden_BTD: Tensor) -> Tensor:
             return head.label_measures(hidden_BTD, batch.labels_BT.to(hidden_BTD.device), measure)
@@ -107,7 +109,7 @@ class Policy:
         if not self.fast:
             logits_NV = self._plain_logits(batch)
             return lambda part: logits_NV[part]
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
         hidden_ND = self.hidden(batch, predicting(batch.labels_BT))
         return lambda part: head.logits(hidden_ND[part])
 
@@ -122,7 +124,7 @@ class Policy:
         values_of = self._value_head()
         if not self.fast:
             return self._checked(self._plain(batch)), values_of(self._plain_hidden(batch))
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
 
         def read(hidden_BTD: Tensor) -> Tensor:
             labels_BT = batch.labels_BT.to(hidden_BTD.device)
@@ -201,7 +203,7 @@ class Policy:
         return inputs
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
         return self._read(batch, lambda hidden_BTD: head.label_logprobs(hidden_BTD, batch.labels_BT.to(hidden_BTD.device)))
 
     def _read(self, batch: TokenBatch, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -216,7 +218,7 @@ class Policy:
 
     def _plain_logits(self, batch: TokenBatch) -> Tensor:
         """fp32 [N, V]: the model's own logits before each label."""
-        return self.module(**self._inputs(batch)).logits[predicting(batch.labels_BT)].float()
+        return self.module(**self._inputs(batch)).logits[predicting(batch.labels_BT)].float() / self.temperature
 
     def _plain_hidden(self, batch: TokenBatch) -> Tensor:
         return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]

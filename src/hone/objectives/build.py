@@ -16,6 +16,7 @@ OBJECTIVES = Table(
         "sft": "hone.objectives.sft:Sft",
         "pretrain": "hone.objectives.pretrain:Pretrain",
         "distill": "hone.objectives.distill:Distill",
+        "grpo": "hone.objectives.grpo:Grpo",
     },
     group="hone.objectives",
     error=ConfigError,

@@ -72,6 +72,7 @@ def build_reference(run: Run, device: Device, policy: Policy, module: nn.Module)
     asked = _named(run)
     log.info(f"{asked.key} is {model.model_name_or_path}" + ("" if asked.place else ", a frozen copy beside the one that learns"))
     other = load_beside(run, device, model, asked.adapters)
+    other.temperature = policy.temperature
     other.self_test()
     policy.can_pack = policy.can_pack and other.can_pack  # one batch goes through both
     return Reference(other)

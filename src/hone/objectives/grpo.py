@@ -1,0 +1,183 @@
+"""GRPO and its variants: learn from groups of one's own answers, by how much better each is than the others of its group.
+
+Does not know how answers are drawn, batches laid out or steps taken. GRPO itself (Shao et al. 2024, DeepSeekMath), Dr. GRPO (Liu
+et al. 2025), DAPO (Yu et al. 2025), GSPO (Zheng et al. 2025) and RLOO (Ahmadian et al. 2024) are settings of it.
+
+Axes: P prompt, G answer of a group, S sequence of a batch, B row, T token, N drawn token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hone.chat.codec import Codec
+from hone.chat.encoded import IGNORE, Example
+from hone.config.objective import Grpo as GrpoConfig
+from hone.data.batch import Batch
+from hone.data.sample import Task
+from hone.errors import TrainingError
+from hone.inference.rollout import Sampling
+from hone.models.policy import Policy
+from hone.objectives.advantage import advantages, tells_nothing
+from hone.objectives.base import Loss, Usual
+from hone.objectives.onpolicy import Figures, Lesson, Lessons, OnPolicy, Processes, Rollout
+from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
+from hone.objectives.rewards.case import Case, read_note, write_note
+from hone.objectives.rewards.judge import Judge, Verdict, names_of
+from hone.objectives.surrogate import Clipped, clipped, divergence, importance, items, log_ratio, token_weights
+
+
+class Grpo(OnPolicy, Usual):
+    """-min(r A, clip(r) A) + beta KL of each drawn token, A the advantage of its answer in its group."""
+
+    sample = Task
+    unit = "prompts"
+    best_by = "eval_reward"
+    has_labels = False
+    fingerprint = "grpo-1"
+
+    def __init__(self, settings: GrpoConfig):
+        self._settings = settings
+        self.draws, self.reuses = settings.num_generations, settings.num_iterations
+        self.check_every, self.check_bound = settings.sync_check_steps, settings.sync_check_bound
+        self.needs_reference = settings.beta > 0
+        self.metrics = ("reward", *_figures_of_answers(names_of(settings.reward_funcs)))
+
+    def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
+        """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
+        return [_example(sample, codec) for sample in samples]
+
+    def start(self, codec: Codec, sampling: Sampling) -> None:
+        """Load the reward functions."""
+        settings = self._settings
+        rules = Rules(settings.reward_format_pattern or DEFAULT_FORMAT, sampling.num_new)
+        self._judge = Judge(settings.reward_funcs, settings.reward_weights, rules, seconds=settings.reward_timeout)
+        self._judge.start()
+        self._tokenizer, self._longest = codec.tokenizer, sampling.num_new
+
+    def close(self) -> None:
+        """End the reward functions' processes."""
+        self._judge.close()
+
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+        """Rewards, the advantages of the step's groups, and what each answer counts for."""
+        verdicts, failure = self._verdicts(rollouts)
+        told = [(verdict.reward, one.drawn.finished) for verdict, one in zip(verdicts, rollouts, strict=True)]
+        shares = processes.gather((failure, told))
+        if failures := [text for text, _ in shares if text]:
+            raise TrainingError(failures[0])
+        everyone = [pair for _, share in shares for pair in share]
+        rewards_PG = torch.tensor([reward for reward, _ in everyone], dtype=torch.float64).view(-1, self.draws)
+        learned = self._learned(rewards_PG, torch.tensor([finished for _, finished in everyone]))
+        chances = advantages(rewards_PG, self._settings.advantage_estimator, self._settings.scale_rewards).flatten()
+        if not learned.any():  # then the step is taken, and nothing is learned by it
+            learned, chances = torch.ones_like(learned), torch.zeros_like(chances)
+        first = sum(len(share) for _, share in shares[: processes.rank])
+        mine = [at for at in range(first, first + len(rollouts)) if learned[at]] or [first]
+        lessons = [self._lesson(rollouts[at - first], float(chances[at]), bool(learned[at])) for at in mine]
+        return Lessons(lessons, self._sums(rewards_PG) | self._sums_of_answers(rollouts, verdicts))
+
+    def judge(self, rollouts: Sequence[Rollout]) -> Figures:
+        """Mean reward, of each function too, and the answers' length."""
+        verdicts = self._judge.judge([self._case(one) for one in rollouts])
+        rewards = {"reward": (sum(one.reward for one in verdicts), float(len(verdicts)))}
+        return rewards | self._sums_of_answers(rollouts, verdicts)
+
+    def count(self, batch: Batch) -> int:
+        """Answers that are learned; their tokens under loss_type dapo."""
+        learned_S = batch.aside["learned"]
+        tokens_S = batch.sums((batch.labels_BT != IGNORE).float())
+        return items(int(learned_S.sum()), int((learned_S * tokens_S).sum()), self._settings.loss_type)
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """The summed loss of a batch, each token weighed by loss_type; with gradient."""
+        settings, drawn_BT = self._settings, batch.labels_BT != IGNORE
+        new_N, sequence_N = policy.token_logprobs(batch)[drawn_BT], batch.sequences_BT[drawn_BT]
+        num, learned_N = len(batch.aside["learned"]), batch.aside["learned"][sequence_N]
+        old_N = batch.aside["old"][drawn_BT] if self.reuses > 1 else new_N.detach()
+        ratio_N = log_ratio(new_N, old_N, sequence_N, num, settings.importance_sampling_level)
+        high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+        found = clipped(ratio_N, batch.aside["advantage"][sequence_N], settings.epsilon, high)
+        loss_N, metrics = found.loss_N, _clip_shares(found, learned_N)
+        if settings.importance_sampling_correction:
+            correction_N = importance(old_N, batch.aside["drawn"][drawn_BT], settings.importance_sampling_cap)
+            loss_N = loss_N * correction_N
+            metrics["sampling/importance_sampling_ratio/mean"] = _sum(correction_N, learned_N)
+        if settings.beta:
+            kl_N = divergence(new_N, policy.reference.token_logprobs(batch)[drawn_BT])
+            loss_N = loss_N + settings.beta * kl_N
+            metrics["kl"] = _sum(kl_N, learned_N)
+        weights_N = learned_N * token_weights(sequence_N, num, settings.loss_type, self._longest)
+        return Loss((loss_N * weights_N).sum(), metrics)
+
+    def _verdicts(self, rollouts: Sequence[Rollout]) -> tuple[list[Verdict], str]:
+        """The verdicts, or what went wrong: the other processes, which wait for them, must hear of it."""
+        try:
+            return self._judge.judge([self._case(one) for one in rollouts]), ""
+        except TrainingError as problem:
+            return [Verdict(0.0, ())] * len(rollouts), str(problem)
+
+    def _case(self, rollout: Rollout) -> Case:
+        ids = rollout.drawn.ids.tolist()
+        text = self._tokenizer.decode(ids[:-1] if rollout.drawn.finished else ids, skip_special_tokens=True)
+        return read_note(rollout.note, completion=text, ids=ids, place=rollout.place)
+
+    def _learned(self, rewards_PG: Tensor, finished_A: Tensor) -> Tensor:
+        """bool [P x G]: which answers the settings let count."""
+        learned_PG = torch.ones_like(rewards_PG, dtype=torch.bool)
+        if self._settings.filter_groups:
+            learned_PG &= ~tells_nothing(rewards_PG).unsqueeze(-1)
+        if self._settings.mask_truncated_completions:
+            learned_PG &= finished_A.view_as(learned_PG)
+        return learned_PG.flatten()
+
+    def _lesson(self, rollout: Rollout, advantage: float, learned: bool) -> Lesson:
+        aside = {"advantage": advantage, "learned": float(learned)}
+        if self._settings.importance_sampling_correction:
+            aside["drawn"] = rollout.along(rollout.drawn.drawn_logprobs)
+        if self.reuses > 1:
+            assert rollout.old is not None, "reused answers come with the log-probs of the policy that drew them"
+            aside["old"] = rollout.along(rollout.old)
+        return Lesson(rollout.row, rollout.sequence, aside)
+
+    def _sums(self, rewards_PG: Tensor) -> Figures:
+        """Of the whole step; every process gives the same, which the mean over processes leaves as it is."""
+        groups = float(len(rewards_PG))
+        return {
+            "reward": (float(rewards_PG.sum()), float(rewards_PG.numel())),
+            "reward_std": (float(rewards_PG.std(-1).sum()), groups),
+            "frac_reward_zero_std": (float(tells_nothing(rewards_PG).sum()), groups),
+        }
+
+    def _sums_of_answers(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Figures:
+        number, drawn = float(len(rollouts)), [one.drawn for one in rollouts]
+        entropies = [float(nats) for one in drawn for nats in one.entropies]
+        sums = [
+            *((sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))),
+            (float(sum(len(one.ids) for one in drawn)), number),
+            (float(sum(not one.finished for one in drawn)), number),
+            (sum(entropies), float(len(entropies))),
+        ]
+        return dict(zip(_figures_of_answers(self._judge.names), sums, strict=True))
+
+
+def _figures_of_answers(names: Sequence[str]) -> tuple[str, ...]:
+    rewards = (f"rewards/{name}/mean" for name in names)
+    return (*rewards, "completions/mean_length", "completions/clipped_ratio", "entropy")
+
+
+def _example(sample: Task, codec: Codec) -> Example:
+    note = write_note(sample.conversation, sample.answer, sample.columns)
+    return Example((codec.encode_prompt(sample.conversation),), note=note)
+
+
+def _sum(values_N: Tensor, learned_N: Tensor) -> tuple[Tensor, Tensor]:
+    return (values_N.detach() * learned_N).sum(), learned_N.sum()
+
+
+def _clip_shares(found: Clipped, learned_N: Tensor) -> dict[str, tuple[Tensor, Tensor | float]]:
+    shares = {"low_mean": found.low_N, "high_mean": found.high_N, "region_mean": found.low_N | found.high_N}
+    return {f"clip_ratio/{name}": _sum(clipped_N.float(), learned_N) for name, clipped_N in shares.items()}

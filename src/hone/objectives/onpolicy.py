@@ -1,0 +1,114 @@
+"""OnPolicy: what training needs to know of an objective that learns from answers the policy itself has drawn.
+
+Does not know how answers are drawn, laid out or learned, nor any single objective.
+
+How it goes: `start` once; then again and again training draws `draws` answers to each prompt of a step, hands this process's
+share to `roll_out`, and lays the Lessons it gets out as batches with their `aside`; `reuses` optimizer steps learn from them by
+the objective's `loss`. A new objective writes these methods, `count` and `loss`, and nothing of the loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from hone.chat.codec import Codec
+from hone.chat.encoded import IGNORE, Encoded
+from hone.inference.rollout import Drawn, Sampling
+
+Figures = dict[str, tuple[float, float]]
+"""Figures by name, as (sum, count): the quotient over all processes is logged."""
+
+
+class Processes(Protocol):
+    """The processes of a run."""
+
+    rank: int
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank; all processes call it together."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answer to the prompt of a row. row, place: which row of the data, and its name; note: what rewards must know of it.
+
+    old: fp32 [N], each drawn token's log-prob under the policy as the trainer computes it; None where nobody asked for it.
+    """
+
+    row: int
+    place: str
+    prompt: np.ndarray
+    note: str
+    drawn: Drawn
+    old: np.ndarray | None = None
+
+    @property
+    def sequence(self) -> Encoded:
+        """Prompt and answer, the answer learned."""
+        labels = np.concatenate([np.full(len(self.prompt), IGNORE, np.int32), self.drawn.ids])
+        return Encoded(np.concatenate([self.prompt, self.drawn.ids]).astype(np.int32), labels)
+
+    def along(self, figures: np.ndarray) -> np.ndarray:
+        """Figures of the drawn tokens as fp32 of the whole sequence, 0 in the prompt."""
+        return np.concatenate([np.zeros(len(self.prompt)), figures]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned of one rollout. aside: by name one number, or one a token of the sequence; the same names in all lessons.
+
+    The batch has them as tensors: [S] of its sequences, or [B, T] beside its ids.
+    """
+
+    row: int
+    sequence: Encoded
+    aside: Mapping[str, float | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """lessons: of this process, not empty; metrics: the same names on every process."""
+
+    lessons: list[Lesson]
+    metrics: Figures = field(default_factory=dict)
+
+
+class OnPolicy(ABC):
+    """An Objective that learns from its own answers; training tells it from others by this class."""
+
+    metrics: tuple[str, ...]
+    """Names of the figures that `judge` gives."""
+    draws: int
+    """Answers to each prompt. A step's batch size counts answers and is a multiple of it."""
+    reuses: int
+    """Optimizer steps that learn from the same answers; above 1 every Rollout brings `old`."""
+    check_every: int
+    """Optimizer steps between two comparisons of the sampler's log-probs with the trainer's, 0 for the one at the start alone."""
+    check_bound: float
+    """Mean absolute difference of a token's log-prob, in nats, beyond which the run stops."""
+
+    @abstractmethod
+    def start(self, codec: Codec, sampling: Sampling) -> None:
+        """Make ready, before anything is drawn; what is missing is told here."""
+
+    @abstractmethod
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+        """What is learned of this process's rollouts. The shares of all processes, by rank, are the step's prompts in order, the
+
+        `draws` answers to each side by side; a group may lie on two processes, which is what `processes` is for. What goes wrong
+        on one is raised on all.
+        """
+
+    @abstractmethod
+    def judge(self, rollouts: Sequence[Rollout]) -> Figures:
+        """The figures of rollouts from which nothing is learned: evaluation's, without the prefix `eval_`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what `start` took."""

@@ -1,0 +1,218 @@
+"""RolloutFeed: the micro-batches of each optimizer step drawn from the policy as it is then, in place of Feed.
+
+Does not know what is learned of an answer (the objective does) nor how a token is drawn (the sampler does).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hone import log
+from hone.chat.encoded import IGNORE, Encoded
+from hone.data.batch import Batch, pack, pad
+from hone.data.build import TokenSet
+from hone.data.order import Steps
+from hone.errors import TrainingError
+from hone.inference.rollout import Prompt, Sampler, Sampling, seed_of
+from hone.models.policy import Policy
+from hone.models.reference import evaluating
+from hone.objectives.onpolicy import Figures, Lesson, OnPolicy, Rollout
+from hone.training.device import Device
+from hone.training.feed import MicroBatch
+
+Slot = tuple[int, int]
+"""A row of the data and the number of the answer to it."""
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws answers to rows, and reckons the log-probs of what was drawn as the trainer does.
+
+    micro: sequences of a forward pass. packed, pad_id: as of every batch.
+    """
+
+    objective: OnPolicy
+    policy: Policy
+    device: Device
+    sampler: Sampler
+    sampling: Sampling
+    name_rows: Callable[[list[int]], str]
+    micro: int
+    pad_id: int
+
+    def draw(self, tokens: TokenSet, slots: Sequence[Slot], *, seed: tuple[int, ...]) -> list[Rollout]:
+        """An answer a slot. seed: with the slot's numbers it makes the seed of the draw."""
+        self.sampler.refresh()
+        examples = [tokens[row] for row, _ in slots]
+        prompts = [Prompt(one.sequences[0].ids, seed_of(*seed, *slot)) for one, slot in zip(examples, slots, strict=True)]
+        with self.device.autocast():
+            drawn = self.sampler.draw(prompts, self.sampling)
+        return [
+            Rollout(row, self.name_rows([row]), prompt.ids, one.note, answer)
+            for (row, _), one, prompt, answer in zip(slots, examples, prompts, drawn, strict=True)
+        ]
+
+    def reckon(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+        """fp32 [N] a rollout: the drawn tokens' log-probs under the policy, without dropout or gradient."""
+        found: list[np.ndarray] = []
+        with torch.no_grad(), evaluating(self.policy):
+            for start in range(0, len(rollouts), self.micro):
+                part = rollouts[start : start + self.micro]
+                batch = self.lay_out([Lesson(one.row, one.sequence, {}) for one in part])
+                logprobs_BT = self.policy.token_logprobs(batch.to(self.device.device)).cpu()
+                lengths = [len(one.drawn.ids) for one in part]
+                found += [one.numpy() for one in logprobs_BT[batch.labels_BT != IGNORE].split(lengths)]
+        return found
+
+    def lay_out(self, lessons: Sequence[Lesson]) -> Batch:
+        """The lessons as one batch, with what stands beside their sequences."""
+        sequences, rows = [one.sequence for one in lessons], [one.row for one in lessons]
+        aside = {name: [one.aside[name] for one in lessons] for name in lessons[0].aside}
+        return pack(sequences, rows, aside) if self.policy.can_pack else pad(sequences, self.pad_id, rows, aside)
+
+    def check(self, rollouts: Sequence[Rollout], reckoned: Sequence[np.ndarray]) -> float:
+        """The mean absolute difference of sampler's and trainer's log-probs, over all processes.
+
+        Raises TrainingError where it is beyond the bound: the sampler does not run the present policy.
+        """
+        pairs = [(one.drawn.logprobs, own) for one, own in zip(rollouts, reckoned, strict=True)]
+        mine = [float(sum(np.abs(theirs - own).sum() for theirs, own in pairs)), float(sum(len(own) for _, own in pairs))]
+        total, number = self.device.total(mine)
+        difference = total / number
+        if not difference <= self.objective.check_bound:
+            raise TrainingError(
+                "the engine that draws answers does not run the policy that is trained: the log-probs of the tokens it drew "
+                f"differ by {difference:.3g} on average (sync_check_bound: {self.objective.check_bound:g}). Look for weights "
+                "that were not taken over or for another precision; raise the bound only if that is what you want"
+            )
+        return difference
+
+
+class RolloutFeed:
+    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1; each is drawn when it is asked for, after the step before.
+
+    Everything follows from the policy, the seed and the step's number; answers that are still to be used again are its state.
+    """
+
+    def __init__(self, drawer: Drawer, tokens: TokenSet, steps: Steps, *, seed: int):
+        self.drawer, self._tokens, self._steps, self._seed = drawer, tokens, steps, seed
+        self._lessons: list[Lesson] = []
+        self._spare: Lesson | None = None
+        self._metrics: Figures = {}
+        self._checked_at = -1
+
+    def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of each step from `first` up to `end`."""
+        reuses = self.drawer.objective.reuses
+        for number in range(first, end):
+            if number % reuses == 0:
+                self._roll_out(number // reuses, number)
+            yield self._batches()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after `step` steps must hold of all processes: {} where the next step draws anew. All call it."""
+        if step % self.drawer.objective.reuses == 0:
+            return {}
+        shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
+        lessons = [one for share, _ in shares for one in share]
+        metrics = {name: [sum(own[name][at] for _, own in shares) for at in (0, 1)] for name in self._metrics}
+        return {"lessons": lessons, "metrics": metrics}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave, on any number of processes."""
+        if state:
+            self._lessons = [_unpacked(one) for one in self._mine(state["lessons"])]
+            self._spare = _unpacked(state["lessons"][0])
+            self._metrics = {name: (pair[0], pair[1]) for name, pair in state["metrics"].items()}
+
+    def close(self) -> None:
+        """Let go of what the objective took to judge by."""
+        self.drawer.objective.close()
+
+    def _mine(self, everything: list[Any]) -> list[Any]:
+        """This process's share: neighbours stay together."""
+        device, number = self.drawer.device, len(everything)
+        return everything[number * device.rank // device.world : number * (device.rank + 1) // device.world]
+
+    def _roll_out(self, generation: int, step: int) -> None:
+        drawer, objective = self.drawer, self.drawer.objective
+        epoch, index = divmod(generation, self._steps.num_steps_per_epoch)
+        rows = [row for batch in self._steps.step(epoch, index)[0] for row in batch]
+        slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
+        rollouts = drawer.draw(self._tokens, slots, seed=(self._seed, generation))
+        checks = self._is_due(step)
+        if checks or objective.reuses > 1:
+            reckoned = drawer.reckon(rollouts)
+            rollouts = [replace(one, old=old) for one, old in zip(rollouts, reckoned, strict=True)]
+            if checks:
+                self._check(rollouts, reckoned, step)
+        found = objective.roll_out(rollouts, drawer.device)
+        self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
+
+    def _is_due(self, step: int) -> bool:
+        every = self.drawer.objective.check_every
+        return self._checked_at < 0 or (every > 0 and step - self._checked_at >= every)
+
+    def _check(self, rollouts: list[Rollout], reckoned: list[np.ndarray], step: int) -> None:
+        difference = self.drawer.check(rollouts, reckoned)
+        if self._checked_at < 0:
+            log.info(f"the engine that draws runs the policy: log-probs differ by {difference:.2g} on average")
+        self._checked_at = step
+
+    def _batches(self) -> list[MicroBatch]:
+        """The lessons as this process's micro-batches; as many as on every other process."""
+        drawer = self.drawer
+        starts = range(0, len(self._lessons), drawer.micro)
+        batches = [MicroBatch(drawer.lay_out(self._lessons[start : start + drawer.micro]), True) for start in starts]
+        most = max(drawer.device.gather(len(batches)))
+        assert self._spare is not None, "answers were drawn, or put back"
+        batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))
+        return [replace(batches[0], metrics=self._metrics), *batches[1:]]
+
+
+def _packed_up(lesson: Lesson) -> dict[str, Any]:
+    """A lesson in types that torch.load(weights_only=True) reads."""
+    aside = {name: torch.from_numpy(one) if isinstance(one, np.ndarray) else one for name, one in lesson.aside.items()}
+    ids, labels = (torch.from_numpy(one) for one in (lesson.sequence.ids, lesson.sequence.labels))
+    return {"row": lesson.row, "ids": ids, "labels": labels, "aside": aside}
+
+
+def _unpacked(stored: dict[str, Any]) -> Lesson:
+    aside = {name: one.numpy() if isinstance(one, Tensor) else one for name, one in stored["aside"].items()}
+    return Lesson(stored["row"], Encoded(stored["ids"].numpy(), stored["labels"].numpy()), aside)
+
+
+def evaluate_answers(drawer: Drawer, sets: dict[str, TokenSet], *, seed: int) -> dict[str, float]:
+    """The mean figures of one answer to each row of sets that are not learned from, over all processes; run time and rate.
+
+    sets: as of `evaluate`. The draws are the same each time, so that two evaluations differ by the policy alone.
+    """
+    started, metrics, all_sums = time.monotonic(), {}, {}
+    for name, tokens in sets.items():
+        device = drawer.device
+        mine = [(row, 0) for row in range(device.rank, len(tokens), device.world)]
+        sums = drawer.objective.judge(drawer.draw(tokens, mine, seed=(seed,)))
+        totals = device.total([number for key in sorted(sums) for number in sums[key]])
+        for index, key in enumerate(sorted(sums)):
+            total, count = totals[2 * index : 2 * index + 2]
+            before = all_sums.get(key, (0.0, 0.0))
+            all_sums[key] = (before[0] + total, before[1] + count)
+            if name:
+                metrics[f"eval_{name}_{key}"] = total / count
+    metrics |= {f"eval_{key}": total / count for key, (total, count) in all_sums.items()}
+    seconds = time.monotonic() - started
+    samples = sum(map(len, sets.values()))
+    return metrics | {"eval_runtime": round(seconds, 4), "eval_samples_per_second": round(samples / seconds, 3)}
+
+
+def answer_metric_names(objective: OnPolicy, sets: dict[str, TokenSet]) -> list[str]:
+    """The names `evaluate_answers` gives its figures for these sets."""
+    names = [f"eval_{name}_{figure}" for name in sets if name for figure in objective.metrics]
+    return [*(f"eval_{figure}" for figure in objective.metrics), *names, "eval_runtime", "eval_samples_per_second"]
