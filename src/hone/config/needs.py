@@ -139,11 +139,6 @@ NEEDS = (
         "without beta above 0; write that, or remove it",
     ),
     Need(
-        ("ref_model_adapters", "ref_model_quantization_bit"),
-        lambda s: s["ref_model"] is not None,
-        "without ref_model; write that, or remove it",
-    ),
-    Need(
         ("reward_format_pattern",),
         lambda s: "format" in s["reward_funcs"],
         "without the reward called format; write it into reward_funcs, or remove it",
