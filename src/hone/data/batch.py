@@ -25,7 +25,7 @@ class Batch:
     labels are not shifted. The first label of every sequence is IGNORE: nothing comes before it.
     rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
     parts: how many sequences each example has, in order; values_E: fp32, each example's number.
-    aside: further tensors by name that belong to the sequences, [S], or to the tokens, [B, T] beside ids_BT.
+    aside: further tensors by name that belong to the sequences, [S], to the tokens, [B, T] beside ids_BT, or to all, scalars.
     """
 
     ids_BT: Tensor
@@ -78,6 +78,10 @@ class Batch:
     def num_tokens(self) -> int:
         """How many tokens are not padding."""
         return int((self.segments_BT != 0).sum())
+
+    def beside(self, numbers: Mapping[str, float]) -> Batch:
+        """The same batch with `numbers`, which belong to all of it, aside as fp32 scalars."""
+        return replace(self, aside={**self.aside, **{name: torch.tensor(one) for name, one in numbers.items()}})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""

@@ -7,7 +7,8 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -120,17 +121,23 @@ class Policy:
         return head
 
     def token_losses(self, batch: TokenBatch) -> Tensor:
-        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient.
+        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`."""
+        with self.balance(batch) as balance:
+            losses_BT = -self.token_logprobs(batch)
+        return losses_BT + balance().to(losses_BT.device)
 
-        In training each trained token also bears its sequence's router balance loss, times `router_loss`: summed over a step and
-        divided by its trained tokens it is the mean over the sequences by their trained tokens, however they are laid out.
+    @contextmanager
+    def balance(self, batch: TokenBatch) -> Iterator[Callable[[], Tensor]]:
+        """Watches one forward of `batch` and then gives its router's balance losses, times `router_loss`.
+
+        fp32 [B, T] with gradient: each trained token bears its sequence's loss; summed over a step and divided by its trained
+        tokens it is the mean over the sequences by their trained tokens, however they are laid out. A 0 where there is none.
         """
         if not (self.router_loss and self.module.training):
-            return -self.token_logprobs(batch)
+            yield lambda: torch.zeros(())
+            return
         with RouterTap(self.causal) as tap:
-            logprobs_BT = self.token_logprobs(batch)
-        balance_BT = tap.balance(batch.segments_BT, batch.labels_BT).to(logprobs_BT.device)
-        return self.router_loss * balance_BT - logprobs_BT
+            yield lambda: self.router_loss * tap.balance(batch.segments_BT, batch.labels_BT)
 
     def self_test(self) -> SelfTest:
         """Compare tapped with plain and packed with apart on two short sequences (no gradient), and keep what was found.

@@ -17,6 +17,9 @@ from hone.data.batch import Batch
 from hone.data.sample import Sample
 from hone.models.policy import Policy
 
+Figures = Mapping[str, tuple[Tensor | float, Tensor | float]]
+"""Numbers by name as (sum, count), detached: added up over batches and processes, their quotient is what is told."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -27,7 +30,7 @@ class Loss:
     """
 
     total: Tensor
-    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
+    metrics: Figures = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -39,8 +42,11 @@ class Objective(Protocol):
     unit: ClassVar[str]
     """What its examples are called: sequences, pairs, answers."""
 
-    metrics: ClassVar[tuple[str, ...]]
+    metrics: tuple[str, ...]
     """Names of the figures that its losses bring, in training and evaluation alike."""
+
+    of_step: tuple[str, ...]
+    """Names of the numbers of a whole step that its losses find in batch.aside, as `measure` gives them; usually none."""
 
     has_perplexity: ClassVar[bool]
     """Whether exp(loss) is a perplexity."""
@@ -69,6 +75,14 @@ class Objective(Protocol):
         """How many items the batch's loss is a sum over."""
         ...
 
+    def measure(self, policy: Policy, batch: Batch) -> Figures:
+        """The batch's share of `of_step`, without gradient: asked of every batch of a step before the first loss.
+
+        Their quotient over all batches and processes is put into batch.aside, a fp32 scalar a name. In evaluation the whole set
+        is a step.
+        """
+        ...
+
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The summed loss of a batch, with gradient."""
         ...
@@ -78,7 +92,8 @@ class Usual:
     """What most objectives answer."""
 
     unit = "sequences"
-    metrics: ClassVar[tuple[str, ...]] = ()
+    metrics: tuple[str, ...] = ()
+    of_step: tuple[str, ...] = ()
     has_perplexity = False
     has_labels = True
     needs_reference = False
@@ -87,3 +102,7 @@ class Usual:
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
         return [sample]
+
+    def measure(self, policy: Policy, batch: Batch) -> Figures:
+        """Nothing."""
+        return {}

@@ -12,7 +12,12 @@ from hone.table import Table
 
 OBJECTIVES = Table(
     "objective",
-    {"sft": "hone.objectives.sft:Sft", "pretrain": "hone.objectives.pretrain:Pretrain"},
+    {
+        "sft": "hone.objectives.sft:Sft",
+        "pretrain": "hone.objectives.pretrain:Pretrain",
+        "preference": "hone.objectives.preference:Preference",
+        "kto": "hone.objectives.kto:Kto",
+    },
     group="hone.objectives",
     error=ConfigError,
 )
