@@ -74,7 +74,11 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("max_length=99", "max_length", "write max_new_tokens instead"),
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
     # preference
-    ("pref_beta=0.2", "pref_beta", "write stage: dpo"),
+    ("pref_beta=0.2", "pref_beta", "write stage: dpo or kto"),
+    ("stage=dpo kto_chosen_weight=2", "kto_chosen_weight", "write stage: kto"),
+    ("stage=kto pref_loss=ipo", "pref_loss", "write stage: dpo"),
+    ("stage=kto pissa_init=true", "pissa_init", "name that in ref_model"),
+    ("stage=kto overlong=split", "overlong", "whole answers"),
     ("ref_model_adapters=a", "ref_model_adapters", "write stage: dpo"),
     ("stage=dpo simpo_gamma=1", "simpo_gamma", "without pref_loss: simpo"),
     ("stage=dpo pref_loss=hinge dpo_label_smoothing=0.1", "dpo_label_smoothing", "pref_loss: sigmoid or robust"),

@@ -29,7 +29,7 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "objective": (
         "stage",
         "sft",
-        {"sft": "sft", "pt": "pretrain", "dpo": "preference"},
+        {"sft": "sft", "pt": "pretrain", "dpo": "preference", "kto": "kto"},
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), which of two answers is better "
         "(dpo), or whether an answer is good (kto).",
     ),

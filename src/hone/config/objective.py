@@ -120,4 +120,17 @@ class Preference(_Referring):
     )
 
 
-Objective = Sft | Pretrain | Preference
+class Kto(_Referring):
+    """Learn from answers that somebody called good or bad."""
+
+    kind: Literal["kto"] = "kto"
+    kto_chosen_weight: float = knob(
+        1.0,
+        "Weight of a good answer's loss. Where good and bad ones are not as many, choose the two weights so that (good answers x "
+        "kto_chosen_weight) / (bad answers x kto_rejected_weight) is between 1 and 4/3.",
+        gt=0,
+    )
+    kto_rejected_weight: float = knob(1.0, "Weight of a bad answer's loss; see kto_chosen_weight.", gt=0)
+
+
+Objective = Sft | Pretrain | Preference | Kto

@@ -79,6 +79,22 @@ class Batch:
         """How many tokens are not padding."""
         return int((self.segments_BT != 0).sum())
 
+    def side(self, number: int) -> Batch:
+        """Sequence `number` of every example alone, in the same layout."""
+        parts = torch.tensor(self.parts)
+        wanted = (parts.cumsum(0) - parts + number).to(self.ids_BT.device)
+        if self.packed:
+            here = torch.isin(self.sequences_BT[0], wanted)
+            laid = {name: getattr(self, name)[:, here] for name in _TENSORS}
+            laid["segments_BT"] = torch.searchsorted(wanted, self.sequences_BT[:, here]).int() + 1
+            aside_BT = {name: one[:, here] for name, one in self.aside.items() if one.dim() == 2}
+        else:
+            width = int((self.segments_BT[wanted] != 0).sum(1).max())
+            laid = {name: getattr(self, name)[wanted, :width] for name in _TENSORS}
+            aside_BT = {name: one[wanted, :width] for name, one in self.aside.items() if one.dim() == 2}
+        aside = {name: one[wanted] if one.dim() == 1 else one for name, one in self.aside.items() if one.dim() < 2}
+        return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT})
+
     def beside(self, numbers: Mapping[str, float]) -> Batch:
         """The same batch with `numbers`, which belong to all of it, aside as fp32 scalars."""
         return replace(self, aside={**self.aside, **{name: torch.tensor(one) for name, one in numbers.items()}})

@@ -14,6 +14,7 @@ from torch import Tensor
 from hone.chat.codec import Codec
 from hone.chat.encoded import Example
 from hone.data.batch import Batch
+from hone.data.build import TokenSet
 from hone.data.sample import Sample
 from hone.models.policy import Policy
 
@@ -67,6 +68,14 @@ class Objective(Protocol):
         """The samples it is learned as: itself, or several where the template writes it otherwise the longer it goes on."""
         ...
 
+    def problem_of(self, tokens: TokenSet) -> str:
+        """Why nothing right can be learned from a training set; "" where it can."""
+        ...
+
+    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+        """The set as it is learned from: itself, or each example with what it takes from others. longest: tokens of a sequence."""
+        ...
+
     def encode(self, samples: list[Sample], codec: Codec) -> list[Example]:
         """One whole, uncut Example a sample, in order."""
         ...
@@ -102,6 +111,16 @@ class Usual:
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
         return [sample]
+
+    def problem_of(self, tokens: TokenSet) -> str:
+        """Nothing is wrong."""
+        del tokens
+        return ""
+
+    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+        """Itself."""
+        del seed, longest
+        return tokens
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """Nothing."""

@@ -82,6 +82,8 @@ def prepare(run: Run, *, settings: str) -> Session:
     material = gather_material(run)
     if material.objective.has_labels and not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
+    if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
+        raise TrainingError(problem)
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
