@@ -46,7 +46,7 @@ class Pretrain(_Likelihood):
     kind: Literal["pretrain"] = "pretrain"
 
 
-class _Referring(_Likelihood):
+class Referring(_Likelihood):
     """What all share that hold the model against a reference which never learns."""
 
     pref_beta: float = knob(
@@ -81,7 +81,7 @@ class _Referring(_Likelihood):
     )
 
 
-class Preference(_Referring):
+class Preference(Referring):
     """Learn which of two answers is the better one."""
 
     kind: Literal["preference"] = "preference"
@@ -120,7 +120,7 @@ class Preference(_Referring):
     )
 
 
-class Kto(_Referring):
+class Kto(Referring):
     """Learn from answers that somebody called good or bad."""
 
     kind: Literal["kto"] = "kto"

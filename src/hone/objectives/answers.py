@@ -16,9 +16,7 @@ from torch import Tensor
 from hone.chat.encoded import IGNORE
 from hone.data.batch import Batch
 from hone.models.policy import Policy
-
-REFERENCE = "reference"
-"""The name in batch.aside of the reference's numbers, where they were computed before training."""
+from hone.objectives.base import REFERENCE
 
 
 class GivesLogprobs(Protocol):

@@ -18,6 +18,9 @@ from hone.data.build import TokenSet
 from hone.data.sample import Sample
 from hone.models.policy import Policy
 
+REFERENCE = "reference"
+"""The name in batch.aside of the reference's numbers, where they were computed before training."""
+
 Figures = Mapping[str, tuple[Tensor | float, Tensor | float]]
 """Numbers by name as (sum, count), detached: added up over batches and processes, their quotient is what is told."""
 
@@ -73,7 +76,7 @@ class Objective(Protocol):
         ...
 
     def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
-        """The set as it is learned from: itself, or each example with what it takes from others. longest: tokens of a sequence."""
+        """The set as it is learned from: itself, or each example with what it takes from others, cut to `longest`."""
         ...
 
     def encode(self, samples: list[Sample], codec: Codec) -> list[Example]:
@@ -82,6 +85,13 @@ class Objective(Protocol):
 
     def count(self, batch: Batch) -> int:
         """How many items the batch's loss is a sum over."""
+        ...
+
+    def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:
+        """[S], no gradient: all that its losses need of policy.reference, a number a sequence, which may lie in batch.aside.
+
+        Only objectives that can have it computed before training (precompute_ref) are asked.
+        """
         ...
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
@@ -121,6 +131,10 @@ class Usual:
         """Itself."""
         del seed, longest
         return tokens
+
+    def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:
+        """Not asked."""
+        raise AssertionError("numbers of a reference, of an objective that has none")
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """Nothing."""

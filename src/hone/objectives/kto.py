@@ -63,8 +63,11 @@ class Kto(Usual):
         good = int(tokens.values.sum())
         if 0 < good < len(tokens):
             return ""
-        kind, other, instead = ("good", "bad", "stage: sft") if good else ("bad", "good", "stage: dpo with a better answer to each")
-        return f"all {len(tokens):,} answers are {kind}: KTO learns from how they differ from {other} ones; add such rows, or write {instead}"
+        kind, other = ("good", "bad") if good else ("bad", "good")
+        return (
+            f"all {len(tokens):,} answers are {kind}: KTO learns from how they differ from {other} ones; add such rows, or "
+            f"write {'stage: sft' if good else 'stage: dpo, with a better answer to each question'}"
+        )
 
     def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
         """Each answer with its mismatch: a ring through all rows in an order drawn by `seed`, cut to `longest` tokens."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +37,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.precompute import asks, rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
@@ -95,6 +97,10 @@ def prepare(run: Run, *, settings: str) -> Session:
             (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
     module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
     work = make_work(run, plan, device, material, module)
+    if asks(run):
+        rows = rows_taken(steps, plan.num_steps, len(material.tokens)) if run.train.do_train else np.zeros(0, np.int64)
+        build = partial(build_reference, run, device, work.policy, module)
+        material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
     keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, keeper, start)
 
@@ -159,7 +165,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
     policy = Policy(wrapped, balanced)
     policy.self_test()
-    if material.objective.needs_reference:
+    if material.objective.needs_reference and not asks(run):
         policy.reference = build_reference(run, device, policy, module)
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
