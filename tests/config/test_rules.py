@@ -108,6 +108,22 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("length_penalty=2.0", "length_penalty", "write that"),
     ("max_length=99", "max_length", "write max_new_tokens instead"),
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
+    # preference
+    ("pref_beta=0.2", "pref_beta", "write stage: dpo or kto"),
+    ("stage=dpo kto_chosen_weight=2", "kto_chosen_weight", "write stage: kto"),
+    ("stage=kto pref_loss=ipo", "pref_loss", "write stage: dpo"),
+    ("stage=kto pissa_init=true", "pissa_init", "name that in ref_model"),
+    ("stage=kto overlong=split", "overlong", "whole answers"),
+    ("ref_model_adapters=a", "ref_model_adapters", "write stage: dpo"),
+    ("stage=dpo simpo_gamma=1", "simpo_gamma", "without pref_loss: simpo"),
+    ("stage=dpo pref_loss=hinge dpo_label_smoothing=0.1", "dpo_label_smoothing", "pref_loss: sigmoid or robust"),
+    ("stage=dpo pref_loss=orpo ref_model=m", "ref_model", "write pref_loss: sigmoid"),
+    ("stage=dpo pref_loss=cpo precompute_ref=true", "precompute_ref", "has no reference"),
+    ("stage=dpo pref_loss=simpo ld_alpha=0.5", "ld_alpha", "has no reference"),
+    ("stage=dpo ref_model_quantization_bit=4", "ref_model_quantization_bit", "without ref_model"),
+    ("stage=dpo pref_loss=robust", "pref_loss", "write that share"),
+    ("stage=dpo overlong=split", "overlong", "whole answers; write truncate_left"),
+    ("stage=dpo pissa_init=true", "pissa_init", "name that in ref_model"),
 ]
 KEPT = [
     "stage=distill teacher_model=t mask_history=true distill_loss=js distill_beta=0.1 distill_top_k=8",
@@ -138,6 +154,10 @@ KEPT = [
     "overwrite_output_dir=true resume_from_checkpoint=null",
     "report_to=swanlab swanlab_project=p",
     "max_steps=2 num_train_epochs=1",
+    "stage=dpo pref_loss=simpo simpo_gamma=1 pref_beta=2",
+    "stage=dpo pref_loss=robust dpo_label_smoothing=0.1 ref_model=m ref_model_quantization_bit=4 ld_alpha=0.5",
+    "stage=dpo pissa_init=true ref_model=m",
+    "stage=dpo pissa_init=true pref_loss=orpo",
 ]
 
 

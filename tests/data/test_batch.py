@@ -44,3 +44,26 @@ def test_sums_have_a_gradient(layout):
     (batch.sums(values_BT) * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
     wanted = torch.tensor([1.0, 10.0, 100.0])[batch.sequences_BT.clamp(min=0)]
     assert torch.equal(values_BT.grad, torch.where(batch.sequences_BT >= 0, wanted, 0.0))
+
+
+@pytest.mark.parametrize("lay", ["packed", "padded"])
+def test_one_side_of_examples_is_a_batch_of_its_own(lay):
+    sides = [(sequence(2), sequence(3)), (sequence(4), sequence(2))]
+    both = [Example(pair, value) for pair, value in zip(sides, (1.0, 0.0), strict=True)]
+    aside = {"number": [1.0, 2.0, 3.0, 4.0], "each": [np.array(one.ids, np.float32) for pair in sides for one in pair]}
+
+    def laid(examples, aside):
+        return pack(examples, [4, 5], aside) if lay == "packed" else pad(examples, 0, [4, 5], aside)
+
+    whole = laid(both, aside).beside({"all": 9.0})
+    for side in (0, 1):
+        found = whole.side(side)
+        alone = laid(
+            [Example((one.sequences[side],), one.value) for one in both],
+            {"number": aside["number"][side::2], "each": aside["each"][side::2]},
+        ).beside({"all": 9.0})
+        assert found.parts == alone.parts and found.rows == alone.rows
+        for name in ("ids_BT", "labels_BT", "positions_BT", "segments_BT", "values_E"):
+            assert torch.equal(getattr(found, name), getattr(alone, name)), name
+        assert found.aside.keys() == alone.aside.keys()
+        assert all(torch.equal(found.aside[name], alone.aside[name]) for name in alone.aside)

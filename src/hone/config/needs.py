@@ -27,6 +27,9 @@ def _evaluates(settings: Settings) -> bool:
     return bool(settings["eval_dataset"]) or settings["val_size"] > 0
 
 
+WITHOUT_REFERENCE = ("orpo", "simpo", "cpo")
+"""Words of pref_loss for which the model is held against no reference."""
+
 NO_DATA = "without data to evaluate on; write eval_dataset or val_size, or remove it"
 NEEDS = (
     Need(
@@ -85,18 +88,34 @@ NEEDS = (
         "without loraplus_lr_ratio; write that, or remove it",
     ),
     Need(("asft_alpha",), lambda s: s["sft_loss"] == "asft", "without sft_loss: asft (use_asft_loss: true); write that"),
+    Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
+    Need(("distill_beta",), lambda s: s["distill_loss"] == "js", "without distill_loss: js; write that, or remove it"),
+    Need(("simpo_gamma",), lambda s: s["pref_loss"] == "simpo", "without pref_loss: simpo; write that, or remove it"),
     Need(
-        ("ref_model", "ref_model_adapters", "ref_model_quantization_bit"),
+        ("dpo_label_smoothing",),
+        lambda s: s["pref_loss"] in ("sigmoid", "robust"),
+        "without pref_loss: sigmoid or robust; write one of them, or remove it",
+    ),
+    Need(
+        ("ref_model", "precompute_ref", "ld_alpha", "pref_bco_weight"),
+        lambda s: s["stage"] != "dpo" or s["pref_loss"] not in WITHOUT_REFERENCE,
+        "with this pref_loss, which has no reference; write pref_loss: sigmoid, or remove it",
+    ),
+    Need(
+        ("ref_model",),
         lambda s: s["stage"] != "sft" or s["sft_loss"] == "asft",
         "with stage: sft without sft_loss: asft, which needs no reference; write that, or remove it",
+    ),
+    Need(
+        ("ref_model",),
+        lambda s: s["stage"] != "grpo" or s["beta"] > 0,
+        "without beta above 0; write that, or remove it",
     ),
     Need(
         ("ref_model_adapters", "ref_model_quantization_bit"),
         lambda s: s["ref_model"] is not None,
         "without ref_model; write that, or remove it",
     ),
-    Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
-    Need(("distill_beta",), lambda s: s["distill_loss"] == "js", "without distill_loss: js; write that, or remove it"),
     Need(
         ("adam_beta1", "adam_beta2"),
         lambda s: "adam" in s["optim"] or "lion" in s["optim"],
@@ -134,11 +153,6 @@ NEEDS = (
         "with importance_sampling_correction: false; write true there, or remove it",
     ),
     Need(
-        ("ref_model",),
-        lambda s: s["stage"] != "grpo" or s["beta"] > 0,
-        "without beta above 0; write that, or remove it",
-    ),
-    Need(
         ("reward_format_pattern",),
         lambda s: "format" in s["reward_funcs"],
         "without the reward called format; write it into reward_funcs, or remove it",
@@ -163,8 +177,11 @@ NEEDS = (
 
 
 def idle(settings: Settings) -> list[Finding]:
-    """Every key that was written and has no effect, with what to write."""
-    return [*_of_other_kinds(settings), *_without_effect(settings)]
+    """Every key that was written and has no effect, once, with what to write."""
+    found: dict[str, str] = {}
+    for key, message in (*_of_other_kinds(settings), *_without_effect(settings)):
+        found.setdefault(key, message)
+    return list(found.items())
 
 
 def set_aside(settings: Settings, alone: Settings) -> set[str]:

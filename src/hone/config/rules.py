@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.needs import Finding, idle, set_aside
+from hone.config.needs import WITHOUT_REFERENCE, Finding, idle, set_aside
 from hone.config.own_answers import of_drawing, of_rewards
 from hone.config.settings import Settings
 from hone.errors import Mistake
@@ -30,6 +30,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_training(settings),
         *of_rewards(settings),
         *of_drawing(settings),
+        *_of_preference(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"
@@ -128,6 +129,22 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
     yield from _of_evaluation(settings)
+
+
+def _of_preference(settings: Settings) -> Iterator[Finding]:
+    stage = settings["stage"]
+    if stage not in ("dpo", "kto"):
+        return
+    if settings["overlong"] == "split":
+        message = f"cuts a conversation into parts, and stage: {stage} compares whole answers"
+        yield "overlong", f"{message}; write truncate_left, truncate_right or drop, or remove it"
+    refers = stage == "kto" or settings["pref_loss"] not in WITHOUT_REFERENCE
+    if refers and settings["finetuning_type"] == "lora" and settings["pissa_init"] and not settings["ref_model"]:
+        message = "changes the base weights, so that the base with its adapter off is not the model that it was"
+        yield "pissa_init", f"{message}; name that in ref_model, or remove this"
+    if stage == "dpo" and settings["pref_loss"] == "robust" and not settings["dpo_label_smoothing"]:
+        message = "corrects for a share of wrong labels, and dpo_label_smoothing says that there are none"
+        yield "pref_loss", f"robust {message}; write that share, or pref_loss: sigmoid"
 
 
 def _of_evaluation(settings: Settings) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ class Batch:
     labels are not shifted. The first label of every sequence is IGNORE: nothing comes before it.
     rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
     parts: how many sequences each example has, in order; values_E: fp32, each example's number.
-    aside: further tensors by name that belong to the sequences, [S], or to the tokens, [B, T] beside ids_BT.
+    aside: further tensors by name that belong to the sequences, [S], to the tokens, [B, T] beside ids_BT, or to all, scalars.
     """
 
     ids_BT: Tensor
@@ -78,6 +78,26 @@ class Batch:
     def num_tokens(self) -> int:
         """How many tokens are not padding."""
         return int((self.segments_BT != 0).sum())
+
+    def side(self, number: int) -> Batch:
+        """Sequence `number` of every example alone, in the same layout."""
+        parts = torch.tensor(self.parts)
+        wanted = (parts.cumsum(0) - parts + number).to(self.ids_BT.device)
+        if self.packed:
+            here = torch.isin(self.sequences_BT[0], wanted)
+            laid = {name: getattr(self, name)[:, here] for name in _TENSORS}
+            laid["segments_BT"] = torch.searchsorted(wanted, self.sequences_BT[:, here]).int() + 1
+            aside_BT = {name: one[:, here] for name, one in self.aside.items() if one.dim() == 2}
+        else:
+            width = int((self.segments_BT[wanted] != 0).sum(1).max())
+            laid = {name: getattr(self, name)[wanted, :width] for name in _TENSORS}
+            aside_BT = {name: one[wanted, :width] for name, one in self.aside.items() if one.dim() == 2}
+        aside = {name: one[wanted] if one.dim() == 1 else one for name, one in self.aside.items() if one.dim() < 2}
+        return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT})
+
+    def beside(self, numbers: Mapping[str, float]) -> Batch:
+        """The same batch with `numbers`, which belong to all of it, aside as fp32 scalars."""
+        return replace(self, aside={**self.aside, **{name: torch.tensor(one) for name, one in numbers.items()}})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""

@@ -6,7 +6,7 @@ Does not know the model, the batch, or what a loss is; the objective says what a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ class TokenSet:
 
     names, entries: of each set. sets: int32, the set of example i; places: int64, its number in that set's entry.
     aside: numbers computed of the examples by name, such as a reference model's log-probs: fp32 [examples, sequences of each].
+    partners, join: see `joined`.
     """
 
     names: tuple[str, ...]
@@ -48,13 +49,32 @@ class TokenSet:
     trained: np.ndarray
     report: Report
     aside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    partners: np.ndarray | None = None
+    join: Callable[[Example, Example], Example] | None = None
 
     def __len__(self) -> int:
         return len(self.sets)
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`: int32 ids and labels, without pieces."""
+        own = self._own(index)
+        return own if self.join is None or self.partners is None else self.join(own, self._own(int(self.partners[index])))
+
+    def _own(self, index: int) -> Example:
         return self.entries[self.sets[index]][int(self.places[index])]
+
+    @property
+    def values(self) -> np.ndarray:
+        """float32: the number of each example."""
+        found = np.empty(len(self), np.float32)
+        for number, entry in enumerate(self.entries):
+            here = self.sets == number
+            found[here] = entry.values[self.places[here]]
+        return found
+
+    def joined(self, partners: np.ndarray, join: Callable[[Example, Example], Example], lengths: np.ndarray) -> TokenSet:
+        """The same examples, each as `join` makes it of itself and of example `partners[i]`; lengths: tokens it has then."""
+        return replace(self, partners=partners, join=join, lengths=lengths.astype(np.int32))
 
     def origin(self, index: int) -> tuple[str, int]:
         """The data set's name and the number of the row, from 0, that example `index` came from."""
@@ -62,6 +82,7 @@ class TokenSet:
 
     def take(self, indices: np.ndarray) -> TokenSet:
         """The examples `indices`, in that order, with the report of the whole."""
+        assert self.partners is None, "a set is drawn from before its examples are joined"
         return TokenSet(
             self.names,
             self.entries,

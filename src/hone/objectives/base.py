@@ -14,8 +14,15 @@ from torch import Tensor
 from hone.chat.codec import Codec
 from hone.chat.encoded import Example
 from hone.data.batch import Batch
+from hone.data.build import TokenSet
 from hone.data.sample import Sample
 from hone.models.policy import Policy
+
+REFERENCE = "reference"
+"""The name in batch.aside of the reference's numbers, where they were computed before training."""
+
+Figures = Mapping[str, tuple[Tensor | float, Tensor | float]]
+"""Numbers by name as (sum, count), detached: added up over batches and processes, their quotient is what is told."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Loss:
     """
 
     total: Tensor
-    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
+    metrics: Figures = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -39,11 +46,13 @@ class Objective(Protocol):
     unit: ClassVar[str]
     """What its examples are called: sequences, pairs, answers."""
 
-    metrics: ClassVar[tuple[str, ...]]
+    metrics: tuple[str, ...]
     """Names of the figures that its losses bring, in training and evaluation alike."""
 
     best_by: ClassVar[str]
     """The evaluation's figure by which checkpoints are compared unless the settings name another."""
+    of_step: tuple[str, ...]
+    """Names of the numbers of a whole step that its losses find in batch.aside, as `measure` gives them; usually none."""
 
     has_perplexity: ClassVar[bool]
     """Whether exp(loss) is a perplexity."""
@@ -67,12 +76,35 @@ class Objective(Protocol):
         """The samples it is learned as: itself, or several where the template writes it otherwise the longer it goes on."""
         ...
 
+    def problem_of(self, tokens: TokenSet) -> str:
+        """Why nothing right can be learned from a training set; "" where it can."""
+        ...
+
+    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+        """The set as it is learned from: itself, or each example with what it takes from others, cut to `longest`."""
+        ...
+
     def encode(self, samples: list[Sample], codec: Codec) -> list[Example]:
         """One whole, uncut Example a sample, in order."""
         ...
 
     def count(self, batch: Batch) -> int:
         """How many items the batch's loss is a sum over."""
+        ...
+
+    def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:
+        """[S], no gradient: all that its losses need of policy.reference, a number a sequence, which may lie in batch.aside.
+
+        Only objectives that can have it computed before training (precompute_ref) are asked.
+        """
+        ...
+
+    def measure(self, policy: Policy, batch: Batch) -> Figures:
+        """The batch's share of `of_step`, without gradient: asked of every batch of a step before the first loss.
+
+        Their quotient over all batches and processes is put into batch.aside, a fp32 scalar a name. In evaluation the whole set
+        is a step.
+        """
         ...
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
@@ -84,8 +116,9 @@ class Usual:
     """What most objectives answer."""
 
     unit = "sequences"
-    metrics: ClassVar[tuple[str, ...]] = ()
+    metrics: tuple[str, ...] = ()
     best_by = "eval_loss"
+    of_step: tuple[str, ...] = ()
     has_perplexity = False
     has_labels = True
     needs_reference = False
@@ -95,3 +128,21 @@ class Usual:
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
         return [sample]
+
+    def problem_of(self, tokens: TokenSet) -> str:
+        """Nothing is wrong."""
+        del tokens
+        return ""
+
+    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+        """Itself."""
+        del seed, longest
+        return tokens
+
+    def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:
+        """Not asked."""
+        raise AssertionError("numbers of a reference, of an objective that has none")
+
+    def measure(self, policy: Policy, batch: Batch) -> Figures:
+        """Nothing."""
+        return {}

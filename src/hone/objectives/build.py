@@ -17,6 +17,8 @@ OBJECTIVES = Table(
         "pretrain": "hone.objectives.pretrain:Pretrain",
         "distill": "hone.objectives.distill:Distill",
         "grpo": "hone.objectives.grpo:Grpo",
+        "preference": "hone.objectives.preference:Preference",
+        "kto": "hone.objectives.kto:Kto",
     },
     group="hone.objectives",
     error=ConfigError,

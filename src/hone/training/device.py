@@ -6,6 +6,7 @@ Does not know what is trained or why.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import sys
@@ -171,6 +172,12 @@ class Device:
             return torch.cuda.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def free_memory(self) -> None:
+        """Give back what objects that are gone held on the accelerator."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def start_trackers(self, project: str, options: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
         """Open the trackers: `options` by tracker, and the run's settings (flat: numbers, texts, booleans)."""

@@ -59,6 +59,10 @@ def gather_material(run: Run) -> Material:
         log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     if objective.needs_reference:
         require_same_tokens(run, tokenizer)
+
+    def completed(tokens: TokenSet) -> TokenSet:
+        return objective.complete(tokens, seed=seed, longest=run.data.cutoff_len)
+
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
     in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
@@ -70,7 +74,8 @@ def gather_material(run: Run) -> Material:
     elif run.data.eval_dataset:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
     _require_metric(run, objective, evals)
-    return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
+    evals = {name: completed(part) for name, part in evals.items()}
+    return Material(codec, objective, completed(tokens), evals, tokenizer.pad_token_id)
 
 
 def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) -> None:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
+from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.models.policy import Policy
 from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import lay_out
-from hone.training.loop import Sums
+from hone.training.loop import Sums, measure
 from hone.training.progress import Progress
 
 
@@ -70,11 +71,16 @@ def _sums(
     """Of every figure, the loss among them, its sum and count over all processes."""
     sums = Sums()
     sums.add(dict.fromkeys(("loss", *objective.metrics), (0.0, 0.0)))  # a process without a row adds nothing
-    for rows in _shares(len(tokens), layout.micro_batch, device):
-        batch = lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
-        loss = objective.loss(policy, batch.to(device.device))
+    of_step = measure(objective, policy, device, ((batch, True) for batch in _batches(tokens, device, layout)))
+    for batch in _batches(tokens, device, layout):
+        loss = objective.loss(policy, batch.beside(of_step).to(device.device))
         sums.add({"loss": (loss.total, objective.count(batch)), **loss.metrics})
     return sums.over(device)
+
+
+def _batches(tokens: TokenSet, device: Device, layout: Layout) -> Iterator[Batch]:
+    for rows in _shares(len(tokens), layout.micro_batch, device):
+        yield lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
 
 
 def _shares(num_rows: int, micro_batch: int, device: Device) -> Iterator[list[int]]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from hone.data.batch import Batch
 from hone.errors import TrainingError
 from hone.models.policy import Policy
 from hone.objectives.base import Objective
@@ -111,6 +112,20 @@ class Sums:
         return dict(zip(names, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
+def measure(objective: Objective, policy: Policy, device: Device, batches: Iterable[tuple[Batch, bool]]) -> dict[str, float]:
+    """The numbers of a whole step, over all processes, that the objective's losses need; usually none, and nothing is computed.
+
+    batches: each with whether it counts.
+    """
+    if not objective.of_step:
+        return {}
+    sums = Sums()
+    sums.add(dict.fromkeys(objective.of_step, (0.0, 0.0)))  # a process without a batch adds nothing
+    for batch, counts in batches:
+        sums.add(objective.measure(policy, batch.to(device.device)), counts)
+    return {name: total / count if count else 0.0 for name, (total, count) in sums.over(device).items()}
+
+
 def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> StepResult:
     """One optimizer step: the gradient of (sum of losses) / (count of items), over all micro-batches and processes.
 
@@ -126,9 +141,10 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
             "Leave such rows out (`hone check` counts trained tokens), raise cutoff_len, or take more sequences a step"
         )
     losses, metrics = [], Sums()
+    of_step = measure(work.objective, work.policy, device, ((micro.batch, micro.counts) for micro in batches))
     for number, micro in enumerate(batches, 1):
         with device.accumulate(work.policy.module, last=number == len(batches)):
-            found = work.objective.loss(work.policy, micro.batch.to(device.device))
+            found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
             loss = found.total
             # DDP averages gradients over processes; times world makes it the sum that the count divides.
             device.backward(loss * (device.world / items if micro.counts else 0.0))

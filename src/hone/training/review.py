@@ -99,6 +99,8 @@ def find_faults(run: Run, material: Material, laws: list[LawResult], first: list
     faults = []
     if material.objective.has_labels and not material.tokens.trained.sum():
         faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
+    if problem := material.objective.problem_of(material.tokens):
+        faults.append(problem)
     if run.objective.kind == "pretrain":
         return faults
     # The first law tries tools and thoughts that the data may not have; whether the formats differ at all is asked below.

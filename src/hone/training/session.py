@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,6 +41,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.precompute import asks, rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
@@ -88,6 +90,8 @@ def prepare(run: Run, *, settings: str) -> Session:
     material = gather_material(run)
     if material.objective.has_labels and not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
+    if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
+        raise TrainingError(problem)
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
@@ -100,6 +104,10 @@ def prepare(run: Run, *, settings: str) -> Session:
     sampling = ready_to_draw(run, material)
     module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
     work = make_work(run, plan, device, material, module)
+    if asks(run):
+        rows = rows_taken(steps, plan.num_steps, len(material.tokens)) if run.train.do_train else np.zeros(0, np.int64)
+        build = partial(build_reference, run, device, work.policy, module)
+        material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
     feed = make_feed(run, material, steps, work, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, feed, keeper, start)
@@ -187,7 +195,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     policy = Policy(wrapped, balanced)
     policy.temperature = run.generate.temperature if isinstance(material.objective, OnPolicy) else 1.0
     policy.self_test()
-    if material.objective.needs_reference:
+    if material.objective.needs_reference and not asks(run):
         policy.reference = build_reference(run, device, policy, module)
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
