@@ -114,7 +114,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=kto pref_loss=ipo", "pref_loss", "write stage: dpo"),
     ("stage=kto pissa_init=true", "pissa_init", "name that in ref_model"),
     ("stage=kto overlong=split", "overlong", "whole answers"),
-    ("ref_model_adapters=a", "ref_model_adapters", "write stage: dpo"),
+    ("ref_model_adapters=a", "ref_model_adapters", "without ref_model"),
     ("stage=dpo simpo_gamma=1", "simpo_gamma", "without pref_loss: simpo"),
     ("stage=dpo pref_loss=hinge dpo_label_smoothing=0.1", "dpo_label_smoothing", "pref_loss: sigmoid or robust"),
     ("stage=dpo pref_loss=orpo ref_model=m", "ref_model", "write pref_loss: sigmoid"),

@@ -31,8 +31,8 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
         "sft",
         {"sft": "sft", "pt": "pretrain", "dpo": "preference", "kto": "kto", "distill": "distill", "grpo": "grpo"},
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), which of two answers is better "
-        "(dpo), whether an answer is good (kto), a larger model's distribution at each token of the answers (distill), or the better "
-        "ones of the model's own answers by rewards that can be checked (grpo).",
+        "(dpo), whether an answer is good (kto), a larger model's distribution at each token of the answers (distill), or the "
+        "better ones of the model's own answers by rewards that can be checked (grpo).",
     ),
 }
 
