@@ -1,6 +1,7 @@
 """Every loss of a token means the same whatever the micro-batch and layout, and is evaluated plainly.
 
-Two processes are tried in test_reference, with a loss that is computed in the same way. Tolerance as in test_invariance: 1e-5 in losses, 2e-5 in weights after 3 steps.
+Two processes are tried in test_reference, with a loss that is computed in the same way.
+Tolerance as in test_invariance: 1e-5 in losses, 2e-5 in weights after 3 steps.
 """
 
 from __future__ import annotations
