@@ -1,7 +1,7 @@
 """A reward function of one's own: `reward_funcs: numeric, examples/rewards.py:brevity`.
 
-It is called with keywords, each a list with one item an answer: prompts, completions, completion_ids, answers, and every column
-of the data by its name. It knows nothing of how the answers came about.
+It is called with keywords, each a list with one item an answer: prompts, completions, completion_ids, answers, and each further
+column of the data by its name. It knows nothing of how the answers came about.
 """
 
 

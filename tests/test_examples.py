@@ -77,7 +77,8 @@ def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
     assert train(file, model, tmp_path) == 0
     lines = [json.loads(line) for line in (tmp_path / "trainer_log.jsonl").read_text().splitlines()]
     assert lines[-1]["current_steps"] == 2
-    assert sum(line.get("loss", 0) > 0 for line in lines) == 2
+    # What grpo calls its loss is 0 at each first use of its answers but for their lengths; it is the gradient that counts.
+    assert sum("loss" in line and (line["loss"] > 0 or "reward" in line) for line in lines) == 2
     trained = "model.safetensors" if settings(file)["finetuning_type"] in ("full", "freeze") else "adapter_model.safetensors"
     assert (tmp_path / trained).stat().st_size > 0
 

@@ -97,6 +97,15 @@ def test_answers_without_a_thought_follow_the_setting(enable, prompt_end, answer
     assert codec.tokenizer.decode(learned(codec.encode([conversation])[0])) == answer
 
 
+def test_a_prompt_has_pieces_and_nothing_learned(made_codec):
+    """Not even of a message that says it is learned."""
+    codec = made_codec("qwen3")
+    conversation = Conversation((message("user", "How many?", train=True),))
+    encoded = codec.encode_prompt(conversation)
+    assert encoded.ids.tolist() == codec.prompt(conversation)
+    assert (encoded.labels == IGNORE).all() and encoded.pieces[-1].end == len(encoded)
+
+
 def test_thoughts_written_as_text_are_thoughts(made_codec):
     codec = made_codec("qwen3")
     as_text = said("2+2?", "<think>\nhm\n</think>\n\nFour.")

@@ -55,6 +55,8 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
         "importance_sampling_cap",
         "write true there",
     ),
+    ("stage=grpo reward_funcs=json ref_model=m", "ref_model", "without beta above 0"),
+    ("stage=grpo reward_funcs=json beta=0.1 ref_model_adapters=a", "ref_model_adapters", "without ref_model"),
     ("reward_funcs=numeric", "reward_funcs", "has no effect with stage: sft; write stage: grpo"),
     ("warmup_ratio=0.1 warmup_steps=10", "warmup_ratio", "remove one"),
     ("lr_scheduler_type=constant warmup_steps=10", "warmup_steps", "constant_with_warmup"),

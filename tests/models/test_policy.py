@@ -68,6 +68,25 @@ def test_with_an_adapter(family, adapter):
     assert_equal(module, pack(sequences()), sequences(), policy)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere"])
+def test_at_a_temperature(family, fast):
+    """What is drawn from softmax(logits / 0.6), behind a cap and a scale of the logits too; value and gradient."""
+    module, (part, *_) = tiny(family), sequences()
+    policy = Policy(module)
+    policy.temperature, policy.fast = 0.6, fast
+    batch = pack([part])
+    logits_TV = module(input_ids=batch.ids_BT, use_cache=False).logits[0, :-1] / 0.6
+    labels_T = batch.labels_BT[0, 1:]
+    learned = labels_T != IGNORE
+    wanted = torch.log_softmax(logits_TV.float(), -1)[learned].gather(-1, labels_T[learned].unsqueeze(-1)).sum()
+    ours = policy.token_logprobs(batch).sum()
+    assert ours.item() == pytest.approx(wanted.item(), rel=1e-4)
+    theirs, own = gradients(module, wanted), gradients(module, ours)
+    largest = max(gradient.abs().max().item() for gradient in theirs.values())
+    assert all((own[name] - gradient).abs().max().item() <= 1e-4 * largest for name, gradient in theirs.items())
+
+
 def test_inside_ddp():
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     store = torch.distributed.HashStore()

@@ -106,7 +106,7 @@ def test_several_are_weighed_and_summed() -> None:
     verdicts = judge.judge([Case("#### 4", "#### 4", ids=range(90)), Case("#### 5", "#### 4", ids=range(10))])
     assert [one.reward for one in verdicts] == [2 * 1 + 0.5 * -0.5, 0.0]
     assert [one.parts for one in verdicts] == [(1.0, -0.5), (0.0, 0.0)]
-    assert judge.names == ["numeric", "length"]
+    assert judge.names == ("numeric", "length")
 
 
 def test_without_weights_each_counts_once() -> None:

@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
-from hone.chat.encoded import Encoded
+import numpy as np
+
+from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.marks import Rendered, Segment, check_unicode
 from hone.chat.message import Conversation, Message, message
 from hone.chat.reading import Tools
@@ -89,8 +91,13 @@ class Codec:
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The ids the model continues to give its next answer."""
+        return self.encode_prompt(conversation).ids.tolist()
+
+    def encode_prompt(self, conversation: Conversation) -> Encoded:
+        """The same with its pieces, so that it can be cut; nothing of it is learned."""
         rendered = self.template.render(conversation, prompt=True)
-        return encode([rendered.segments], self._tokens, everything=False)[0].ids.tolist()
+        (encoded,) = encode([rendered.segments], self._tokens, everything=False)
+        return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
 
     def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
         """Pretraining: bos where the tokenizer adds one, the text, end of text; all of it is learned.

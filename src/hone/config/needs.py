@@ -101,6 +101,11 @@ NEEDS = (
         "with do_sample: false, which takes the likeliest token; write do_sample: true, or remove it",
     ),
     Need(
+        ("per_device_eval_batch_size",),
+        lambda s: s["stage"] != "grpo",
+        "with stage: grpo, whose evaluation draws answers; write rollout_batch_size, or remove it",
+    ),
+    Need(
         ("packing",),
         lambda s: s["stage"] != "grpo",
         "with stage: grpo, whose answers are laid end to end in any case; write another stage, or remove it",
@@ -114,6 +119,16 @@ NEEDS = (
         ("importance_sampling_cap",),
         lambda s: s["importance_sampling_correction"],
         "with importance_sampling_correction: false; write true there, or remove it",
+    ),
+    Need(
+        ("ref_model",),
+        lambda s: s["stage"] != "grpo" or s["beta"] > 0,
+        "without beta above 0; write that, or remove it",
+    ),
+    Need(
+        ("ref_model_adapters", "ref_model_quantization_bit"),
+        lambda s: s["ref_model"] is not None,
+        "without ref_model; write that, or remove it",
     ),
     Need(
         ("reward_format_pattern",),

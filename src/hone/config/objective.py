@@ -10,6 +10,24 @@ from typing import Literal
 from hone.config.section import Section, knob
 
 
+class _Referenced(Section):
+    """What all share that may be held against a reference."""
+
+    ref_model: str | None = knob(
+        None,
+        "Folder or hub id of the frozen model that the one which learns is held against. Left out, it is the base without the "
+        "adapter, which takes no memory, or a copy of the base where every weight learns. Its tokenizer must be the same.",
+        level="advanced",
+        example="saves/llama3-8b/sft-merged",
+    )
+    ref_model_adapters: tuple[str, ...] = knob(
+        (), "Adapters on top of ref_model, applied in this order.", level="advanced", example="saves/llama3-8b/lora/sft"
+    )
+    ref_model_quantization_bit: Literal[4, 8] | None = knob(
+        None, "Holds the weights of ref_model in this many bits, where it would not fit.", unit="bits", level="advanced"
+    )
+
+
 class _Likelihood(Section):
     """What all that learn by cross-entropy share."""
 
@@ -50,7 +68,7 @@ BUILTIN_REWARDS = ("exact_match", "numeric", "format", "length", "json")
 """Rewards that need no function of the user's."""
 
 
-class Grpo(Section):
+class Grpo(_Referenced):
     """Learn from one's own answers, by rewards that can be checked."""
 
     kind: Literal["grpo"] = "grpo"
@@ -59,8 +77,8 @@ class Grpo(Section):
         "What makes an answer good: exact_match (the reference to the letter), numeric (the reference's number, as GSM8K's "
         "after ####), format (a pattern), length (0, down to -1 near max_new_tokens), json (it can be parsed), or functions "
         "of your own: package.module:function or path/to/file.py:function. Such a function is called with keywords, lists "
-        "with one item an answer: prompts, completions, completion_ids, answers and each column of the data by its name; it "
-        "returns a list of numbers.",
+        "with one item an answer: prompts, completions, completion_ids, answers and each further column of the data by its "
+        "name; it returns a list of numbers.",
         example="numeric",
     )
     reward_weights: tuple[float, ...] = knob(

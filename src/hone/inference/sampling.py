@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from hone.config.use import GenerateConfig
 from hone.errors import ModelError
+from hone.inference.rollout import Sampling
 
 
 def answer_length(settings: GenerateConfig, num_prompt: int, limit: int | None) -> int:
@@ -51,3 +52,8 @@ def generation_config(
         pad_token_id=pad_id if pad_id is not None else stop_ids[0],
         use_cache=True,
     )
+
+
+def rollout_sampling(settings: GenerateConfig, *, stop_ids: tuple[int, ...], pad_id: int) -> Sampling:
+    """The settings for answers that are learned from."""
+    return Sampling(settings.max_new_tokens, stop_ids, pad_id, settings.temperature, settings.top_p, settings.top_k)

@@ -33,6 +33,10 @@ class LogitMap:
         scaled_NV = logits_NV * self.scale if self.scale != 1.0 else logits_NV
         return self.cap * torch.tanh(scaled_NV / self.cap) if self.cap else scaled_NV
 
+    def at(self, temperature: float) -> LogitMap:
+        """The map whose logits are these divided by `temperature`."""
+        return self if temperature == 1 else LogitMap(self.scale / temperature, self.cap / temperature)
+
     def slope(self, mapped_NV: Tensor) -> Tensor | float:
         """d mapped / d logits, written in the mapped logits."""
         return self.scale * (1 - (mapped_NV / self.cap).square()) if self.cap else self.scale

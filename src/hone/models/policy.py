@@ -56,6 +56,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    temperature: what logits are divided by: log-probs are of the distribution that tokens are drawn from at that temperature.
     reference: what it is held against, given by whoever has it ready.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
@@ -66,6 +67,7 @@ class Policy:
         self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
+        self.temperature = 1.0
         self.reference: Reference | None = None
         self.router_loss = choose_coefficient(self.causal, router_loss)
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
@@ -91,7 +93,7 @@ class Policy:
         values_of = self._value_head()
         if not self.fast:
             return self._checked(self._plain(batch)), values_of(self._plain_hidden(batch))
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
 
         def read(hidden_BTD: Tensor) -> Tensor:
             labels_BT = batch.labels_BT.to(hidden_BTD.device)
@@ -164,7 +166,7 @@ class Policy:
         return inputs
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
-        head = Head(self.causal, self.logit_map)
+        head = Head(self.causal, self.logit_map.at(self.temperature))
         return self._read(batch, lambda hidden_BTD: head.label_logprobs(hidden_BTD, batch.labels_BT.to(hidden_BTD.device)))
 
     def _read(self, batch: TokenBatch, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -177,7 +179,7 @@ class Policy:
         logits_BTV = self.module(**self._inputs(batch)).logits
         next_BT = following(batch.labels_BT)
         trained_BT = next_BT != IGNORE
-        return at_labels(of_logits(logits_BTV[trained_BT], next_BT[trained_BT]), batch.labels_BT)
+        return at_labels(of_logits(logits_BTV[trained_BT] / self.temperature, next_BT[trained_BT]), batch.labels_BT)
 
     def _plain_hidden(self, batch: TokenBatch) -> Tensor:
         return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]

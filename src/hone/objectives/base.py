@@ -42,6 +42,9 @@ class Objective(Protocol):
     metrics: ClassVar[tuple[str, ...]]
     """Names of the figures that its losses bring, in training and evaluation alike."""
 
+    best_by: ClassVar[str]
+    """The evaluation's figure by which checkpoints are compared unless the settings name another."""
+
     has_perplexity: ClassVar[bool]
     """Whether exp(loss) is a perplexity."""
 
@@ -79,6 +82,7 @@ class Usual:
 
     unit = "sequences"
     metrics: ClassVar[tuple[str, ...]] = ()
+    best_by = "eval_loss"
     has_perplexity = False
     has_labels = True
     needs_reference = False

@@ -12,7 +12,11 @@ from hone.table import Table
 
 OBJECTIVES = Table(
     "objective",
-    {"sft": "hone.objectives.sft:Sft", "pretrain": "hone.objectives.pretrain:Pretrain"},
+    {
+        "sft": "hone.objectives.sft:Sft",
+        "pretrain": "hone.objectives.pretrain:Pretrain",
+        "grpo": "hone.objectives.grpo:Grpo",
+    },
     group="hone.objectives",
     error=ConfigError,
 )

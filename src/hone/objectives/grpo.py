@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.chat.encoded import IGNORE, Example
 from hone.config.objective import Grpo as GrpoConfig
 from hone.data.batch import Batch
 from hone.data.sample import Task
@@ -23,18 +22,21 @@ from hone.errors import TrainingError
 from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
 from hone.objectives.advantage import advantages, tells_nothing
-from hone.objectives.base import Loss
-from hone.objectives.onpolicy import Lesson, Lessons, OnPolicy, Processes, Rollout, Sums
+from hone.objectives.base import Loss, Usual
+from hone.objectives.onpolicy import Figures, Lesson, Lessons, OnPolicy, Processes, Rollout
 from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
 from hone.objectives.rewards.case import Case, read_note, write_note
-from hone.objectives.rewards.judge import Judge, Verdict
+from hone.objectives.rewards.judge import Judge, Verdict, names_of
 from hone.objectives.surrogate import Clipped, clipped, divergence, importance, items, log_ratio, token_weights
 
 
-class Grpo(OnPolicy):
+class Grpo(OnPolicy, Usual):
     """-min(r A, clip(r) A) + beta KL of each drawn token, A the advantage of its answer in its group."""
 
     sample = Task
+    unit = "prompts"
+    best_by = "eval_reward"
+    has_labels = False
     fingerprint = "grpo-1"
 
     def __init__(self, settings: GrpoConfig):
@@ -42,10 +44,7 @@ class Grpo(OnPolicy):
         self.draws, self.reuses = settings.num_generations, settings.num_iterations
         self.check_every, self.check_bound = settings.sync_check_steps, settings.sync_check_bound
         self.needs_reference = settings.beta > 0
-
-    def examples(self, sample: Task, codec: Codec) -> list[Task]:
-        """Itself."""
-        return [sample]
+        self.metrics = ("reward", *_figures_of_answers(names_of(settings.reward_funcs)))
 
     def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
         """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
@@ -81,7 +80,7 @@ class Grpo(OnPolicy):
         lessons = [self._lesson(rollouts[at - first], float(chances[at]), bool(learned[at])) for at in mine]
         return Lessons(lessons, self._sums(rewards_PG) | self._sums_of_answers(rollouts, verdicts))
 
-    def judge(self, rollouts: Sequence[Rollout]) -> Sums:
+    def judge(self, rollouts: Sequence[Rollout]) -> Figures:
         """Mean reward, of each function too, and the answers' length."""
         verdicts = self._judge.judge([self._case(one) for one in rollouts])
         rewards = {"reward": (sum(one.reward for one in verdicts), float(len(verdicts)))}
@@ -144,7 +143,7 @@ class Grpo(OnPolicy):
             aside["old"] = rollout.along(rollout.old)
         return Lesson(rollout.row, rollout.sequence, aside)
 
-    def _sums(self, rewards_PG: Tensor) -> Sums:
+    def _sums(self, rewards_PG: Tensor) -> Figures:
         """Of the whole step; every process gives the same, which the mean over processes leaves as it is."""
         groups = float(len(rewards_PG))
         return {
@@ -153,24 +152,26 @@ class Grpo(OnPolicy):
             "frac_reward_zero_std": (float(tells_nothing(rewards_PG).sum()), groups),
         }
 
-    def _sums_of_answers(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Sums:
+    def _sums_of_answers(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Figures:
         number, drawn = float(len(rollouts)), [one.drawn for one in rollouts]
-        tokens = float(sum(len(one.ids) for one in drawn))
-        parts = {
-            f"rewards/{name}/mean": (sum(one.parts[index] for one in verdicts), number)
-            for index, name in enumerate(self._judge.names)
-        }
-        return parts | {
-            "completions/mean_length": (tokens, number),
-            "completions/clipped_ratio": (float(sum(not one.finished for one in drawn)), number),
-            "entropy": (float(sum(one.entropies.sum() for one in drawn)), tokens),
-        }
+        entropies = [float(nats) for one in drawn for nats in one.entropies]
+        sums = [
+            *((sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))),
+            (float(sum(len(one.ids) for one in drawn)), number),
+            (float(sum(not one.finished for one in drawn)), number),
+            (sum(entropies), float(len(entropies))),
+        ]
+        return dict(zip(_figures_of_answers(self._judge.names), sums, strict=True))
+
+
+def _figures_of_answers(names: Sequence[str]) -> tuple[str, ...]:
+    rewards = (f"rewards/{name}/mean" for name in names)
+    return (*rewards, "completions/mean_length", "completions/clipped_ratio", "entropy")
 
 
 def _example(sample: Task, codec: Codec) -> Example:
-    ids = np.array(codec.prompt(sample.conversation), np.int32)
     note = write_note(sample.conversation, sample.answer, sample.columns)
-    return Example((Encoded(ids, np.full(len(ids), IGNORE, np.int32)),), note=note)
+    return Example((codec.encode_prompt(sample.conversation),), note=note)
 
 
 def _sum(values_N: Tensor, learned_N: Tensor) -> tuple[Tensor, Tensor]:

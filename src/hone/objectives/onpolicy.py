@@ -20,7 +20,7 @@ from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.inference.rollout import Drawn, Sampling
 
-Sums = dict[str, tuple[float, float]]
+Figures = dict[str, tuple[float, float]]
 """Figures by name, as (sum, count): the quotient over all processes is logged."""
 
 
@@ -76,12 +76,14 @@ class Lessons:
     """lessons: of this process, not empty; metrics: the same names on every process."""
 
     lessons: list[Lesson]
-    metrics: Sums = field(default_factory=dict)
+    metrics: Figures = field(default_factory=dict)
 
 
 class OnPolicy(ABC):
     """An Objective that learns from its own answers; training tells it from others by this class."""
 
+    metrics: tuple[str, ...]
+    """Names of the figures that `judge` gives."""
     draws: int
     """Answers to each prompt. A step's batch size counts answers and is a multiple of it."""
     reuses: int
@@ -104,7 +106,7 @@ class OnPolicy(ABC):
         """
 
     @abstractmethod
-    def judge(self, rollouts: Sequence[Rollout]) -> Sums:
+    def judge(self, rollouts: Sequence[Rollout]) -> Figures:
         """The figures of rollouts from which nothing is learned: evaluation's, without the prefix `eval_`."""
 
     @abstractmethod

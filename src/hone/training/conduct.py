@@ -27,9 +27,9 @@ class Choice:
     patience: int
 
 
-def choose_metric(train: TrainConfig) -> Choice:
-    """How checkpoints are compared: by the evaluation loss unless the settings name another metric."""
-    metric = train.metric_for_best_model or "eval_loss"
+def choose_metric(train: TrainConfig, best_by: str) -> Choice:
+    """How checkpoints are compared: by the objective's own figure unless the settings name another metric."""
+    metric = train.metric_for_best_model or best_by
     metric = metric if metric.startswith("eval_") else f"eval_{metric}"
     greater = train.greater_is_better
     greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater

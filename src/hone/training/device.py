@@ -113,6 +113,10 @@ class Device:
             raise TrainingError(f"{self.world} processes, but the model is a {type(wrapped).__name__}, not wrapped for them")
         return wrapped, optimizer if optimizer is None else self._accelerator.prepare_optimizer(optimizer)
 
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Within, products are taken in the run's precision, as in a prepared module's own forward."""
+        return self._accelerator.autocast()
+
     @contextlib.contextmanager
     def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
         """Within, gradients stay in this process unless it is the last micro-batch of the step."""

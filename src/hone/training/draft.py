@@ -23,6 +23,7 @@ from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
 from hone.objectives.build import build_objective
+from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import schedule_factor
 from hone.training import plan as planning
 from hone.training.conduct import choose_metric
@@ -30,6 +31,8 @@ from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
 from hone.training.memory import Memory, Trained, available_bytes, estimate
 from hone.training.plan import Plan
+from hone.training.prompts import prompt_steps, require_room
+from hone.training.rollouts import answer_metric_names
 
 STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
@@ -68,7 +71,8 @@ def gather_material(run: Run) -> Material:
 
 
 def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) -> None:
-    wanted, names = choose_metric(run.train).metric, metric_names(objective, evals)
+    wanted = choose_metric(run.train, objective.best_by).metric
+    names = answer_metric_names(objective, evals) if isinstance(objective, OnPolicy) else metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
         raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
@@ -89,8 +93,10 @@ def row_length(run: Run, tokens: TokenSet) -> int:
 
 
 def lay_steps(run: Run, material: Material, world: int) -> Steps:
-    """Which sequences each step takes."""
+    """Which examples each step takes."""
     train = run.train
+    if isinstance(material.objective, OnPolicy):
+        return prompt_steps(run, material.objective, material.tokens.lengths, world=world, seed=data_seed(run))
     return Steps(
         material.tokens.lengths,
         per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * world,
@@ -106,7 +112,8 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
 def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.device, world: int) -> Plan:
     """The plan of a run on `world` processes with a device each."""
     train, tokens = run.train, material.tokens
-    num_steps, num_epochs = planning.count_steps(train, steps.num_steps_per_epoch)
+    per_epoch = steps.num_steps_per_epoch * (material.objective.reuses if isinstance(material.objective, OnPolicy) else 1)
+    num_steps, num_epochs = planning.count_steps(train, per_epoch)
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     num_weights, num_trained, kept, recomputed = _measure(run, material, device)
     free = available_bytes(device)
@@ -125,14 +132,15 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         micro_batch=train.per_device_train_batch_size,
         accumulation=train.gradient_accumulation_steps,
         per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * world,
-        steps_per_epoch=steps.num_steps_per_epoch,
+        steps_per_epoch=per_epoch,
         num_steps=num_steps,
         num_epochs=num_epochs,
-        log_every=planning.log_every(train, num_steps, steps.num_steps_per_epoch),
-        eval_every=planning.eval_every(train, num_steps, steps.num_steps_per_epoch) if material.evals else 0,
-        eval_after=planning.eval_after(train, steps.num_steps_per_epoch),
-        save_every=planning.save_every(train, num_steps, steps.num_steps_per_epoch),
+        log_every=planning.log_every(train, num_steps, per_epoch),
+        eval_every=planning.eval_every(train, num_steps, per_epoch) if material.evals else 0,
+        eval_after=planning.eval_after(train, per_epoch),
+        save_every=planning.save_every(train, num_steps, per_epoch),
         unit=material.objective.unit,
+        draws=material.objective.draws if isinstance(material.objective, OnPolicy) else 0,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
         recompute=recompute,
         num_weights=num_weights,
@@ -155,6 +163,9 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
     trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
+    if isinstance(material.objective, OnPolicy):
+        longest += run.generate.max_new_tokens
+        require_room(run, longest)
     rows = run.train.per_device_train_batch_size
     tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
     kept, recomputed = (

@@ -5,9 +5,10 @@ Does not know the order of samples (Steps decides it) nor what is computed from 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hone.data.batch import Batch, pack, pad
 from hone.data.build import TokenSet
@@ -16,10 +17,14 @@ from hone.data.order import Steps
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """counts: False for a repeat that only keeps this process in step with those that have one batch more."""
+    """counts: False for a repeat that only keeps this process in step with those that have one batch more.
+
+    metrics: figures as (sum, count) that are known before the loss is, such as rewards.
+    """
 
     batch: Batch
     counts: bool
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def lay_out(tokens: TokenSet, rows: list[int], *, packed: bool, pad_id: int) -> Batch:
@@ -44,6 +49,17 @@ class Feed:
         spare = (mine or ranks[0])[-1]
         wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
         return [MicroBatch(lay_out(self.tokens, rows, packed=self._packed, pad_id=self._pad_id), real) for rows, real in wanted]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint must hold so that step `step` can come next: nothing, it follows from its number."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        assert not state, "a feed of data has no state"
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `first` up to `end`, one step prepared ahead."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from hone.config.knobs import KINDS, knobs
+from hone.config.knobs import DEFAULTS_OF_STAGE, KINDS, knobs
 from hone.config.run import Run
 from hone.data.build import TokenSet
 from hone.training.plan import precision_of
@@ -37,7 +37,7 @@ def fingerprint(run: Run, tokens: TokenSet, *, world: int, fills_rows: bool, dat
     train, length = run.train, {"cutoff_len": str(run.data.cutoff_len)}
     model = {key: value for key, value in _values(run, "model").items() if key in _MODEL}
     model["precision"] = ("pure " if train.pure_bf16 else "") + precision_of(train)
-    objective = _values(run, "objective")
+    objective = _values(run, "objective") | _drawing(run)
     explaining = {key: value for key, value in (_values(run, "data") | _values(run, "chat")).items() if key in _DATA}
     explaining |= {**model, **objective, "data_seed": str(data_seed)}
     adapter = _values(run, "adapter")
@@ -96,6 +96,12 @@ def _values(run: Run, section: str) -> dict[str, str]:
             value = next(word for word, meant in KINDS[section][2].items() if meant == value)
         found[knob.key] = _text(value)
     return found
+
+
+def _drawing(run: Run) -> dict[str, str]:
+    """How the answers are drawn that are learned from; nothing where what is learned stands in the data."""
+    keys = DEFAULTS_OF_STAGE.get(run.objective.kind, {})
+    return {key: _text(getattr(run.generate, key)) for key in keys}
 
 
 def _text(value: Any) -> str:

@@ -20,11 +20,13 @@ from hone import log
 from hone.errors import CheckpointError
 from hone.training import checkpoint
 from hone.training.device import Device
+from hone.training.feed import Feed
 from hone.training.plan import Plan
 from hone.training.progress import Progress
 from hone.training.randomness import random_state, restore_random_state
+from hone.training.rollouts import RolloutFeed
 
-OPTIMIZER, SCHEDULER, STATE, SCALER = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt"
+OPTIMIZER, SCHEDULER, STATE, SCALER, FEED = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt", "feed.pt"
 
 
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*")
@@ -33,13 +35,14 @@ _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json",
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint holds. save_weights, load_weights: of the trained module, to and from a folder."""
+    """What a checkpoint holds. save_weights, load_weights: of the trained module, to and from a folder; feed: of the batches."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     save_weights: Callable[[Path], None]
     load_weights: Callable[[Path], None]
+    feed: Feed | RolloutFeed
 
 
 class Keeper:
@@ -67,11 +70,12 @@ class Keeper:
         to_go_on: the run stops here, so the optimizer's state is written also under save_only_model.
         """
         states = self._device.gather(random_state())
+        coming = self._parts.feed.state(progress.step)
         target, failure = self.path(progress.step), ""
         if self._device.is_main:
             try:
                 about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
-                checkpoint.write_complete(target, partial(self._write, progress, states, to_go_on), about=about)
+                checkpoint.write_complete(target, partial(self._write, progress, states, coming, to_go_on), about=about)
                 with checkpoint.writing(self.folder):
                     self._tidy(target, progress.best_checkpoint)
             except CheckpointError as problem:
@@ -82,7 +86,9 @@ class Keeper:
         self.last = target
         return target
 
-    def _write(self, progress: Progress, states: list[dict[str, Any]], to_go_on: bool, folder: Path) -> None:
+    def _write(
+        self, progress: Progress, states: list[dict[str, Any]], coming: dict[str, Any], to_go_on: bool, folder: Path
+    ) -> None:
         plan = self._plan
         self._parts.save_weights(folder)
         state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
@@ -94,6 +100,8 @@ class Keeper:
         torch.save(self._parts.schedule.state_dict(), folder / SCHEDULER)
         if (scaler := self._device.scaler_state()) is not None:
             torch.save(scaler, folder / SCALER)
+        if coming:
+            torch.save(coming, folder / FEED)
         for rank, random_numbers in enumerate(states):
             torch.save(random_numbers, folder / _random_file(rank, len(states)))
 
@@ -124,6 +132,7 @@ class Keeper:
         _load_keeping_settings(self._parts.optimizer, self._parts.schedule, folder)
         if (folder / SCALER).is_file():
             self._device.load_scaler_state(_load(folder / SCALER))
+        self._parts.feed.restore(_load(folder / FEED) if (folder / FEED).is_file() else {})
         self._restore_random(folder)
         self.last = folder
         return progress

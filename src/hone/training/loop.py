@@ -69,9 +69,8 @@ def fit(
     Returns True where it was stopped by wish.
     """
     work.policy.module.train()
-    skipped = 0
+    skipped, started = 0, time.monotonic()
     for batches in steps:
-        started = time.monotonic()
         result = take_step(work, batches, stop=wants_stop())
         skipped = skipped + 1 if result.skipped else 0
         if skipped > MOST_SKIPPED:
@@ -89,6 +88,7 @@ def fit(
         progress.seconds += time.monotonic() - started
         if observer.stepped(progress, result) or result.stop:
             return result.stop
+        started = time.monotonic()  # what the next batches take to come is the run's time too: answers are drawn in it
     return False
 
 
@@ -134,6 +134,7 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
             device.backward(loss * (device.world / items if micro.counts else 0.0))
         losses.append(loss.detach() * micro.counts)
         metrics.add(found.metrics, micro.counts)
+        metrics.add(micro.metrics)
     each = torch.stack(losses).double().tolist()
     mean = device.total([math.fsum(each)])[0] / items
     norm = float(device.clip(work.policy.module, work.max_grad_norm))

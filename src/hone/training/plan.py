@@ -26,7 +26,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 class Plan:
     """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
 
-    unit: what an example is called; layout: how sequences lie in a batch.
+    unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned.
+    layout: how sequences lie in a batch.
     per_step: examples (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     eval_after: int
     save_every: int
     unit: str
+    draws: int
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     recompute: bool
     num_weights: int
@@ -69,7 +71,7 @@ class Plan:
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
             f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} {self.unit} to evaluate",
-            f"step         {self.per_step} {self.unit} = {self.micro_batch} x {self.accumulation} accumulated "
+            f"step         {self._step()} = {self.micro_batch} x {self.accumulation} accumulated "
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
@@ -78,6 +80,12 @@ class Plan:
             *(f"             {line}" for line in self.memory.lines()),
             f"output       {self.output_dir}",
         ]
+
+    def _step(self) -> str:
+        """What a step learns from."""
+        if not self.draws:
+            return f"{self.per_step} {self.unit}"
+        return f"{self.per_step} answers, {self.draws} to each of {self.per_step // self.draws} {self.unit},"
 
     def to_dict(self) -> dict[str, Any]:
         """The plan for machines, with the versions of everything that computes."""

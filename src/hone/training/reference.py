@@ -51,6 +51,7 @@ def load_beside(run: Run, device: Device, place: str, adapters: tuple[str, ...],
     adapter = Lora(adapter_name_or_path=adapters) if adapters else Full()
     module = attach(module, adapter, base_name=hub_name(model), trainable=False)
     other = Policy(module)
+    other.temperature = policy.temperature
     ours, theirs = _num_ids(policy), _num_ids(other)
     if ours != theirs:
         raise ModelError(

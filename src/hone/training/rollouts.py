@@ -23,7 +23,7 @@ from hone.errors import TrainingError
 from hone.inference.rollout import Prompt, Sampler, Sampling, seed_of
 from hone.models.policy import Policy
 from hone.models.reference import evaluating
-from hone.objectives.onpolicy import Lesson, OnPolicy, Rollout, Sums
+from hone.objectives.onpolicy import Figures, Lesson, OnPolicy, Rollout
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
 
@@ -73,10 +73,9 @@ class Drawer:
 
     def lay_out(self, lessons: Sequence[Lesson]) -> Batch:
         """The lessons as one batch, with what stands beside their sequences."""
-        packed, sequences, rows = self.policy.can_pack, [one.sequence for one in lessons], [one.row for one in lessons]
-        batch = pack(sequences, rows) if packed else pad(sequences, self.pad_id, rows)
-        names = lessons[0].aside
-        return replace(batch, aside={name: _beside([one.aside[name] for one in lessons], packed=packed) for name in names})
+        sequences, rows = [one.sequence for one in lessons], [one.row for one in lessons]
+        aside = {name: [one.aside[name] for one in lessons] for name in lessons[0].aside}
+        return pack(sequences, rows, aside) if self.policy.can_pack else pad(sequences, self.pad_id, rows, aside)
 
     def check(self, rollouts: Sequence[Rollout], reckoned: Sequence[np.ndarray]) -> float:
         """The mean absolute difference of sampler's and trainer's log-probs, over all processes.
@@ -103,14 +102,15 @@ class RolloutFeed:
     """
 
     def __init__(self, drawer: Drawer, tokens: TokenSet, steps: Steps, *, seed: int):
-        self._drawer, self._tokens, self._steps, self._seed = drawer, tokens, steps, seed
+        self.drawer, self._tokens, self._steps, self._seed = drawer, tokens, steps, seed
         self._lessons: list[Lesson] = []
-        self._metrics: Sums = {}
+        self._spare: Lesson | None = None
+        self._metrics: Figures = {}
         self._checked_at = -1
 
     def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `first` up to `end`."""
-        reuses = self._drawer.objective.reuses
+        reuses = self.drawer.objective.reuses
         for number in range(first, end):
             if number % reuses == 0:
                 self._roll_out(number // reuses, number)
@@ -118,24 +118,31 @@ class RolloutFeed:
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold of all processes: {} where the next step draws anew. All call it."""
-        if step % self._drawer.objective.reuses == 0:
+        if step % self.drawer.objective.reuses == 0:
             return {}
-        shares = self._drawer.device.gather([_packed_up(one) for one in self._lessons])
-        return {"lessons": [one for share in shares for one in share], "metrics": self._metrics}
+        shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
+        lessons = [one for share, _ in shares for one in share]
+        metrics = {name: [sum(own[name][at] for _, own in shares) for at in (0, 1)] for name in self._metrics}
+        return {"lessons": lessons, "metrics": metrics}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave, on any number of processes."""
         if state:
             self._lessons = [_unpacked(one) for one in self._mine(state["lessons"])]
+            self._spare = _unpacked(state["lessons"][0])
             self._metrics = {name: (pair[0], pair[1]) for name, pair in state["metrics"].items()}
+
+    def close(self) -> None:
+        """Let go of what the objective took to judge by."""
+        self.drawer.objective.close()
 
     def _mine(self, everything: list[Any]) -> list[Any]:
         """This process's share: neighbours stay together."""
-        device, number = self._drawer.device, len(everything)
+        device, number = self.drawer.device, len(everything)
         return everything[number * device.rank // device.world : number * (device.rank + 1) // device.world]
 
     def _roll_out(self, generation: int, step: int) -> None:
-        drawer, objective = self._drawer, self._drawer.objective
+        drawer, objective = self.drawer, self.drawer.objective
         epoch, index = divmod(generation, self._steps.num_steps_per_epoch)
         rows = [row for batch in self._steps.step(epoch, index)[0] for row in batch]
         slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
@@ -147,34 +154,27 @@ class RolloutFeed:
             if checks:
                 self._check(rollouts, reckoned, step)
         found = objective.roll_out(rollouts, drawer.device)
-        self._lessons, self._metrics = found.lessons, found.metrics
+        self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
 
     def _is_due(self, step: int) -> bool:
-        every = self._drawer.objective.check_every
+        every = self.drawer.objective.check_every
         return self._checked_at < 0 or (every > 0 and step - self._checked_at >= every)
 
     def _check(self, rollouts: list[Rollout], reckoned: list[np.ndarray], step: int) -> None:
-        difference = self._drawer.check(rollouts, reckoned)
+        difference = self.drawer.check(rollouts, reckoned)
         if self._checked_at < 0:
             log.info(f"the engine that draws runs the policy: log-probs differ by {difference:.2g} on average")
         self._checked_at = step
 
     def _batches(self) -> list[MicroBatch]:
         """The lessons as this process's micro-batches; as many as on every other process."""
-        drawer = self._drawer
+        drawer = self.drawer
         starts = range(0, len(self._lessons), drawer.micro)
-        batches = [drawer.lay_out(self._lessons[start : start + drawer.micro]) for start in starts]
+        batches = [MicroBatch(drawer.lay_out(self._lessons[start : start + drawer.micro]), True) for start in starts]
         most = max(drawer.device.gather(len(batches)))
-        spare = [MicroBatch(batches[-1], False)] * (most - len(batches))
-        return [MicroBatch(batch, True) for batch in batches] + spare
-
-
-def _beside(values: Sequence[float | np.ndarray], *, packed: bool) -> Tensor:
-    """fp32 [S] of numbers; [B, T] of arrays as long as their sequences, laid out as those are."""
-    if not isinstance(values[0], np.ndarray):
-        return torch.tensor(values, dtype=torch.float32)
-    tensors = [torch.as_tensor(value, dtype=torch.float32) for value in values]
-    return torch.cat(tensors).unsqueeze(0) if packed else torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+        assert self._spare is not None, "answers were drawn, or put back"
+        batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))
+        return [replace(batches[0], metrics=self._metrics), *batches[1:]]
 
 
 def _packed_up(lesson: Lesson) -> dict[str, Any]:
@@ -210,3 +210,9 @@ def evaluate_answers(drawer: Drawer, sets: dict[str, TokenSet], *, seed: int) ->
     seconds = time.monotonic() - started
     samples = sum(map(len, sets.values()))
     return metrics | {"eval_runtime": round(seconds, 4), "eval_samples_per_second": round(samples / seconds, 3)}
+
+
+def answer_metric_names(objective: OnPolicy, sets: dict[str, TokenSet]) -> list[str]:
+    """The names `evaluate_answers` gives its figures for these sets."""
+    names = [f"eval_{name}_{figure}" for name in sets if name for figure in objective.metrics]
+    return [*(f"eval_{figure}" for figure in objective.metrics), *names, "eval_runtime", "eval_samples_per_second"]

@@ -19,17 +19,21 @@ from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.errors import CheckpointError, TrainingError
+from hone.inference.embedded import EmbeddedSampler
+from hone.inference.rollout import Sampling
+from hone.inference.sampling import rollout_sampling
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
 from hone.models.policy import Policy, find_causal
 from hone.models.value_head import add_value_head, load_value_head, save_value_head, value_head_of, without_value_head
+from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
-from hone.training.draft import Material, draft_plan, gather_material, lay_steps
+from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, Parts, dumps
@@ -42,6 +46,7 @@ from hone.training.records import Records
 from hone.training.reference import build_reference
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
+from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
 
@@ -64,6 +69,7 @@ class Session:
     material: Material
     steps: Steps
     work: Work
+    feed: Feed | RolloutFeed
     keeper: Keeper
     start: Start
 
@@ -91,10 +97,33 @@ def prepare(run: Run, *, settings: str) -> Session:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
             (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
+    sampling = ready_to_draw(run, material)
     module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
     work = make_work(run, plan, device, material, module)
-    keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
-    return Session(run, plan, device, material, steps, work, keeper, start)
+    feed = make_feed(run, material, steps, work, sampling)
+    keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
+    return Session(run, plan, device, material, steps, work, feed, keeper, start)
+
+
+def ready_to_draw(run: Run, material: Material) -> Sampling | None:
+    """How answers are drawn, the objective made ready for them; None where what is learned stands in the data."""
+    if not isinstance(material.objective, OnPolicy):
+        return None
+    sampling = rollout_sampling(run.generate, stop_ids=material.codec.stop_ids, pad_id=material.pad_id)
+    material.objective.start(material.codec, sampling)
+    return sampling
+
+
+def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: Sampling | None) -> Feed | RolloutFeed:
+    """Where each step's batches come from."""
+    policy, device, objective = work.policy, work.device, material.objective
+    if sampling is None:
+        return Feed(material.tokens, steps, rank=device.rank, packed=policy.can_pack, pad_id=material.pad_id)
+    assert isinstance(objective, OnPolicy)
+    micro, whole = run.train.per_device_train_batch_size, run.train.gradient_accumulation_steps
+    sampler = EmbeddedSampler(policy.causal, batch_size=run.objective.rollout_batch_size or micro * whole)
+    drawer = Drawer(objective, policy, device, sampler, sampling, work.name_rows, micro, material.pad_id)
+    return RolloutFeed(drawer, material.tokens, steps, seed=data_seed(run))
 
 
 def _look_at_output(run: Run) -> Start:
@@ -155,6 +184,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     policy = Policy(wrapped, getattr(run.objective, "moe_aux_loss_coef", None))
+    policy.temperature = run.generate.temperature if isinstance(material.objective, OnPolicy) else 1.0
     policy.self_test()
     if material.objective.needs_reference:
         policy.reference = build_reference(run, device, policy, module)
@@ -178,7 +208,15 @@ def _name_rows(material: Material, rows: list[int]) -> str:
 
 
 def make_keeper(
-    run: Run, plan: Plan, material: Material, module: nn.Module, work: Work, *, settings: str, start: Start
+    run: Run,
+    plan: Plan,
+    material: Material,
+    module: nn.Module,
+    work: Work,
+    feed: Feed | RolloutFeed,
+    *,
+    settings: str,
+    start: Start,
 ) -> Keeper:
     """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
     tokenizer = material.codec.tokenizer
@@ -198,7 +236,7 @@ def make_keeper(
         if head is not None:
             load_value_head(find_causal(module), folder)
 
-    parts = Parts(module, work.optimizer, work.schedule, save_weights, load_weights)
+    parts = Parts(module, work.optimizer, work.schedule, save_weights, load_weights, feed)
     return Keeper(
         parts,
         plan,
@@ -223,31 +261,26 @@ def carry_out(session: Session) -> Outcome:
     options = tracker_options(run.track, run.track.run_name or plan.output_dir, tracker_folder(run))
     device.start_trackers(project_of(run.track, environment), options, flat_settings(run))
     measure = partial(measure_now, session)
-    choice = choose_metric(run.train)
+    choice = choose_metric(run.train, session.material.objective.best_by)
     saves = run.train.save_strategy != "no"
     conductor = Conductor(
         plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
-    )
-    feed = Feed(
-        session.material.tokens,
-        session.steps,
-        rank=device.rank,
-        packed=session.work.policy.can_pack,
-        pad_id=session.material.pad_id,
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
     with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
-        feeding = feed.steps(progress.step, progress.step if tired else plan.num_steps)
+        feeding = session.feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
     cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
     if stopped and progress.step < plan.num_steps:
+        session.feed.close()
         device.close()
         return Outcome({}, cause)
     with StopRequest(saying("the run is over and writes its model")):
         metrics = conclude(session, progress, records, measure)
+    session.feed.close()
     device.close()
     return Outcome(metrics, 0)
 
@@ -266,6 +299,8 @@ def _look_for_best(progress: Progress) -> None:
 def measure_now(session: Session) -> dict[str, float]:
     """The evaluation's figures at the present weights."""
     material, policy = session.material, session.work.policy
+    if isinstance(session.feed, RolloutFeed):
+        return evaluate_answers(session.feed.drawer, material.evals, seed=session.plan.seed)
     layout = Layout(session.run.train.per_device_eval_batch_size, policy.can_pack, material.pad_id)
     return evaluate(policy, material.objective, material.evals, session.device, layout)
 
@@ -277,6 +312,7 @@ def evaluate_only(session: Session) -> dict[str, float]:
     if session.device.is_main:
         with writing(folder):
             write_metrics(folder, "eval", metrics)
+    session.feed.close()
     session.device.close()
     return metrics
 
@@ -286,7 +322,8 @@ def conclude(session: Session, progress: Progress, records: Records, measure: Ca
     run, plan, folder = session.run, session.plan, Path(session.plan.output_dir)
     if run.train.load_best_model_at_end and progress.best_checkpoint:
         session.keeper.load_best(progress.best_checkpoint)
-        best = f"{choose_metric(run.train).metric} {progress.best_metric:.4g}"
+        metric = choose_metric(run.train, session.material.objective.best_by).metric
+        best = f"{metric} {progress.best_metric:.4g}"
         log.info(f"the best checkpoint is {progress.best_checkpoint} ({best})")
     elif run.train.load_best_model_at_end:
         log.info("load_best_model_at_end: nothing was evaluated that could be the best; the model is the last one")

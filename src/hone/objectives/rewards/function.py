@@ -29,7 +29,7 @@ class RewardFunction:
 
     The function is called with keywords alone, each a list with one item an answer: `def brevity(completions, **columns) ->
     list[float]`. completions: texts; prompts: the messages before, as OpenAI writes them; answers: the reference texts;
-    completion_ids: token ids; and every column of the rows by its name (None in rows of another set that lack it).
+    completion_ids: token ids; and each further column of the rows by its name (None in rows of another set that lack it).
     """
 
     def __init__(self, place: str, *, seconds: float):

@@ -22,19 +22,23 @@ class Verdict:
     parts: tuple[float, ...]
 
 
+def names_of(functions: Sequence[str]) -> tuple[str, ...]:
+    """What the log calls them: a built-in's own name, a user's function without its file where that leaves no doubt."""
+    short = tuple(name.rpartition(":")[2] for name in functions)
+    return short if len(set(short)) == len(short) else tuple(functions)
+
+
 class Judge:
     """`Judge(("numeric", "rewards.py:brevity"), (1.0, 0.1), Rules(), seconds=60).judge(cases)`.
 
-    names: of the functions, as the log calls them: a built-in's own, or the user's function without its file.
+    names: of the functions, as the log calls them.
     """
 
     def __init__(self, functions: Sequence[str], weights: Sequence[float], rules: Rules, *, seconds: float):
         assert not weights or len(weights) == len(functions), "a weight for each function"
         self._rules, self._weights = rules, tuple(weights) or (1.0,) * len(functions)
         self._functions = [RewardFunction(name, seconds=seconds) if ":" in name else name for name in functions]
-        self.names = [one if isinstance(one, str) else one.place.rpartition(":")[2] for one in self._functions]
-        if len(set(self.names)) < len(self.names):
-            self.names = list(functions)
+        self.names = names_of(functions)
 
     def start(self) -> None:
         """Load the users' functions, so that a missing one is told before anything is drawn."""

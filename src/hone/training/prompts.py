@@ -1,0 +1,48 @@
+"""Prompts of a run that learns from its own answers: how many a step takes, and whether their answers have room.
+
+Does not know how answers are drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hone.config.run import Run
+from hone.data.order import Steps
+from hone.errors import TrainingError
+from hone.models.load import load_config
+from hone.objectives.onpolicy import OnPolicy
+
+
+def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: int, seed: int) -> Steps:
+    """The prompts of each step: its batch size counts answers, `draws` to each prompt. How they are shared out is the feed's.
+
+    Raises TrainingError where a step would not hold whole groups, or leave a process without an answer.
+    """
+    train, draws = run.train, objective.draws
+    answers = train.per_device_train_batch_size * train.gradient_accumulation_steps * world
+    made = (
+        f"per_device_train_batch_size {train.per_device_train_batch_size} x gradient_accumulation_steps "
+        f"{train.gradient_accumulation_steps} x processes {world} = {answers} answers a step"
+    )
+    if answers % draws:
+        raise TrainingError(f"{made}; wanted a multiple of num_generations: {draws}, so that a step holds whole groups")
+    per_step = answers // draws
+    last = len(lengths) % per_step * draws
+    if 0 < last < world and not train.dataloader_drop_last:
+        raise TrainingError(
+            f"{made}; the last step of an epoch has {last} answers, too few for {world} processes; "
+            "write dataloader_drop_last: true"
+        )
+    shuffle, drop_last = not train.disable_shuffling, train.dataloader_drop_last
+    return Steps(lengths, per_step=per_step, micro=per_step, world=1, seed=seed, shuffle=shuffle, drop_last=drop_last)
+
+
+def require_room(run: Run, longest: int) -> None:
+    """Raise TrainingError where the longest prompt and answer together, in tokens, are more than the model can hold."""
+    limit = load_config(run.model).get_text_config().to_dict().get("max_position_embeddings")
+    if limit is not None and longest > limit and not run.model.rope_scaling:
+        raise TrainingError(
+            f"the longest prompt and max_new_tokens: {run.generate.max_new_tokens} are {longest} tokens together, and the model "
+            f"can hold {limit}; lower max_new_tokens, or leave out long prompts (cutoff_len with overlong: drop)"
+        )
