@@ -183,7 +183,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped, getattr(run.objective, "moe_aux_loss_coef", None))
+    balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
+    policy = Policy(wrapped, balanced)
     policy.temperature = run.generate.temperature if isinstance(material.objective, OnPolicy) else 1.0
     policy.self_test()
     if material.objective.needs_reference:
