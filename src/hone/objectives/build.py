@@ -16,6 +16,7 @@ OBJECTIVES = Table(
         "sft": "hone.objectives.sft:Sft",
         "pretrain": "hone.objectives.pretrain:Pretrain",
         "grpo": "hone.objectives.grpo:Grpo",
+        "ppo": "hone.objectives.ppo:Ppo",
     },
     group="hone.objectives",
     error=ConfigError,
