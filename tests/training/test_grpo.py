@@ -189,3 +189,24 @@ def test_gsm8k_rows_pass_through(shared, grpo, tmp_path):
     assert cli.main(["train", str(write_run(_without_none(settings), tmp_path / "r.yaml"))]) == 0
     folder = Path(grpo["output_dir"])
     assert len(history(folder, "rewards/numeric/mean")) == 2 and len(history(folder, "rewards/length/mean")) == 2
+
+
+def test_check_finds_a_reward_that_is_not_there(grpo, tmp_path, capsys):
+    settings = _without_none(grpo | {"reward_funcs": f"{tmp_path / 'rewards.py'}:missing"})
+    assert cli.main(["check", str(write_run(settings, tmp_path / "r.yaml"))]) != 0
+    said = capsys.readouterr()
+    assert "rewards.py:missing cannot be loaded: AttributeError" in said.out + said.err
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_on_one_process_ends_both(grpo, tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "import os\n\n\ndef one(completions, **columns):\n    return [1 / (os.environ['RANK'] == '0') for _ in completions]\n"
+    )
+    settings = grpo | {"per_device_train_batch_size": 2, "reward_funcs": f"{tmp_path / 'rewards.py'}:one"}
+    file = write_run(_without_none(settings | {"gradient_accumulation_steps": 1}), tmp_path / "r.yaml")
+    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29637", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hone", "train", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **launched})
+    assert done.returncode == 1 and done.stderr.count("one failed on rows row") == 1, done.stderr
+    assert "ZeroDivisionError" in done.stderr

@@ -1,17 +1,27 @@
-"""Prompts of a run that learns from its own answers: how many a step takes, and whether their answers have room.
+"""Prompts of a run that learns from its own answers: how many a step takes, whether their answers have room, how they are drawn.
 
-Does not know how answers are drawn.
+Does not know which engine draws, nor what is learned.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from hone.chat.codec import Codec
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.errors import TrainingError
+from hone.inference.rollout import Sampling
+from hone.inference.sampling import rollout_sampling
 from hone.models.load import load_config
 from hone.objectives.onpolicy import OnPolicy
+
+
+def ready_to_draw(run: Run, objective: OnPolicy, codec: Codec, pad_id: int) -> Sampling:
+    """How answers are drawn, the objective made ready to judge them. Raises TrainingError where a reward is not there."""
+    sampling = rollout_sampling(run.generate, stop_ids=codec.stop_ids, pad_id=pad_id)
+    objective.start(codec, sampling)
+    return sampling
 
 
 def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: int, seed: int) -> Steps:

@@ -16,9 +16,12 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
+from hone.errors import TrainingError
+from hone.objectives.onpolicy import OnPolicy
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
 from hone.training.means import require_means
 from hone.training.plan import Plan
+from hone.training.prompts import ready_to_draw
 
 _COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
 
@@ -94,9 +97,21 @@ def _try_laws(codec: Codec) -> list[LawResult]:
     return check_laws(codec, official_for(codec) if codec.tokenizer.chat_template else None)
 
 
+def _missing_rewards(run: Run, material: Material) -> list[str]:
+    """What a run that learns from its own answers would miss to judge them by."""
+    if not isinstance(material.objective, OnPolicy):
+        return []
+    try:
+        ready_to_draw(run, material.objective, material.codec, material.pad_id)
+    except TrainingError as problem:
+        return [str(problem)]
+    material.objective.close()
+    return []
+
+
 def find_faults(run: Run, material: Material, laws: list[LawResult], first: list[Example]) -> list[str]:
     """Every reason not to start the run."""
-    faults = []
+    faults = _missing_rewards(run, material)
     if material.objective.has_labels and not material.tokens.trained.sum():
         faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
     if run.objective.kind == "pretrain":

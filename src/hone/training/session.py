@@ -6,6 +6,7 @@ Does not know any single objective, adapter or file format.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from hone.data.order import Steps
 from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampling
-from hone.inference.sampling import rollout_sampling
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
@@ -41,6 +41,7 @@ from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.progress import Progress
+from hone.training.prompts import ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference
@@ -98,21 +99,14 @@ def prepare(run: Run, *, settings: str) -> Session:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
             (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
-    sampling = ready_to_draw(run, material)
+    sampling = None
+    if isinstance(material.objective, OnPolicy):
+        sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
     module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
     work = make_work(run, plan, device, material, module)
     feed = make_feed(run, material, steps, work, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, feed, keeper, start)
-
-
-def ready_to_draw(run: Run, material: Material) -> Sampling | None:
-    """How answers are drawn, the objective made ready for them; None where what is learned stands in the data."""
-    if not isinstance(material.objective, OnPolicy):
-        return None
-    sampling = rollout_sampling(run.generate, stop_ids=material.codec.stop_ids, pad_id=material.pad_id)
-    material.objective.start(material.codec, sampling)
-    return sampling
 
 
 def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: Sampling | None) -> Feed | RolloutFeed:
@@ -254,6 +248,11 @@ def make_keeper(
 
 def carry_out(session: Session) -> Outcome:
     """Train to the plan's end or until stopped, then write the final model and the results."""
+    with closing(session.feed):
+        return _train(session)
+
+
+def _train(session: Session) -> Outcome:
     run, plan, device = session.run, session.plan, session.device
     progress = session.keeper.restore(session.start.source) if session.start.source else Progress()
     if session.start.source:
@@ -279,12 +278,10 @@ def carry_out(session: Session) -> Outcome:
     records.close()
     cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
     if stopped and progress.step < plan.num_steps:
-        session.feed.close()
         device.close()
         return Outcome({}, cause)
     with StopRequest(saying("the run is over and writes its model")):
         metrics = conclude(session, progress, records, measure)
-    session.feed.close()
     device.close()
     return Outcome(metrics, 0)
 
@@ -311,12 +308,12 @@ def measure_now(session: Session) -> dict[str, float]:
 
 def evaluate_only(session: Session) -> dict[str, float]:
     """do_eval without do_train: the figures of the model as it is, written to eval_results.json."""
-    metrics = measure_now(session)
+    with closing(session.feed):
+        metrics = measure_now(session)
     folder = Path(session.plan.output_dir)
     if session.device.is_main:
         with writing(folder):
             write_metrics(folder, "eval", metrics)
-    session.feed.close()
     session.device.close()
     return metrics
 

@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class RewardFunction:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
         )
+        weakref.finalize(self, _end, self._process)  # also where the run ends before it closes what it opened
         reply = self._reply(START_SECONDS, f"importing {source}")
         if "error" in reply:
             self.close()
@@ -74,8 +76,7 @@ class RewardFunction:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            _end(self._process)
             self._process = None
 
     def _send(self, arguments: Mapping[str, Any]) -> None:
@@ -107,6 +108,12 @@ class RewardFunction:
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")
         return json.loads(line)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
 
 
 def arguments_of(cases: Sequence[Case]) -> dict[str, list[Any]]:

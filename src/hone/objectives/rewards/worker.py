@@ -60,8 +60,9 @@ def reply_to(work: Callable[[], Any]) -> str:
     try:
         return json.dumps({"value": plain(work())})
     except BaseException as fault:  # sys.exit() in a reward function is its fault too
-        frames = [f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(fault.__traceback__)[-FRAMES:]]
-        return json.dumps({"error": f"{type(fault).__name__}: {fault}", "at": " > ".join(frames)})
+        theirs = [one for one in traceback.extract_tb(fault.__traceback__) if one.filename != __file__][-FRAMES:]
+        frames = [f"{Path(one.filename).name}:{one.lineno}" for one in theirs]
+        return json.dumps({"error": f"{type(fault).__name__}: {fault}", "at": " > ".join(frames) or "its call"})
 
 
 def main(place: str) -> None:
