@@ -64,7 +64,7 @@ def rollout(ids: list[int], answer: str, *, row: int = 0, prompt: tuple[int, ...
     figures = np.full(len(ids), -1.0, np.float32)
     drawn = Drawn(np.array(ids, np.int32), figures, figures, ids[-1] == 9, np.full(len(ids), 2.0, np.float32))
     note = json.dumps({"answer": answer, "prompt": [], "columns": {}})
-    return Rollout(row, f"rows row {row}", np.array(prompt, np.int32), note, drawn, figures)
+    return Rollout(row, f"rows row {row}", np.array(prompt, np.int32), note, drawn, {"old": figures})
 
 
 TWO_GROUPS = [rollout([0, 9], "a"), rollout([1, 9], "a"), rollout([2, 9], "c", row=1), rollout([2, 9], "c", row=1)]

@@ -14,6 +14,7 @@ from torch import nn
 
 from hone import log
 from hone.adapters.files import open_to_readers
+from hone.adapters.folder import AdapterFolder
 from hone.adapters.full import load_whole, save_whole
 from hone.config.adapter import Adapter
 from hone.errors import ModelError
@@ -37,6 +38,8 @@ _LORA = Table(
         "save": "hone.adapters.lora:save_adapter",
         "load": "hone.adapters.lora:load_adapter",
         "off": "hone.adapters.lora:adapter_off",
+        "add": "hone.adapters.lora:add_frozen",
+        "on": "hone.adapters.lora:adapter_on",
     },
 )
 """Imported where an adapter is there, and with it the one file that knows peft."""
@@ -113,6 +116,17 @@ def without_adapter(module: nn.Module) -> AbstractContextManager[object]:
     """While it is held, `module` computes as the base under its adapter."""
     assert _is_adapter(module), "a module without an adapter has nothing to switch off"
     return _LORA.load("off")(module)
+
+
+def attach_beside(module: nn.Module, name: str, folder: AdapterFolder, *, base_name: str) -> None:
+    """Put a saved adapter beside the one that is trained, for `with_adapter`; ModelError where it does not fit."""
+    assert _is_adapter(module), "an adapter stands beside another"
+    _LORA.load("add")(module, folder, name, base_name)
+
+
+def with_adapter(module: nn.Module, name: str) -> AbstractContextManager[object]:
+    """While it is held, `module` computes with that adapter in place of the one that is trained."""
+    return _LORA.load("on")(module, name)
 
 
 def _is_adapter(module: nn.Module) -> bool:

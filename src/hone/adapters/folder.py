@@ -31,25 +31,28 @@ class AdapterFolder:
         return str(self.config.get("base_model_name_or_path"))
 
 
-def locate(name: str, subfolder: str | None = None) -> AdapterFolder:
-    """The folder `name` (or the hub's repository of that id), opened; ModelError where there is no readable adapter in it."""
+def locate(name: str, subfolder: str | None = None, *, key: str = "adapter_name_or_path") -> AdapterFolder:
+    """The folder `name` (or the hub's repository of that id), opened; ModelError where there is no readable adapter in it.
+
+    key: the setting that named it.
+    """
     path = Path(name)
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
             seen = "is a file" if path.exists() else "does not exist"
-            raise ModelError(f"adapter_name_or_path: {name} {seen}; name a folder that holds {CONFIG}, or a hub id (owner/name)")
-        path = _fetch(name)
-    return read_folder(path / subfolder if subfolder else path)
+            raise ModelError(f"{key}: {name} {seen}; name a folder that holds {CONFIG}, or a hub id (owner/name)")
+        path = _fetch(name, key)
+    return read_folder(path / subfolder if subfolder else path, key)
 
 
-def read_folder(path: Path) -> AdapterFolder:
+def read_folder(path: Path, key: str = "adapter_name_or_path") -> AdapterFolder:
     """Open a folder that is there; ModelError where it holds no LoRA adapter."""
     file = path / CONFIG
     if not file.is_file():
         checkpoints = sorted(inner.name for inner in path.glob("checkpoint-*")) if path.is_dir() else []
         held = f"; its {', '.join(checkpoints)} may" if checkpoints else ""
         whole = "; it is a whole model: name it under model_name_or_path" if (path / "config.json").is_file() else ""
-        raise ModelError(f"adapter_name_or_path: {path} holds no {CONFIG}{whole or held}")
+        raise ModelError(f"{key}: {path} holds no {CONFIG}{whole or held}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as problem:
@@ -69,11 +72,9 @@ def read_folder(path: Path) -> AdapterFolder:
     return AdapterFolder(path, config)
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, key: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
         lines = str(problem).splitlines() or [type(problem).__name__]
-        raise ModelError(
-            f"adapter_name_or_path: there is no folder {name} here, and the hub does not give it: {lines[0]}"
-        ) from problem
+        raise ModelError(f"{key}: there is no folder {name} here, and the hub does not give it: {lines[0]}") from problem

@@ -6,7 +6,8 @@ Does not know training; the only file that knows peft.
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -27,6 +28,9 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 # It fears for merging an adapter of tied embeddings, which `fold` does right and says.
 warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
 warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied", category=UserWarning)
+
+OWN = "default"
+"""peft's name for the adapter that is trained."""
 
 
 def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: bool) -> nn.Module:
@@ -57,7 +61,7 @@ def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: 
 
 def save_adapter(module: nn.Module, folder: Path) -> None:
     """Write a plain PEFT folder: adapter_config.json, which names the base, and adapter_model.safetensors."""
-    module.save_pretrained(str(folder), save_embedding_layers=False)
+    module.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[OWN])
     if start_of(module):
         convert_folder(module, folder)
     open_to_readers(folder)
@@ -66,6 +70,25 @@ def save_adapter(module: nn.Module, folder: Path) -> None:
 def adapter_off(module: nn.Module) -> AbstractContextManager[object]:
     """While it is held, the module computes without its adapters."""
     return module.disable_adapter()
+
+
+def add_frozen(module: nn.Module, folder: AdapterFolder, name: str, base_name: str) -> None:
+    """Put a saved adapter beside the one that is trained; it has no gradient and rests until `adapter_on`."""
+    check_fit(module.get_base_model(), folder, base_name)
+    module.load_adapter(str(folder.path), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False)
+
+
+@contextmanager
+def adapter_on(module: nn.Module, name: str) -> Iterator[None]:
+    """While it is held, the module computes with the adapter `name` in place of the one that is trained."""
+    learns = {weight: weight.requires_grad for weight in module.parameters()}
+    module.base_model.set_adapter(name)
+    try:
+        yield
+    finally:
+        module.base_model.set_adapter(OWN)
+        for weight, was in learns.items():  # peft lets an adapter learn that it switches on
+            weight.requires_grad_(was)
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:
@@ -77,7 +100,8 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
     if start_of(module):
         tensors = split_file(module, tensors)
     outcome = set_peft_model_state_dict(module, tensors)
-    missing = [name for name in outcome.missing_keys if "lora_" in name or "modules_to_save" in name]
+    own = [name for name in outcome.missing_keys if OWN in name.split(".")]  # an adapter beside it is not in its files
+    missing = [name for name in own if "lora_" in name or "modules_to_save" in name]
     if missing or outcome.unexpected_keys:
         raise ModelError(f"{path} does not fit the adapter of this run: {(missing + list(outcome.unexpected_keys))[0]} differs")
 
@@ -121,7 +145,7 @@ def _stacked(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 
 def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.Module:
     tuned = PeftModel.from_pretrained(module, str(folder.path), is_trainable=True)
-    tuned.peft_config["default"].base_model_name_or_path = base_name
+    tuned.peft_config[OWN].base_model_name_or_path = base_name
     config = folder.config
     log.info(f"continuing {folder.path}: rank {config.get('r')}, alpha {config.get('lora_alpha')}, as it was made")
     return tuned
@@ -154,7 +178,7 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
         fan_in_fan_out=any(type(inner).__name__ == "Conv1D" for inner in module.modules()),
     )
     tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
-    tuned.peft_config["default"].base_model_name_or_path = base_name
+    tuned.peft_config[OWN].base_model_name_or_path = base_name
     if adapter.pissa_init and not on_meta:
         remember_start(tuned, get_peft_model_state_dict(tuned, save_embedding_layers=False))
     return tuned

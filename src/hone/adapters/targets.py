@@ -125,7 +125,7 @@ def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
         if not side:
             _check_whole(modules, folder, path, shape, base_name)
             continue
-        layer = modules.get(path)
+        layer = modules.get(f"{path}.base_layer", modules.get(path))  # under another adapter, or bare
         wanted = None if layer is None else _width(layer, side)
         if wanted != shape[1 if side == "A" else 0]:
             seen = (

@@ -40,6 +40,12 @@ class Codec:
         """Ids that end an answer."""
         return tuple(dict.fromkeys(self._tokens.control[word].id for word in self.template.stop if word in self._tokens.control))
 
+    @cached_property
+    def closing(self) -> tuple[int, ...]:
+        """Ids that a conversation still ends with after its last answer's stop token: a line's end, or nothing."""
+        whole = self.encode([Conversation((message("user", "a"), message("assistant", "a")))], learn="last")[0]
+        return tuple(whole.ids[int(np.flatnonzero(whole.labels != IGNORE)[-1]) + 1 :].tolist())
+
     @property
     def control(self) -> tuple[str, ...]:
         """The spellings of the tokenizer's control tokens."""

@@ -29,15 +29,26 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "objective": (
         "stage",
         "sft",
-        {"sft": "sft", "pt": "pretrain", "dpo": "preference", "kto": "kto", "distill": "distill", "grpo": "grpo"},
+        {
+            "sft": "sft",
+            "pt": "pretrain",
+            "dpo": "preference",
+            "kto": "kto",
+            "distill": "distill",
+            "grpo": "grpo",
+            "ppo": "ppo",
+        },  # fmt: skip
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), which of two answers is better "
         "(dpo), whether an answer is good (kto), a larger model's distribution at each token of the answers (distill), or the "
-        "better ones of the model's own answers by rewards that can be checked (grpo).",
+        "better ones of the model's own answers, by rewards that can be checked (grpo) or by a reward model's scores (ppo).",
     ),
 }
 
-DEFAULTS_OF_STAGE = {"grpo": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256}}
-"""Other defaults where a stage is written: what is learned must be what was drawn, so grpo draws from the whole distribution."""
+_DRAWN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256}
+DEFAULTS_OF_STAGE = {"grpo": _DRAWN, "ppo": _DRAWN}
+"""Other defaults where a stage is written: what is learned must be what was drawn, so it is drawn from the whole distribution."""
+OWN_ANSWERS = tuple(DEFAULTS_OF_STAGE)
+"""Stages that learn from answers which the model draws."""
 
 
 @dataclass(frozen=True)

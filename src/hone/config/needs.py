@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hone.config.knobs import KINDS, knobs
+from hone.config.knobs import KINDS, OWN_ANSWERS, knobs
 from hone.config.settings import Settings
 
 Finding = tuple[str, str]  # key, message
@@ -134,13 +134,13 @@ NEEDS = (
     ),
     Need(
         ("per_device_eval_batch_size",),
-        lambda s: s["stage"] != "grpo",
-        "with stage: grpo, whose evaluation draws answers; write rollout_batch_size, or remove it",
+        lambda s: s["stage"] not in OWN_ANSWERS,
+        "with a stage whose evaluation draws answers (grpo, ppo); write rollout_batch_size, or remove it",
     ),
     Need(
         ("packing",),
-        lambda s: s["stage"] != "grpo",
-        "with stage: grpo, whose answers are laid end to end in any case; write another stage, or remove it",
+        lambda s: s["stage"] not in OWN_ANSWERS,
+        "with a stage that draws answers (grpo, ppo): they are laid end to end in any case; write another stage, or remove it",
     ),
     Need(
         ("scale_rewards",),
@@ -153,14 +153,35 @@ NEEDS = (
         "with importance_sampling_correction: false; write true there, or remove it",
     ),
     Need(
+        ("ref_model", "ppo_target", "ppo_kl_horizon", "ppo_kl_control"),
+        lambda s: s["stage"] != "ppo" or s["ppo_kl_coef"] > 0,
+        "with ppo_kl_coef: 0; write a number above 0 there, or remove it",
+    ),
+    Need(
+        ("ppo_target", "ppo_kl_horizon"),
+        lambda s: s["ppo_kl_control"] == "adaptive",
+        "with ppo_kl_control: fixed; write adaptive there, or remove it",
+    ),
+    Need(
+        ("reward_model_adapters", "reward_model_quantization_bit"),
+        lambda s: s["reward_model_type"] == "full",
+        "without reward_model_type: full; write that, or remove it",
+    ),
+    Need(("reward_retries",), lambda s: s["reward_model_type"] == "api", "without reward_model_type: api; remove it"),
+    Need(
         ("reward_format_pattern",),
         lambda s: "format" in s["reward_funcs"],
         "without the reward called format; write it into reward_funcs, or remove it",
     ),
     Need(
         ("reward_timeout",),
-        lambda s: any(":" in name for name in s["reward_funcs"]),
+        lambda s: s["stage"] != "grpo" or any(":" in name for name in s["reward_funcs"]),
         "without a reward function of your own; write one into reward_funcs, or remove it",
+    ),
+    Need(
+        ("reward_timeout",),
+        lambda s: s["stage"] != "ppo" or s["reward_model_type"] == "api",
+        "without reward_model_type: api; remove it",
     ),
     Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
     Need(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hone.config.knobs import OWN_ANSWERS
 from hone.config.needs import Finding
 from hone.config.objective import BUILTIN_REWARDS
 from hone.config.settings import Settings
@@ -34,14 +35,34 @@ def of_rewards(settings: Settings) -> Iterator[Finding]:
             yield "reward_format_pattern", f"is no regular expression: {problem}"
 
 
+def of_reward_model(settings: Settings) -> Iterator[Finding]:
+    """What is wrong with reward_model and its type."""
+    if settings["stage"] != "ppo":
+        return
+    place, kind = settings["reward_model"], settings["reward_model_type"]
+    if not place:
+        yield "reward_model", "is missing; write the folder of a reward model (stage: rm makes one), or a server's URL"
+    elif kind == "api" and not re.match("https?://[^/]", place):
+        yield "reward_model", f'saw "{place}", wanted a URL with reward_model_type: api, such as http://localhost:8000/score'
+    elif kind != "api" and re.match("https?://", place):
+        yield "reward_model", "is a URL; write reward_model_type: api beside it"
+    if kind == "lora" and settings["finetuning_type"] != "lora":
+        message = "the adapter that scores would sit on weights that learn; write reward_model_type: full or api"
+        yield "reward_model_type", f"{message}, or finetuning_type: lora"
+    if settings["pissa_init"] and (kind == "lora" or not settings["ref_model"]):
+        own = "reward_model_type: full, with ref_model" if kind == "lora" else "ref_model beside it"
+        yield "pissa_init", f"changes the base weights, which the model is held against or scored on; remove it, or write {own}"
+
+
 def of_drawing(settings: Settings) -> Iterator[Finding]:
     """Ways of drawing answers from which nothing right can be learned."""
-    if settings["stage"] != "grpo":
+    stage = settings["stage"]
+    if stage not in OWN_ANSWERS:
         return
     if not settings["do_sample"]:
         yield "do_sample", "draws the same answer each time, so that none is better than another; remove it"
     if settings["num_beams"] > 1:
-        yield "num_beams", "searches, and what is learned with stage: grpo must be drawn; remove it"
+        yield "num_beams", f"searches, and what is learned with stage: {stage} must be drawn; remove it"
     if settings["repetition_penalty"] != 1:
         yield "repetition_penalty", "draws from another distribution than the one that is learned; remove it"
     if settings["max_new_tokens"] == 0:

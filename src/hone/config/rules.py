@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hone.config.needs import WITHOUT_REFERENCE, Finding, idle, set_aside
-from hone.config.own_answers import of_drawing, of_rewards
+from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
 from hone.errors import Mistake
 
@@ -29,6 +29,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_data(settings),
         *_of_training(settings),
         *of_rewards(settings),
+        *of_reward_model(settings),
         *of_drawing(settings),
         *_of_preference(settings),
         *_missing(settings, verb),

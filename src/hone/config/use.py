@@ -19,18 +19,18 @@ class GenerateConfig(Section):
     temperature: float = knob(
         0.95,
         "Sharpens (below 1) or flattens (above 1) the probabilities. Lower it for facts, raise it for ideas. "
-        "Also of the answers that stage: grpo learns from, where 1 is the default.",
+        "Also of the answers that stage: grpo or ppo learns from, where 1 is the default.",
         gt=0,
     )
     top_p: float = knob(
         0.7,
         "Draws only from the likeliest tokens that have this probability together. 1 draws from all, which is the default "
-        "with stage: grpo.",
+        "with stage: grpo or ppo.",
         gt=0,
         le=1,
     )
     top_k: int = knob(
-        50, "Draws only from this many likeliest tokens; 0 draws from all, which is the default with stage: grpo.", ge=0
+        50, "Draws only from this many likeliest tokens; 0 draws from all, which is the default with stage: grpo or ppo.", ge=0
     )
     num_beams: int = knob(
         1,
@@ -43,7 +43,10 @@ class GenerateConfig(Section):
         1024, "Longest prompt and answer together; used where max_new_tokens is 0.", unit="tokens", gt=0, level="advanced"
     )
     max_new_tokens: int = knob(
-        1024, "Longest answer. Raise it where answers are cut off. With stage: grpo the default is 256.", unit="tokens", ge=0
+        1024,
+        "Longest answer. Raise it where answers are cut off. With stage: grpo or ppo the default is 256.",
+        unit="tokens",
+        ge=0,
     )
     repetition_penalty: float = knob(
         1.0, "Above 1 it discourages tokens that came before. 1.05 to 1.2 against loops.", gt=0, level="advanced"

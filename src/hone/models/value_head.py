@@ -69,6 +69,17 @@ def without_value_head(causal: nn.Module) -> Iterator[None]:
             causal.add_module(NAME, head)
 
 
+@contextmanager
+def with_value_head(causal: nn.Module, head: ValueHead) -> Iterator[None]:
+    """While it is held, `head` is the value head of `causal`."""
+    kept = causal._modules[NAME]
+    causal.add_module(NAME, head)
+    try:
+        yield
+    finally:
+        causal.add_module(NAME, kept)
+
+
 def save_value_head(head: ValueHead, folder: Path) -> None:
     """Write FILE into `folder`."""
     tensors = {f"{NAME}.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in head.state_dict().items()}

@@ -19,6 +19,7 @@ OBJECTIVES = Table(
         "grpo": "hone.objectives.grpo:Grpo",
         "preference": "hone.objectives.preference:Preference",
         "kto": "hone.objectives.kto:Kto",
+        "ppo": "hone.objectives.ppo:Ppo",
     },
     group="hone.objectives",
     error=ConfigError,

@@ -10,18 +10,24 @@ the objective's `loss`. A new objective writes these methods, `count` and `loss`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
+from hone.data.batch import Batch
 from hone.inference.rollout import Drawn, Sampling
+from hone.models.policy import Policy
 
 Figures = dict[str, tuple[float, float]]
 """Figures by name, as (sum, count): the quotient over all processes is logged."""
+
+Scorer = Callable[[Sequence[np.ndarray]], list[float]]
+"""The ids of whole conversations to a number each: a reward model."""
 
 
 class Processes(Protocol):
@@ -38,7 +44,7 @@ class Processes(Protocol):
 class Rollout:
     """One answer to the prompt of a row. row, place: which row of the data, and its name; note: what rewards must know of it.
 
-    old: fp32 [N], each drawn token's log-prob under the policy as the trainer computes it; None where nobody asked for it.
+    reckoned: by name fp32 [N], what `OnPolicy.reckon` found for each drawn token; empty where nobody asked for it.
     """
 
     row: int
@@ -46,7 +52,12 @@ class Rollout:
     prompt: np.ndarray
     note: str
     drawn: Drawn
-    old: np.ndarray | None = None
+    reckoned: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def old(self) -> np.ndarray | None:
+        """Each drawn token's log-prob under the policy as the trainer computes it."""
+        return self.reckoned.get("old")
 
     @property
     def sequence(self) -> Encoded:
@@ -87,7 +98,11 @@ class OnPolicy(ABC):
     draws: int
     """Answers to each prompt. A step's batch size counts answers and is a multiple of it."""
     reuses: int
-    """Optimizer steps that learn from the same answers; above 1 every Rollout brings `old`."""
+    """Optimizer steps that learn from the same answers: a multiple of `minibatches`."""
+    minibatches: int = 1
+    """Steps that share the answers drawn at once among them, each time in another order; a step's batch size counts one's."""
+    needs_reward_model: bool = False
+    """Whether training builds the reward model of the settings and hands it to `take`."""
     check_every: int
     """Optimizer steps between two comparisons of the sampler's log-probs with the trainer's, 0 for the one at the start alone."""
     check_bound: float
@@ -96,6 +111,19 @@ class OnPolicy(ABC):
     @abstractmethod
     def start(self, codec: Codec, sampling: Sampling) -> None:
         """Make ready, before anything is drawn; what is missing is told here."""
+
+    @property
+    def reckons(self) -> bool:
+        """Whether every Rollout to learn from must bring what `reckon` finds."""
+        return self.reuses > 1
+
+    def reckon(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        """By name fp32 [B, T] of drawn tokens under the policy that drew them, `old` its log-probs; no dropout, no gradient."""
+        return {"old": policy.token_logprobs(batch)}
+
+    def take(self, scorer: Scorer) -> None:
+        """The reward model, before anything is drawn."""
+        raise AssertionError("an objective that needs no reward model was given one")
 
     @abstractmethod
     def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
@@ -112,3 +140,11 @@ class OnPolicy(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of what `start` took."""
+
+    def state(self) -> dict[str, Any]:
+        """What it carries from one drawing to the next, the same on all processes, for a checkpoint: numbers, texts, tensors."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        assert not state, "an objective without a state was given one"

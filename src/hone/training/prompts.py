@@ -25,7 +25,7 @@ def ready_to_draw(run: Run, objective: OnPolicy, codec: Codec, pad_id: int) -> S
 
 
 def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: int, seed: int) -> Steps:
-    """The prompts of each step: its batch size counts answers, `draws` to each prompt. How they are shared out is the feed's.
+    """The prompts of each drawing: a step's batch size counts answers, `draws` to each prompt; `minibatches` steps share them.
 
     Raises TrainingError where a step would not hold whole groups, or leave a process without an answer.
     """
@@ -37,12 +37,12 @@ def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: i
     )
     if answers % draws:
         raise TrainingError(f"{made}; wanted a multiple of num_generations: {draws}, so that a step holds whole groups")
-    per_step = answers // draws
-    last = len(lengths) % per_step * draws
-    if 0 < last < world and not train.dataloader_drop_last:
+    per_step = answers * objective.minibatches // draws
+    last, least = len(lengths) % per_step * draws, world * objective.minibatches
+    if 0 < last < least and not train.dataloader_drop_last:
+        shared = f"{world} processes" + (f" in {objective.minibatches} steps" if objective.minibatches > 1 else "")
         raise TrainingError(
-            f"{made}; the last step of an epoch has {last} answers, too few for {world} processes; "
-            "write dataloader_drop_last: true"
+            f"{made}; the last drawing of an epoch has {last} answers, too few for {shared}; write dataloader_drop_last: true"
         )
     shuffle, drop_last = not train.disable_shuffling, train.dataloader_drop_last
     return Steps(lengths, per_step=per_step, micro=per_step, world=1, seed=seed, shuffle=shuffle, drop_last=drop_last)

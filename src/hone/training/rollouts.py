@@ -59,16 +59,20 @@ class Drawer:
             for (row, _), one, prompt, answer in zip(slots, examples, prompts, drawn, strict=True)
         ]
 
-    def reckon(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
-        """fp32 [N] a rollout: the drawn tokens' log-probs under the policy, without dropout or gradient."""
-        found: list[np.ndarray] = []
+    def reckon(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts with what the objective reckons of their drawn tokens, without dropout or gradient."""
+        found: list[Rollout] = []
         with torch.no_grad(), evaluating(self.policy):
             for start in range(0, len(rollouts), self.micro):
                 part = rollouts[start : start + self.micro]
                 batch = self.lay_out([Lesson(one.row, one.sequence, {}) for one in part])
-                logprobs_BT = self.policy.token_logprobs(batch.to(self.device.device)).cpu()
-                lengths = [len(one.drawn.ids) for one in part]
-                found += [one.numpy() for one in logprobs_BT[batch.labels_BT != IGNORE].split(lengths)]
+                figures = self.objective.reckon(self.policy, batch.to(self.device.device))
+                drawn_BT, lengths = batch.labels_BT != IGNORE, [len(one.drawn.ids) for one in part]
+                split = {name: figures_BT.cpu()[drawn_BT].split(lengths) for name, figures_BT in figures.items()}
+                found += [
+                    replace(one, reckoned={name: parts[number].numpy() for name, parts in split.items()})
+                    for number, one in enumerate(part)
+                ]
         return found
 
     def lay_out(self, lessons: Sequence[Lesson]) -> Batch:
@@ -77,12 +81,12 @@ class Drawer:
         aside = {name: [one.aside[name] for one in lessons] for name in lessons[0].aside}
         return pack(sequences, rows, aside) if self.policy.can_pack else pad(sequences, self.pad_id, rows, aside)
 
-    def check(self, rollouts: Sequence[Rollout], reckoned: Sequence[np.ndarray]) -> float:
+    def check(self, rollouts: Sequence[Rollout]) -> float:
         """The mean absolute difference of sampler's and trainer's log-probs, over all processes.
 
         Raises TrainingError where it is beyond the bound: the sampler does not run the present policy.
         """
-        pairs = [(one.drawn.logprobs, own) for one, own in zip(rollouts, reckoned, strict=True)]
+        pairs = [(one.drawn.logprobs, one.reckoned["old"]) for one in rollouts]
         mine = [float(sum(np.abs(theirs - own).sum() for theirs, own in pairs)), float(sum(len(own) for _, own in pairs))]
         total, number = self.device.total(mine)
         difference = total / number
@@ -114,27 +118,49 @@ class RolloutFeed:
         for number in range(first, end):
             if number % reuses == 0:
                 self._roll_out(number // reuses, number)
-            yield self._batches()
+            yield self._batches(self._of_step(number))
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint after `step` steps must hold of all processes: {} where the next step draws anew. All call it."""
+        """What a checkpoint after `step` steps must hold of all processes: {} where that is nothing. All call it.
+
+        Answers that are still to be learned from, where the next step draws none anew, and what the objective carries on.
+        """
+        own = self.drawer.objective.state()
+        carried = {"objective": own} if own else {}
         if step % self.drawer.objective.reuses == 0:
-            return {}
+            return carried
         shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
-        lessons = [one for share, _ in shares for one in share]
+        lessons = shares[0][0] if self._holds_all else [one for share, _ in shares for one in share]
         metrics = {name: [sum(own[name][at] for _, own in shares) for at in (0, 1)] for name in self._metrics}
-        return {"lessons": lessons, "metrics": metrics}
+        return carried | {"lessons": lessons, "metrics": metrics}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave, on any number of processes."""
-        if state:
-            self._lessons = [_unpacked(one) for one in self._mine(state["lessons"])]
+        self.drawer.objective.load_state(state.get("objective", {}))
+        if "lessons" in state:
+            self._lessons = [_unpacked(one) for one in (state["lessons"] if self._holds_all else self._mine(state["lessons"]))]
             self._spare = _unpacked(state["lessons"][0])
             self._metrics = {name: (pair[0], pair[1]) for name, pair in state["metrics"].items()}
 
     def close(self) -> None:
         """Let go of what the objective took to judge by."""
         self.drawer.objective.close()
+
+    @property
+    def _holds_all(self) -> bool:
+        """Whether a process holds the lessons of all: of minibatches any process may have to take any answer."""
+        return self.drawer.objective.minibatches > 1
+
+    def _of_step(self, number: int) -> list[Lesson]:
+        """This process's lessons of a step: all of the last drawing, or those of its minibatch."""
+        if not self._holds_all:
+            return self._lessons
+        objective, everything = self.drawer.objective, len(self._lessons)
+        generation, left = divmod(number, objective.reuses)
+        use, part = divmod(left, objective.minibatches)
+        order = np.random.default_rng([self._seed, generation, use]).permutation(everything).tolist()
+        taken = order[everything * part // objective.minibatches : everything * (part + 1) // objective.minibatches]
+        return [self._lessons[index] for index in self._mine(taken)]
 
     def _mine(self, everything: list[Any]) -> list[Any]:
         """This process's share: neighbours stay together."""
@@ -148,29 +174,30 @@ class RolloutFeed:
         slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
         rollouts = drawer.draw(self._tokens, slots, seed=(self._seed, generation))
         checks = self._is_due(step)
-        if checks or objective.reuses > 1:
-            reckoned = drawer.reckon(rollouts)
-            rollouts = [replace(one, old=old) for one, old in zip(rollouts, reckoned, strict=True)]
+        if checks or objective.reckons:
+            rollouts = drawer.reckon(rollouts)
             if checks:
-                self._check(rollouts, reckoned, step)
+                self._check(rollouts, step)
         found = objective.roll_out(rollouts, drawer.device)
         self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
+        if self._holds_all:
+            self._lessons = [one for share in drawer.device.gather(found.lessons) for one in share]
 
     def _is_due(self, step: int) -> bool:
         every = self.drawer.objective.check_every
         return self._checked_at < 0 or (every > 0 and step - self._checked_at >= every)
 
-    def _check(self, rollouts: list[Rollout], reckoned: list[np.ndarray], step: int) -> None:
-        difference = self.drawer.check(rollouts, reckoned)
+    def _check(self, rollouts: list[Rollout], step: int) -> None:
+        difference = self.drawer.check(rollouts)
         if self._checked_at < 0:
             log.info(f"the engine that draws runs the policy: log-probs differ by {difference:.2g} on average")
         self._checked_at = step
 
-    def _batches(self) -> list[MicroBatch]:
+    def _batches(self, lessons: list[Lesson]) -> list[MicroBatch]:
         """The lessons as this process's micro-batches; as many as on every other process."""
         drawer = self.drawer
-        starts = range(0, len(self._lessons), drawer.micro)
-        batches = [MicroBatch(drawer.lay_out(self._lessons[start : start + drawer.micro]), True) for start in starts]
+        starts = range(0, len(lessons), drawer.micro)
+        batches = [MicroBatch(drawer.lay_out(lessons[start : start + drawer.micro]), True) for start in starts]
         most = max(drawer.device.gather(len(batches)))
         assert self._spare is not None, "answers were drawn, or put back"
         batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))

@@ -49,6 +49,7 @@ from hone.training.records import Records
 from hone.training.reference import build_reference
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
+from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
@@ -191,6 +192,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     policy.self_test()
     if material.objective.needs_reference and not asks(run):
         policy.reference = build_reference(run, device, policy, module)
+    if isinstance(material.objective, OnPolicy) and material.objective.needs_reward_model:
+        material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
     seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
