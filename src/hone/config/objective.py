@@ -46,4 +46,10 @@ class Pretrain(_Likelihood):
     kind: Literal["pretrain"] = "pretrain"
 
 
-Objective = Sft | Pretrain
+class Reward(Section):
+    """Learn to score answers from pairs of a better and a worse one."""
+
+    kind: Literal["reward"] = "reward"
+
+
+Objective = Sft | Pretrain | Reward

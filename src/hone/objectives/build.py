@@ -12,7 +12,11 @@ from hone.table import Table
 
 OBJECTIVES = Table(
     "objective",
-    {"sft": "hone.objectives.sft:Sft", "pretrain": "hone.objectives.pretrain:Pretrain"},
+    {
+        "sft": "hone.objectives.sft:Sft",
+        "pretrain": "hone.objectives.pretrain:Pretrain",
+        "reward": "hone.objectives.reward:Reward",
+    },
     group="hone.objectives",
     error=ConfigError,
 )

@@ -27,7 +27,9 @@ from hone.training.randomness import random_state, restore_random_state
 OPTIMIZER, SCHEDULER, STATE, SCALER = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt"
 
 
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*")
+_WEIGHTS = (
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*", "value_head.*",
+)  # fmt: skip
 """Files of a trained model's own, in output_dir."""
 
 
