@@ -32,15 +32,17 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
         {
             "sft": "sft",
             "pt": "pretrain",
+            "rm": "reward",
             "dpo": "preference",
             "kto": "kto",
-            "distill": "distill",
-            "grpo": "grpo",
             "ppo": "ppo",
-        },  # fmt: skip
-        "What is learned: the answers of conversations (sft), plain text as it stands (pt), which of two answers is better "
-        "(dpo), whether an answer is good (kto), a larger model's distribution at each token of the answers (distill), or the "
-        "better ones of the model's own answers, by rewards that can be checked (grpo) or by a reward model's scores (ppo).",
+            "grpo": "grpo",
+            "distill": "distill",
+        },
+        "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of a "
+        "better and a worse one (rm), which of two answers is better (dpo), whether an answer is good (kto), the better ones of "
+        "the model's own answers, by a reward model's scores (ppo) or by rewards that can be checked (grpo), or a larger model's "
+        "distribution at each token of the answers (distill).",
     ),
 }
 

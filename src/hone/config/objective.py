@@ -140,6 +140,12 @@ class Pretrain(_Smoothed):
     kind: Literal["pretrain"] = "pretrain"
 
 
+class Reward(Section):
+    """Learn to score answers from pairs of a better and a worse one."""
+
+    kind: Literal["reward"] = "reward"
+
+
 class Referring(_Likelihood, Referenced):
     """What all share that hold the model against a reference which never learns."""
 
@@ -447,4 +453,4 @@ class Ppo(_OwnAnswers):
     ppo_vf_coef: float = knob(0.1, "What the value head's loss is multiplied by beside the policy's.", level="advanced", ge=0)
 
 
-Objective = Sft | Pretrain | Preference | Kto | Distill | Grpo | Ppo
+Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill

@@ -64,7 +64,10 @@ class Objective(Protocol):
     """Whether its loss asks for policy.reference."""
 
     needs_value_head: bool
-    """Whether its loss asks for policy.values."""
+    """Whether its loss asks for policy.values or policy.scores."""
+
+    needs_logits: bool
+    """Whether its loss asks for log-probs; the output head rests where it does not."""
 
     logit_chunks: int
     """Chunks of logits, in fp32, that its loss holds at once: the logits and their gradient, and what it makes of them."""
@@ -124,6 +127,7 @@ class Usual:
     needs_reference = False
     needs_value_head = False
     logit_chunks = 2
+    needs_logits = True
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""

@@ -20,6 +20,7 @@ OBJECTIVES = Table(
         "preference": "hone.objectives.preference:Preference",
         "kto": "hone.objectives.kto:Kto",
         "ppo": "hone.objectives.ppo:Ppo",
+        "reward": "hone.objectives.reward:Reward",
     },
     group="hone.objectives",
     error=ConfigError,

@@ -90,11 +90,13 @@ def estimate(
     device: torch.device,
     chunks: int = 2,
     reference: int = 0,
+    logits: bool = True,
 ) -> Memory:
     """The step's memory.
 
     tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
-    compute_bytes: an activation; state_bytes: optimizer state a trained weight; chunks: of logits in fp32, held at once.
+    compute_bytes: an activation; state_bytes: optimizer state a trained weight; chunks: of logits in fp32, held at once;
+    logits: whether the loss is one of log-probs.
     """
     mixed = compute_bytes != trained_weight_bytes
     stream = compute_bytes if trained.frozen else trained_weight_bytes
@@ -110,7 +112,7 @@ def estimate(
         gradients=trained.num * trained_weight_bytes,
         optimizer=int(trained.num * state_bytes),
         activations=int(kept) + casts,
-        logits=_logit_bytes(shape, tokens, chunks, head=trained.head),
+        logits=_logit_bytes(shape, tokens, chunks, head=trained.head) if logits else 0,
         heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
         reference=reference,
     )

@@ -79,16 +79,21 @@ def build_reference(run: Run, device: Device, policy: Policy, module: nn.Module)
 
 
 def model_beside(run: Run) -> ModelConfig | None:
-    """The model that is loaded beside the one that learns; None where that one with its adapter off is held against itself.
-
-    What is said of the base (its revision, its added tokens, its positions) is not said of a model that is named.
-    """
+    """The model that is loaded beside the one that learns; None where that one with its adapter off is held against itself."""
     asked = _named(run)
     if not asked.place:
         return None if run.adapter.kind == "lora" else run.model.model_copy(update={"train_from_scratch": False})
+    return other_model(run, asked.place, asked.bits)
+
+
+def other_model(run: Run, place: str, bits: int | None) -> ModelConfig:
+    """The settings of another model than the base, in `bits` where it is quantized.
+
+    What is said of the base (its revision, its added tokens, its positions) is not said of a model that is named.
+    """
     own = {key: ModelConfig.model_fields[key].default for key in _OF_THE_BASE}
-    bits = Quantization(bit=asked.bits) if asked.bits else None
-    return run.model.model_copy(update={**own, "model_name_or_path": asked.place, "quantization": bits})
+    quantization = Quantization(bit=bits) if bits else None
+    return run.model.model_copy(update={**own, "model_name_or_path": place, "quantization": quantization})
 
 
 def load_beside(run: Run, device: Device, model: ModelConfig, adapters: tuple[str, ...]) -> Policy:

@@ -26,7 +26,7 @@ from hone.models.reference import Reference
 from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import FILE, ValueHead, add_value_head, load_value_head, with_value_head
 from hone.training.device import Device
-from hone.training.reference import load_beside
+from hone.training.reference import load_beside, other_model
 
 NAME = "reward"
 """Of the adapter that scores."""
@@ -76,7 +76,7 @@ def _adapter(run: Run, policy: Policy, module: nn.Module, tokenizer: Any) -> Ref
     causal = find_causal(module)
     head = ValueHead(causal.get_output_embeddings().weight.shape[-1]).requires_grad_(False).to(causal.device)
     with with_value_head(causal, head):
-        load_value_head(causal, folder.path)
+        load_value_head(causal, folder.path / FILE)
 
     @contextmanager
     def scoring() -> Iterator[None]:
@@ -96,8 +96,9 @@ def _whole(run: Run, device: Device, policy: Policy, tokenizer: Any) -> Referenc
     headed = Path(adapters[-1] if adapters else place)
     _require_head(headed)
     _require_same_tokens(run, place, tokenizer)
-    other = load_beside(run, device, place, adapters, asked.reward_model_quantization_bit, policy)
-    add_value_head(other.causal, headed)
+    other = load_beside(run, device, other_model(run, place, asked.reward_model_quantization_bit), adapters)
+    other.self_test()
+    add_value_head(other.causal, headed / FILE)
     other.causal.requires_grad_(False)
     return Reference(other)
 
