@@ -163,7 +163,6 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "key", "said"),
     [
-        ({"stage": "ppo"}, "stage", "write stage: sft"),
         ({"finetuning_type": "oft"}, "finetuning_type", "write finetuning_type: lora"),
         ({"report_to": "all"}, "report_to", "write the ones you want"),
         ({"report_to": "wandb,trackio"}, "report_to", "Trackio is not in this version"),
@@ -171,7 +170,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"quantization_method": "hqq"}, "quantization_method", "HQQ"),
         ({"quantization_bit": "3"}, "quantization_bit", "write quantization_bit: 4"),
         ({"deepspeed": "ds.json"}, "deepspeed", "DeepSpeed is not in this version; leave it out"),
-        ({"ppo_target": "2"}, "ppo_target", "not in this version"),
+        ({"galore_rank": "2"}, "galore_rank", "not in this version"),
         ({"image_resolution": "10"}, "image_resolution", "images"),
         ({"use_fast_tokenizer": "false"}, "use_fast_tokenizer", "leave it out"),
         ({"average_tokens_across_devices": "false"}, "average_tokens_across_devices", "always the mean over the trained tokens"),

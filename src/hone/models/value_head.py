@@ -111,10 +111,6 @@ def with_value_head(causal: nn.Module, head: ValueHead) -> Iterator[None]:
         causal.add_module(NAME, kept)
 
 
-def save_value_head(head: ValueHead, folder: Path) -> None:
-    """Write FILE into `folder`."""
-
-
 def copy_value_head(source: Path, folder: Path) -> None:
     """Write what is in the file `source` into `folder` as FILE, with what it says of itself."""
     metadata = {"format": "pt"} | ({_LEARNED: learned_by(source)} if learned_by(source) else {})
