@@ -7,6 +7,7 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,8 @@ from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
-from hone.models.tap import IGNORE, HeadTap
+from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following
+from hone.models.value_head import ValueHead, value_head_of
 
 
 class TokenBatch(Protocol):
@@ -70,14 +72,47 @@ class Policy:
 
         Raises ModelError when gradients are on, the module trains and none would flow.
         """
-        assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"
-        logprobs_BT = self._tapped(batch) if self.fast else self._plain(batch)
-        if torch.is_grad_enabled() and self.module.training and not logprobs_BT.requires_grad:
+        _require_first_ignored(batch)
+        return self._checked(self._tapped(batch) if self.fast else self._plain(batch))
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """fp32 [B, T]: the value head's number at every token, of the text up to and with it; with gradient."""
+        head = self._value_head()
+        return self._checked(self._read(batch, head) if self.fast else head(self._plain_hidden(batch)))
+
+    def logprobs_and_values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """`token_logprobs` and `values` of one forward."""
+        _require_first_ignored(batch)
+        values_of = self._value_head()
+        if not self.fast:
+            return self._checked(self._plain(batch)), values_of(self._plain_hidden(batch))
+        head = Head(self.causal, self.logit_map)
+
+        def read(hidden_BTD: Tensor) -> Tensor:
+            labels_BT = batch.labels_BT.to(hidden_BTD.device)
+            return torch.stack([head.label_logprobs(hidden_BTD, labels_BT), values_of(hidden_BTD)])
+
+        logprobs_BT, values_BT = self._checked(self._read(batch, read))
+        return logprobs_BT, values_BT
+
+    def hidden(self, batch: TokenBatch, where_BT: Tensor) -> Tensor:
+        """[N, D]: what the output head sees where `where_BT` is true, N tokens in order, in its own type; with gradient."""
+        if not self.fast:
+            return self._checked(self._plain_hidden(batch)[where_BT])
+        return self._checked(self._read(batch, lambda hidden_BTD: hidden_BTD[where_BT.to(hidden_BTD.device)]))
+
+    def _checked(self, found: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.module.training and not found.requires_grad:
             raise ModelError(
                 "no gradient reaches the trained weights: no weight is trainable, or the quantised base cuts the gradient; "
                 "attach an adapter, or load the base with another quantization_method or without one"
             )
-        return logprobs_BT
+        return found
+
+    def _value_head(self) -> ValueHead:
+        head = value_head_of(self.causal)
+        assert head is not None, "values of a model without a value head"
+        return head
 
     def token_losses(self, batch: TokenBatch) -> Tensor:
         """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient.
@@ -124,14 +159,24 @@ class Policy:
         return inputs
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
-        with HeadTap(self.causal, batch.labels_BT, self.logit_map) as tap:
+        head = Head(self.causal, self.logit_map)
+        return self._read(batch, lambda hidden_BTD: head.label_logprobs(hidden_BTD, batch.labels_BT.to(hidden_BTD.device)))
+
+    def _read(self, batch: TokenBatch, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `read` makes of the hidden states [B, T, D] that the output head sees, inside the model's own forward."""
+        with HeadTap(self.causal, batch.labels_BT.shape, read) as tap:
             output = self.module(**self._inputs(batch), labels=batch.labels_BT)
         return tap.collect(output.loss)
 
     def _plain(self, batch: TokenBatch) -> Tensor:
         logits_BTV = self.module(**self._inputs(batch)).logits
-        labels_BT = batch.labels_BT[:, 1:]
-        trained_BT = labels_BT != IGNORE
-        logprobs_N = of_logits(logits_BTV[:, :-1][trained_BT], labels_BT[trained_BT])
-        empty_BT = torch.zeros(batch.labels_BT.shape, dtype=torch.float32, device=logits_BTV.device)
-        return empty_BT.masked_scatter(batch.labels_BT != IGNORE, logprobs_N)
+        next_BT = following(batch.labels_BT)
+        trained_BT = next_BT != IGNORE
+        return at_labels(of_logits(logits_BTV[trained_BT], next_BT[trained_BT]), batch.labels_BT)
+
+    def _plain_hidden(self, batch: TokenBatch) -> Tensor:
+        return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]
+
+
+def _require_first_ignored(batch: TokenBatch) -> None:
+    assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"

@@ -1,12 +1,13 @@
-"""HeadTap: while it is held, the model's own forward gives token log-probs in place of a loss, and forms no logits.
+"""HeadTap: while it is held, the model's own forward gives what is read of its hidden states in place of a loss, and no logits.
 
-Does not know batches, packing or what the log-probs are for.
+Does not know batches, packing or what is read and what it is for.
 
 Axes: B row, T token, N trained token, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -25,20 +26,60 @@ class Untapped(ModelError):
     """The model's forward does not pass through its head and its loss function in the usual way."""
 
 
+class Head:
+    """The output head of `causal` as it stands before a tap: hidden states to log-probs of chosen tokens, chunk by chunk."""
+
+    def __init__(self, causal: PreTrainedModel, logit_map: LogitMap):
+        head = causal.get_output_embeddings()
+        assert head is not None, "a model without an output head is not tapped"
+        self.module: nn.Module = head
+        self.project: Callable[[Tensor], Tensor] = head.forward
+        self.logit_map = logit_map
+        self.num_ids: int = causal.config.get_text_config().vocab_size
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is nothing more than a linear layer, so that its weight may be used directly."""
+        return type(self.module) is nn.Linear and not self.module._forward_hooks and not self.module._forward_pre_hooks
+
+    def logprobs(self, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
+        """fp32 [N]: the log-prob of ids_N given hidden_ND."""
+        if self.is_linear:
+            return chunked(hidden_ND, self.module.weight, self.module.bias, ids_N, self.logit_map)
+        return through(self.project, hidden_ND, ids_N, self.num_ids, self.logit_map)
+
+    def label_logprobs(self, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+        """fp32 [B, T]: at each label its log-prob given the tokens before it, 0 where the label is IGNORE."""
+        next_BT = following(labels_BT)
+        trained_BT = next_BT != IGNORE
+        logprobs_N = self.logprobs(hidden_BTD[trained_BT], next_BT[trained_BT])
+        return at_labels(logprobs_N, labels_BT)
+
+
+def following(labels_BT: Tensor) -> Tensor:
+    """int64 [B, T]: at each token the label of the next, IGNORE at the last: what its hidden state predicts."""
+    return torch.cat([labels_BT[:, 1:], labels_BT.new_full((len(labels_BT), 1), IGNORE)], dim=1)
+
+
+def at_labels(values_N: Tensor, labels_BT: Tensor) -> Tensor:
+    """fp32 [B, T]: values_N, in order, at the labels; 0 where the label is IGNORE."""
+    zeros_BT = torch.zeros(labels_BT.shape, dtype=torch.float32, device=values_N.device)
+    return zeros_BT.masked_scatter(labels_BT != IGNORE, values_N)
+
+
 class HeadTap:
     """Stands in for the output head and the loss function of `causal` during one forward.
 
-    The head computes the log-probs of the trained positions (there, where sharded weights are whole) and hands logits of width 0
-    through whatever the family does to its logits; the loss function hands the log-probs out, so that DDP sees them as an output.
+    The head computes `read(hidden [B, T, D])` (there, where sharded weights are whole) and hands logits of width 0 through what
+    the family does to its logits; the loss function hands out what was read, so that DDP sees it as an output.
+    shape: (B, T) of the batch.
     """
 
-    def __init__(self, causal: PreTrainedModel, labels_BT: Tensor, logit_map: LogitMap):
+    def __init__(self, causal: PreTrainedModel, shape: tuple[int, ...], read: Callable[[Tensor], Tensor]):
         head = causal.get_output_embeddings()
         assert head is not None, "a model without an output head is not tapped"
-        self._causal, self._head = causal, head
-        self._labels_BT, self._logit_map = labels_BT, logit_map
-        self._project = head.forward
-        self._logprobs_BT: Tensor | None = None
+        self._causal, self._head, self._shape, self._read = causal, head, tuple(shape), read
+        self._found: Tensor | None = None
 
     def __enter__(self) -> HeadTap:
         self._kept_forward = self._head.__dict__.get("forward")
@@ -55,30 +96,20 @@ class HeadTap:
                 owner.__dict__[name] = kept
 
     def collect(self, loss: Tensor | None) -> Tensor:
-        """The log-probs, fp32 [B, T], out of the forward's loss; Untapped where the forward went another way."""
-        if self._logprobs_BT is None:
+        """What was read, out of the forward's loss; Untapped where the forward went another way."""
+        if self._found is None:
             raise Untapped("its output head is not called")
-        if loss is None or loss.shape != self._labels_BT.shape:
+        if loss is None or loss.shape != self._found.shape:
             raise Untapped("its loss is not computed by loss_function")
         return loss
 
     def _stand_in_head(self, hidden_BTD: Tensor) -> Tensor:
-        if hidden_BTD.shape[:-1] != self._labels_BT.shape:
-            raise Untapped(f"its head sees {tuple(hidden_BTD.shape[:-1])} positions of {tuple(self._labels_BT.shape)}")
-        labels_BT = self._labels_BT.to(hidden_BTD.device)
-        next_BT = torch.cat([labels_BT[:, 1:], labels_BT.new_full((len(labels_BT), 1), IGNORE)], dim=1)
-        trained_BT = next_BT != IGNORE
-        logprobs_N = self._logprobs(hidden_BTD[trained_BT], next_BT[trained_BT])
-        zeros_BT = torch.zeros(labels_BT.shape, dtype=torch.float32, device=hidden_BTD.device)
-        self._logprobs_BT = zeros_BT.masked_scatter(labels_BT != IGNORE, logprobs_N)
+        if hidden_BTD.shape[:-1] != self._shape:
+            raise Untapped(f"its head sees {tuple(hidden_BTD.shape[:-1])} positions of {self._shape}")
+        self._found = self._read(hidden_BTD)
         return hidden_BTD[..., :0]
 
-    def _logprobs(self, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
-        if type(self._head) is nn.Linear and not self._head._forward_hooks and not self._head._forward_pre_hooks:
-            return chunked(hidden_ND, self._head.weight, self._head.bias, ids_N, self._logit_map)
-        return through(self._project, hidden_ND, ids_N, self._causal.config.get_text_config().vocab_size, self._logit_map)
-
     def _stand_in_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self._logprobs_BT is None:
+        if self._found is None:
             raise Untapped("its loss is computed before its output head is called")
-        return self._logprobs_BT
+        return self._found

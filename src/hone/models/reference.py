@@ -1,0 +1,47 @@
+"""Reference: the model that a policy is held against, which never learns: the base under its adapter, or another model.
+
+Does not know where that model came from nor what it is compared for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from hone.models.policy import Policy, TokenBatch
+
+
+class Reference:
+    """`Reference(policy, off).token_logprobs(batch)`: those of `policy` while the context `off()` is held, without gradient.
+
+    off: what makes the policy the reference, such as switching its adapter off; nothing for a model of its own.
+    """
+
+    def __init__(self, policy: Policy, off: Callable[[], AbstractContextManager[object]] = nullcontext):
+        self._policy, self._off = policy, off
+
+    def token_logprobs(self, batch: TokenBatch) -> Tensor:
+        """fp32 [B, T], as Policy.token_logprobs, in evaluation mode (no dropout) and without gradient."""
+        with self.held() as policy:
+            return policy.token_logprobs(batch)
+
+    @contextmanager
+    def held(self) -> Iterator[Policy]:
+        """The policy while it is the reference, for readings other than log-probs."""
+        with torch.no_grad(), evaluating(self._policy), self._off():
+            yield self._policy
+
+
+@contextmanager
+def evaluating(policy: Policy) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode of every module as it was."""
+    modes = {module: module.training for module in policy.module.modules()}
+    policy.module.eval()
+    try:
+        yield
+    finally:
+        for module, was in modes.items():
+            module.training = was

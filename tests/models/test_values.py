@@ -1,0 +1,90 @@
+"""Values and hidden states read inside the model's own forward equal those of the plain one; a reference leaves no trace.
+
+Does not know any objective.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from hone.data.batch import pack
+from hone.errors import ModelError
+from hone.models.policy import Policy
+from hone.models.reference import Reference
+from hone.models.value_head import add_value_head, load_value_head, save_value_head, value_head_of
+from tests.architectures import sequences
+from tests.families import tiny
+
+
+@pytest.fixture
+def valued():
+    module = tiny("llama")
+    add_value_head(module)
+    nn.init.normal_(value_head_of(module).summary.bias)
+    return module
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_values_are_the_heads_of_the_last_hidden_state(valued, fast):
+    policy, batch = Policy(valued), pack(sequences())
+    policy.fast = fast
+    hidden = valued.model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).last_hidden_state
+    wanted = (hidden @ valued.v_head.summary.weight.T).squeeze(-1) + valued.v_head.summary.bias
+    assert torch.allclose(policy.values(batch), wanted, atol=1e-6)
+    logprobs, values = policy.logprobs_and_values(batch)
+    assert torch.allclose(values, wanted, atol=1e-6)
+    assert torch.allclose(logprobs, policy.token_logprobs(batch), atol=1e-6)
+    where = batch.labels_BT != -100
+    assert torch.allclose(policy.hidden(batch, where), hidden[where], atol=1e-6)
+
+
+def test_ddp_sees_the_value_heads_gradient(valued):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        policy, batch = Policy(nn.parallel.DistributedDataParallel(valued)), pack(sequences())
+        logprobs, values = policy.logprobs_and_values(batch)
+        (logprobs.sum() + values.square().sum()).backward()
+        assert all(weight.grad is not None for weight in valued.parameters())
+        assert valued.v_head.summary.weight.grad.any()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_value_head_is_saved_and_read_back(valued, tmp_path):
+    save_value_head(value_head_of(valued), tmp_path)
+    other = tiny("llama")
+    add_value_head(other, tmp_path)
+    assert torch.equal(other.v_head.summary.weight, valued.v_head.summary.weight)
+    wider = tiny("llama", hidden_size=64)
+    with pytest.raises(ModelError, match=r"v_head.summary.weight has shape \(1, 32\), wanted \(1, 64\)"):
+        add_value_head(wider, tmp_path)
+    (tmp_path / "value_head.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_value_head(other, tmp_path)
+
+
+def test_a_reference_has_no_gradient_no_dropout_and_leaves_modes_alone():
+    module = tiny("llama", attention_dropout=0.5).train()
+    module.model.layers[1].eval()
+    policy, batch = Policy(module), pack(sequences())
+    switched = []
+
+    @contextmanager
+    def off():
+        switched.append("off")
+        yield
+        switched.append("on")
+
+    reference = Reference(policy, off)
+    first, second = reference.token_logprobs(batch), reference.token_logprobs(batch)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert switched == ["off", "on"] * 2
+    assert module.training
+    assert not module.model.layers[1].training
