@@ -11,74 +11,65 @@ import json
 import random
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from hone.inference.rollout import Sampling
+from hone.objectives.advantage import advantages
+from hone.objectives.onpolicy import OnPolicy
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hone.chat.encoded import IGNORE, Encoded
+from hone.config.objective import Objective as ObjectiveConfig
+from hone.data.batch import Batch, pack
+from hone.models.policy import Policy
+from hone.models.reference import Reference
+from hone.objectives.build import build_objective
+
 WORDS = ["<pad>", "</s>", "a", "b", "c", "d", *(f"w{number}" for number in range(58))]
+DRAWN = {"num_generations": 4, "max_completion_length": 16}
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. trainer, settings: TRL's words. hone: flat keys. rows: which of `make_rows` it learns from."""
+    """One row of the table. trainer, settings: TRL's words; hone: those of its section; rows: which of `make_rows`."""
 
     trainer: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    hone: dict[str, Any] = field(default_factory=dict)
-    rows: str = "pairs"
+    settings: dict[str, Any]
+    hone: dict[str, Any]
+    rows: str
 
 
-def dpo(loss_type: str, hone: dict[str, Any] | None = None, **settings: Any) -> Case:
-    """A case of TRL's DPO trainer with beta 0.3."""
-    return Case("dpo", {"loss_type": [loss_type], "beta": 0.3, **settings}, {"stage": "dpo", "pref_beta": 0.3, **(hone or {})})
-
-
-def grpo(loss_type: str, hone: dict[str, Any] | None = None, **settings: Any) -> Case:
-    """A case of TRL's GRPO trainer, two groups of four answers."""
-    common = {"num_generations": 4, "max_completion_length": 16, "beta": 0.0}
-    return Case("grpo", {**common, "loss_type": loss_type, **settings}, {"stage": "grpo", **(hone or {})}, "drawn")
+def grpo(trl: dict[str, Any], hone: dict[str, Any]) -> Case:
+    """Two groups of four answers, drawn by a policy that was another: `num_iterations` has hone read their old log-probs."""
+    theirs = {**DRAWN, "beta": 0.0, **trl}
+    mine = {"kind": "grpo", "reward_funcs": ["length"], "num_iterations": 2, "importance_sampling_correction": False, **hone}
+    return Case("grpo", theirs, mine, "drawn")
 
 
 CASES = {
-    "dpo sigmoid": dpo("sigmoid"),
-    "dpo hinge": dpo("hinge"),
-    "dpo ipo": dpo("ipo"),
-    "dpo robust": dpo("robust", label_smoothing=0.1),
-    "dpo exo": dpo("exo_pair", label_smoothing=0.1),
-    "dpo nca": dpo("nca_pair"),
-    "dpo bco": dpo("bco_pair"),
-    "dpo sppo": dpo("sppo_hard"),
-    "dpo aot": dpo("aot"),
-    "dpo apo_zero": dpo("apo_zero"),
-    "dpo apo_down": dpo("apo_down"),
-    "dpo discopop": dpo("discopop"),
-    "dpo sigmoid_norm": dpo("sigmoid_norm"),
-    "dpo, ld_alpha 0.5": dpo("sigmoid", ld_alpha=0.5),
-    "dpo + sft": Case("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "beta": 0.3}),
-    "orpo": Case("orpo", {"beta": 0.3}),
-    "simpo": Case("cpo", {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
-    "cpo": Case("cpo", {"loss_type": "sigmoid", "beta": 0.3, "cpo_alpha": 1.0}),
-    "kto": Case("kto", {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.8}, rows="rated"),
-    "kto apo_zero": Case("kto", {"beta": 0.3, "loss_type": "apo_zero_unpaired"}, rows="rated"),
-    "reward": Case("reward"),
-    "reward, centred": Case("reward", {"center_rewards_coefficient": 0.01}),
-    "grpo": grpo("grpo"),
-    "grpo, kl": grpo("grpo", beta=0.04),
-    "bnpo": grpo("bnpo"),
-    "dr_grpo": grpo("dr_grpo"),
-    "dapo": grpo("dapo", epsilon_high=0.28),
-    "gspo": grpo("grpo", importance_sampling_level="sequence", epsilon=0.1),
-    "cispo": grpo("cispo", epsilon_high=1.3),
-    "sapo": grpo("sapo"),
-    "gkd": Case("gkd", {"beta": 0.5}, rows="drawn"),
-    "distillation": Case("distillation", {"beta": 0.5, "temperature": 2.0, "max_completion_length": 16}, rows="drawn"),
+    "grpo": grpo({"loss_type": "grpo"}, {"loss_type": "grpo"}),
+    "grpo, kl": grpo({"loss_type": "grpo", "beta": 0.04}, {"loss_type": "grpo", "beta": 0.04}),
+    "dr_grpo": grpo({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
+    "dapo": grpo({"loss_type": "dapo", "epsilon_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
+    "gspo": grpo(
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
+    ),
+}
+REWARDS = [1.0, 0.0, 0.25, 1.0, 0.5, 0.5, 0.5, 2.0]
+ADVANTAGES = {
+    **{f"grpo, {scale}": ("grpo", {"scale_rewards": scale}) for scale in ("group", "batch", "none")},
+    "rloo, none": ("rloo", {}),
 }
 
 
@@ -130,10 +121,61 @@ def completion_logprobs(model: LlamaForCausalLM, prompt: list[int], completion: 
     return logits_TV[where].log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)]
 
 
-def run_trl(folder: Path, python: str) -> dict[str, Any]:
-    """TRL's losses by case, its gradients as files in FOLDER/trl, and its versions."""
+def run_trl(folder: Path, python: str, cases: dict[str, Case], rows: dict[str, Rows]) -> dict[str, Any]:
+    """TRL's losses by case, its gradients as files in FOLDER/trl, its advantages and its versions."""
+    told = {"rows": rows, "cases": {name: asdict(case) for name, case in cases.items()}, "rewards": REWARDS}
+    told["advantages"] = {name: {"trainer": kind, "settings": DRAWN | more} for name, (kind, more) in ADVANTAGES.items()}
+    (folder / "cases.json").write_text(json.dumps(told))
     subprocess.run([python, Path(__file__).with_name("trl_side.py"), folder], check=True)
     return json.loads((folder / "trl" / "losses.json").read_text())
+
+
+def sequence(prompt: list[int], answer: list[int]) -> Encoded:
+    """One sequence of which the answer is learned."""
+    labels = [IGNORE] * len(prompt) + answer
+    return Encoded(np.array(prompt + answer, np.int32), np.array(labels, np.int32))
+
+
+def drawn_batch(rows: Rows) -> Batch:
+    """Answers with what the objective is told of each."""
+    aside = {
+        "advantage": [row["advantage"] for row in rows],
+        "learned": [1.0] * len(rows),
+        "old": [np.array([0.0] * len(row["prompt"]) + row["old_logprobs"], np.float32) for row in rows],
+    }
+    return pack([sequence(row["prompt"], row["completion"]) for row in rows], range(len(rows)), aside)
+
+
+def run_hone(folder: Path, case: Case, rows: Rows) -> tuple[float, dict[str, Tensor]]:
+    """hone's loss, divided by its own count, and the gradient of every parameter."""
+    model, reference = (LlamaForCausalLM.from_pretrained(folder / name) for name in ("policy", "reference"))
+    policy = Policy(model.train())
+    policy.reference = Reference(Policy(reference))
+    objective = build_objective(TypeAdapter(ObjectiveConfig).validate_python(case.hone))
+    if isinstance(objective, OnPolicy):
+        objective.start(SimpleNamespace(tokenizer=None), Sampling(DRAWN["max_completion_length"], (), 0))
+    batch = drawn_batch(rows)
+    loss = objective.loss(policy, batch).total / objective.count(batch)
+    loss.backward()
+    return loss.item(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def compare(name: str, theirs: tuple[float, dict[str, Tensor]], mine: tuple[float, dict[str, Tensor]]) -> str:
+    """The case's row of the table."""
+    assert theirs[1].keys() == mine[1].keys(), theirs[1].keys() ^ mine[1].keys()
+    norm = torch.cat([one.flatten() for one in theirs[1].values()]).norm().item()
+    largest = max(float((mine[1][key] - one).abs().max()) for key, one in theirs[1].items())
+    difference = abs(mine[0] - theirs[0]) / abs(theirs[0])
+    return f"| {name} | {theirs[0]:.6f} | {mine[0]:.6f} | {difference:.1e} | {largest / norm:.1e} |"
+
+
+def compare_advantages(theirs: dict[str, list[float]]) -> str:
+    """The largest difference between advantages of the same rewards, by way of reckoning them."""
+    rewards_PG, found = torch.tensor(REWARDS).view(-1, DRAWN["num_generations"]), []
+    for name, numbers in theirs.items():
+        mine = advantages(rewards_PG, *name.split(", ")).flatten()
+        found.append(f"{name} {float((mine - torch.tensor(numbers)).abs().max()):.1e}")
+    return "advantages, largest difference: " + "; ".join(found)
 
 
 def main() -> None:
@@ -147,14 +189,15 @@ def main() -> None:
         folder = Path(path)
         make_models(folder)
         rows = make_rows(LlamaForCausalLM.from_pretrained(folder / "policy"))
-        told = {"rows": rows, "cases": {name: asdict(case) for name, case in cases.items()}}
-        (folder / "cases.json").write_text(json.dumps(told))
-        theirs = run_trl(folder, asked.trl_python)
-        print(theirs["versions"])
-        for number, name in enumerate(cases):
-            gradients = load_file(folder / "trl" / f"{number}.safetensors")
-            norm = sum(float(one.square().sum()) for one in gradients.values()) ** 0.5
-            print(f"{name:24} {theirs['losses'][name]:12.7f} {norm:10.5f} {len(gradients)}")
+        found = run_trl(folder, asked.trl_python, cases, rows)
+        print(*(f"{name} {version}" for name, version in found["versions"].items()))
+        print(
+            "| method | TRL's loss | hone's loss | relative difference | gradient: largest difference / norm |\n|---|---|---|---|---|"
+        )
+        for number, (name, case) in enumerate(cases.items()):
+            theirs = found["losses"][name], load_file(folder / "trl" / f"{number}.safetensors")
+            print(compare(name, theirs, run_hone(folder, case, rows[case.rows])))
+        print(compare_advantages(found["advantages"]))
 
 
 if __name__ == "__main__":

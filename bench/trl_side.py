@@ -35,7 +35,7 @@ IGNORE = -100
 TEXT = {"prompt": ["a b"], "chosen": ["c"], "rejected": ["d"], "completion": ["c"], "label": [True]}
 COLUMNS = {
     "reward": ("chosen", "rejected"), "kto": ("prompt", "completion", "label"),
-    "grpo": ("prompt",), "gkd": ("prompt", "completion"), "distillation": ("prompt",),
+    "grpo": ("prompt",), "rloo": ("prompt",), "gkd": ("prompt", "completion"), "distillation": ("prompt",),
 }  # fmt: skip
 TRAINERS: dict[str, tuple[Any, Any]] = {
     "dpo": (trl.DPOTrainer, trl.DPOConfig),
@@ -44,6 +44,7 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "kto": (trl.KTOTrainer, trl.KTOConfig),
     "reward": (trl.RewardTrainer, trl.RewardConfig),
     "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+    "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
     "gkd": (GKDTrainer, GKDConfig),
     "distillation": (trl.DistillationTrainer, trl.DistillationConfig),
 }
@@ -61,8 +62,8 @@ def load_classifier(folder: Path) -> nn.Module:
     return model
 
 
-def build_trainer(folder: Path, kind: str, settings: dict[str, Any], num_rows: int) -> Any:
-    """TRL's trainer of `kind`; its own data set is one row of text that is never used."""
+def build_trainer(folder: Path, kind: str, settings: dict[str, Any], num_rows: int, rewards: list[float] | None = None) -> Any:
+    """TRL's trainer of `kind`; its own data set is text that is never used. rewards: what its reward function gives."""
     trainer, config = TRAINERS[kind]
     args = config(
         output_dir=tempfile.mkdtemp(dir=folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -74,8 +75,8 @@ def build_trainer(folder: Path, kind: str, settings: dict[str, Any], num_rows: i
         others["ref_model"] = load(folder, "reference")
     elif kind in ("gkd", "distillation"):
         others["teacher_model"] = load(folder, "reference")
-    elif kind == "grpo":
-        others["reward_funcs"] = lambda completions, **_: [0.0] * len(completions)
+    elif kind in ("grpo", "rloo"):
+        others["reward_funcs"] = lambda completions, **_: rewards or [0.0] * len(completions)
     return trainer(
         model=load_classifier(folder) if kind == "reward" else load(folder, "policy"),
         args=args,
@@ -176,6 +177,13 @@ def run_case(folder: Path, case: dict[str, Any], rows: dict[str, Rows]) -> tuple
     return loss.item(), {name: weight.grad for name, weight in trainer.model.named_parameters() if weight.grad is not None}
 
 
+def run_advantages(folder: Path, case: dict[str, Any], rewards: list[float]) -> list[float]:
+    """The advantages of answers that a trainer draws and its reward function gives `rewards`, in order."""
+    trainer = build_trainer(folder, case["trainer"], case["settings"], len(rewards), rewards)
+    drawn = trainer._generate_and_score_completions([{"prompt": "a b"} for _ in rewards])
+    return drawn["advantages"].tolist()
+
+
 def quiet() -> None:
     """No bars, and no advice on a data set of one row that nothing is learned from."""
     warnings.simplefilter("ignore")
@@ -190,12 +198,13 @@ def main() -> None:
     quiet()
     told = json.loads((folder / "cases.json").read_text())
     (folder / "trl").mkdir()
+    advantages = {name: run_advantages(folder, case, told["rewards"]) for name, case in told["advantages"].items()}
     losses = {}
     for number, (name, case) in enumerate(told["cases"].items()):
         losses[name], gradients = run_case(folder, case, told["rows"])
         save_file(gradients, folder / "trl" / f"{number}.safetensors")
     versions = {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
-    (folder / "trl" / "losses.json").write_text(json.dumps({"losses": losses, "versions": versions}))
+    (folder / "trl" / "losses.json").write_text(json.dumps({"losses": losses, "advantages": advantages, "versions": versions}))
 
 
 if __name__ == "__main__":
