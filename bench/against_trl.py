@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.objective import Objective as ObjectiveConfig
 from hone.data.batch import Batch, pack
 from hone.models.policy import Policy
@@ -57,6 +57,9 @@ def grpo(trl: dict[str, Any], hone: dict[str, Any]) -> Case:
 
 
 CASES = {
+    "sft": Case("sft", {}, {"kind": "sft"}, "drawn"),
+    "sft, label smoothing": Case("sft", {"label_smoothing_factor": 0.1}, {"kind": "sft", "label_smoothing_factor": 0.1}, "drawn"),
+    "dft": Case("sft", {"loss_type": "dft"}, {"kind": "sft", "sft_loss": "dft"}, "drawn"),
     "grpo": grpo({"loss_type": "grpo"}, {"loss_type": "grpo"}),
     "grpo, kl": grpo({"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, {"loss_type": "grpo", "beta": 0.04}),
     "dr_grpo": grpo({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
@@ -136,14 +139,19 @@ def sequence(prompt: list[int], answer: list[int]) -> Encoded:
     return Encoded(np.array(prompt + answer, np.int32), np.array(labels, np.int32))
 
 
-def drawn_batch(rows: Rows) -> Batch:
-    """Answers with what the objective is told of each."""
+def make_batch(case: Case, rows: Rows) -> Batch:
+    """The rows packed as the objective reads them; beside answers that were drawn stands what it is told of each."""
+    if case.rows == "pairs":
+        return pack([Example(tuple(sequence(row["prompt"], row[side]) for side in ("chosen", "rejected"))) for row in rows])
+    sequences = [sequence(row["prompt"], row["completion"]) for row in rows]
+    if case.trainer != "grpo":
+        return pack(sequences)
     aside = {
         "advantage": [row["advantage"] for row in rows],
         "learned": [1.0] * len(rows),
         "old": [np.array([0.0] * len(row["prompt"]) + row["old_logprobs"], np.float32) for row in rows],
     }
-    return pack([sequence(row["prompt"], row["completion"]) for row in rows], range(len(rows)), aside)
+    return pack(sequences, range(len(rows)), aside)
 
 
 def run_hone(folder: Path, case: Case, rows: Rows) -> tuple[float, dict[str, Tensor]]:
@@ -154,7 +162,7 @@ def run_hone(folder: Path, case: Case, rows: Rows) -> tuple[float, dict[str, Ten
     objective = build_objective(TypeAdapter(ObjectiveConfig).validate_python(case.hone))
     if isinstance(objective, OnPolicy):
         objective.start(SimpleNamespace(tokenizer=None), Sampling(DRAWN["max_completion_length"], (), 0))
-    batch = drawn_batch(rows)
+    batch = make_batch(case, rows)
     loss = objective.loss(policy, batch).total / objective.count(batch)
     loss.backward()
     return loss.item(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}

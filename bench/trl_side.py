@@ -33,9 +33,10 @@ from trl.trainer.utils import pad
 Rows = list[dict[str, Any]]
 IGNORE = -100
 TEXT = {"prompt": ["a b"], "chosen": ["c"], "rejected": ["d"], "completion": ["c"], "label": [True]}
+PAIR, ANSWERED, ASKED = ("prompt", "chosen", "rejected"), ("prompt", "completion"), ("prompt",)
 COLUMNS = {
-    "reward": ("chosen", "rejected"), "kto": ("prompt", "completion", "label"),
-    "grpo": ("prompt",), "rloo": ("prompt",), "gkd": ("prompt", "completion"), "distillation": ("prompt",),
+    "dpo": PAIR, "orpo": PAIR, "cpo": PAIR, "reward": PAIR[1:], "kto": (*ANSWERED, "label"),
+    "sft": ANSWERED, "gkd": ANSWERED, "grpo": ASKED, "rloo": ASKED, "distillation": ASKED,
 }  # fmt: skip
 TRAINERS: dict[str, tuple[Any, Any]] = {
     "dpo": (trl.DPOTrainer, trl.DPOConfig),
@@ -44,6 +45,7 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "kto": (trl.KTOTrainer, trl.KTOConfig),
     "reward": (trl.RewardTrainer, trl.RewardConfig),
     "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+    "sft": (trl.SFTTrainer, trl.SFTConfig),
     "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
     "gkd": (GKDTrainer, GKDConfig),
     "distillation": (trl.DistillationTrainer, trl.DistillationConfig),
@@ -69,7 +71,6 @@ def build_trainer(folder: Path, kind: str, settings: dict[str, Any], num_rows: i
         output_dir=tempfile.mkdtemp(dir=folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
         per_device_train_batch_size=num_rows, gradient_accumulation_steps=1, disable_tqdm=True, **settings,
     )  # fmt: skip
-    columns = COLUMNS.get(kind, ("prompt", "chosen", "rejected"))
     others: dict[str, Any] = {}
     if kind in ("dpo", "kto"):
         others["ref_model"] = load(folder, "reference")
@@ -80,7 +81,7 @@ def build_trainer(folder: Path, kind: str, settings: dict[str, Any], num_rows: i
     return trainer(
         model=load_classifier(folder) if kind == "reward" else load(folder, "policy"),
         args=args,
-        train_dataset=datasets.Dataset.from_dict({name: TEXT[name] * num_rows for name in columns}),
+        train_dataset=datasets.Dataset.from_dict({name: TEXT[name] * num_rows for name in COLUMNS[kind]}),
         processing_class=AutoTokenizer.from_pretrained(folder / "policy"),
         **others,
     )
@@ -161,13 +162,23 @@ def sequence_batch(trainer: Any, rows: Rows) -> dict[str, Any]:
     }
 
 
+def labelled_batch(trainer: Any, rows: Rows) -> dict[str, Any]:
+    """What SFT's collator makes of ids and labels."""
+    return trainer.data_collator(
+        [
+            {"input_ids": row["prompt"] + row["completion"], "labels": [IGNORE] * len(row["prompt"]) + row["completion"]}
+            for row in rows
+        ]
+    )
+
+
 def run_case(folder: Path, case: dict[str, Any], rows: dict[str, Rows]) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and the gradient of every parameter."""
     kind, mine = case["trainer"], rows[case["rows"]]
     trainer = build_trainer(folder, kind, case["settings"], len(mine))
     batches = {
         "dpo": preference_batch, "orpo": concatenated_batch, "cpo": concatenated_batch, "kto": rated_batch,
-        "reward": reward_batch, "gkd": sequence_batch, "distillation": drawn_batch,
+        "reward": reward_batch, "sft": labelled_batch, "gkd": sequence_batch, "distillation": drawn_batch,
     }  # fmt: skip
     batch = grpo_batch(trainer, mine, folder) if kind == "grpo" else batches[kind](trainer, mine)
     trainer.model.train()
