@@ -175,3 +175,12 @@ def test_a_token_that_ends_the_whole_text_is_no_part_of_the_answer(codec_of):
     assert codec.examples(talk) == [talk]
     ids = learned(codec.encode([said("Hi", f"Yes<|eos|>\n{END}\n")])[0])
     assert codec.tokenizer.decode(ids) == f"Yes<|eos|>\n{END}\n<|eos|>\n{END}"  # where it is said, nothing can be told apart
+
+
+def test_a_key_that_is_left_out_is_not_told_and_null_is_left_out(codec_of):
+    text = TURNS + "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}" + ASK
+    told = [codec_of(text, **given).template.plain(said("Hi"), True) for given in ({}, {"enable_thinking": None})]
+    assert "True" not in told[0] and told[0] == told[1]
+    for value in (True, False):
+        assert f"\n{value}{START}" in codec_of(text, enable_thinking=value).template.plain(said("Hi"), True)
+    assert codec_of(text).fingerprint != codec_of(text, enable_thinking=True).fingerprint

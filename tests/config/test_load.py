@@ -300,3 +300,11 @@ def test_two_words_for_one_key_must_agree(tmp_path: Path):
 def test_a_file_that_is_not_there():
     (mistake,) = mistakes_of(["none.yaml", "seed=x"])
     assert (mistake.where, mistake.message) == ("none.yaml", "there is no such file")
+
+
+def test_what_was_left_out_with_a_meaning_stays_left_out(tmp_path: Path):
+    for said in ({}, {"enable_thinking": "true"}):
+        text = to_yaml(good(**said))
+        assert ("enable_thinking: true" in text) == bool(said)
+        chat = read([file_with(tmp_path, text)], "train").run.chat
+        assert chat.enable_thinking is True and ("enable_thinking" in chat.model_fields_set) == bool(said)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from hone.chat.encoded import IGNORE, Encoded, Piece
+from hone.chat.encoded import IGNORE, Encoded, Example, Piece
 from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult
 from hone.config.data import DataConfig
-from hone.data.sample import Dialog, Passage, Sample
+from hone.data.sample import Dialog, Pair, Passage, Sample
 from hone.errors import TemplateError
 
 BEGIN, STOP = 1, 2
@@ -104,10 +104,18 @@ class PlainObjective:
         """Itself, as the plain codec rewrites nothing."""
         return [sample]
 
-    def encode(self, samples: list[Any], codec: PlainCodec) -> list[Encoded]:
+    def encode(self, samples: list[Any], codec: PlainCodec) -> list[Example]:
         if self.sample is Passage:
-            return codec.encode_text([sample.text for sample in samples])
-        return codec.encode([sample.conversation for sample in samples], self.learn)
+            return [Example((one,)) for one in codec.encode_text([sample.text for sample in samples])]
+        if self.sample is Pair:
+            return [Example(tuple(codec.encode([sample.chosen, sample.rejected], "last"))) for sample in samples]
+        return [Example((one,)) for one in codec.encode([sample.conversation for sample in samples], self.learn)]
+
+
+def only(example: Example) -> Encoded:
+    """The one sequence of an example."""
+    (sequence,) = example.sequences
+    return sequence
 
 
 def write_set(folder: Path, rows: list[Any], *, entry: dict[str, Any] | None = None, name: str = "toy", **more: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hone.data.build import build_data, first_samples, split_validation
 from hone.data.sample import Dialog, Passage
 from hone.errors import DataError
-from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, settings, spelled, write_set
+from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, only, settings, spelled, write_set
 
 
 def build(folder, *names, sample=Dialog, learn="answers", codec=None, seed=1, **changes):
@@ -20,7 +20,7 @@ def build(folder, *names, sample=Dialog, learn="answers", codec=None, seed=1, **
 
 
 def texts(tokens):
-    return [spelled(tokens[index]) for index in range(len(tokens))]
+    return [spelled(only(tokens[index])) for index in range(len(tokens))]
 
 
 def test_an_alpaca_file_becomes_sequences(tmp_path):
@@ -142,7 +142,7 @@ def test_sets_are_interleaved_without_copying(tmp_path):
         ("toy", 0),
         ("more", 2),
     ]
-    assert spelled(tokens[5]) == "^Uask 52.Asay 52."
+    assert spelled(only(tokens[5])) == "^Uask 52.Asay 52."
     assert texts(tokens)[1::2] == [f"^Uask {n}.Asay {n}." for n in (50, 51, 52)] and len(texts(tokens)[::2]) == 3
 
 
@@ -175,8 +175,8 @@ def test_first_samples_shows_rows_without_building(tmp_path):
     codec = PlainCodec()
     shown = first_samples(settings(tmp_path), PlainObjective(), codec, ("toy",), 2)
     assert [origin for origin, _, _ in shown] == [("toy", 1), ("toy", 2)]
-    assert shown[0][1].conversation.messages[0].text == "ask 0" and spelled(shown[0][2]) == "^Uask 0.Asay 0."
-    assert shown[0][2].pieces and codec.num_encoded < 20
+    assert shown[0][1].conversation.messages[0].text == "ask 0" and spelled(only(shown[0][2])) == "^Uask 0.Asay 0."
+    assert only(shown[0][2]).pieces and codec.num_encoded < 20
     assert not (tmp_path / "cache").exists()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.build import build_data
 from hone.data.cache import EntryWriter, find_or_build, open_entry
 from hone.data.report import Tally
@@ -23,7 +23,11 @@ from hone.data.sample import Passage
 from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, settings, write_set
 
 
-def sequence(ids: list[int], learned: list[int]) -> Encoded:
+def sequence(ids: list[int], learned: list[int]) -> Example:
+    return Example((part(ids, learned),))
+
+
+def part(ids: list[int], learned: list[int]) -> Encoded:
     labels = [id if keep else IGNORE for id, keep in zip(ids, learned, strict=True)]
     return Encoded(np.array(ids, np.int32), np.array(labels, np.int32))
 
@@ -42,7 +46,11 @@ def write_entry(folder: Path, sequences=SEQUENCES, chunk: int = 2) -> None:
 
 def same(entry, sequences) -> bool:
     return len(entry) == len(sequences) and all(
-        entry[i].ids.tolist() == one.ids.tolist() and entry[i].labels.tolist() == one.labels.tolist()
+        (entry[i].value, entry[i].note, len(entry[i].sequences)) == (one.value, one.note, len(one.sequences))
+        and all(
+            a.ids.tolist() == b.ids.tolist() and a.labels.tolist() == b.labels.tolist()
+            for a, b in zip(entry[i].sequences, one.sequences, strict=True)
+        )
         for i, one in enumerate(sequences)
     )
 
@@ -51,9 +59,18 @@ def test_what_was_written_is_read_back(tmp_path):
     write_entry(tmp_path)
     entry = open_entry(tmp_path)
     assert same(entry, SEQUENCES)
-    assert entry.ids.dtype == np.uint16 and entry[0].ids.dtype == entry[0].labels.dtype == np.int32
+    assert entry.ids.dtype == np.uint16 and entry[0].sequences[0].ids.dtype == entry[0].sequences[0].labels.dtype == np.int32
     assert entry.lengths.tolist() == [3, 1, 4] and entry.trained.tolist() == [2, 0, 1] and entry.rows.tolist() == [0, 1, 2]
     assert entry.report.name == "toy" and entry.report.length["max"] == 4
+
+
+def test_examples_of_several_sequences_keep_their_number_and_note(tmp_path):
+    pair = Example((part([5, 6, 7], [0, 1, 1]), part([5, 8], [0, 1])), 0.5, '{"answer": "sieben \u00e4"}')
+    examples = [pair, *SEQUENCES, replace(pair, note="", value=-1.0)]
+    write_entry(tmp_path, examples)
+    entry = open_entry(tmp_path)
+    assert same(entry, examples)
+    assert entry.lengths.tolist() == [5, 3, 1, 4, 5] and entry.trained.tolist() == [3, 2, 0, 1, 3]
 
 
 def test_ids_are_widened_when_16_bits_do_not_do(tmp_path):

@@ -14,7 +14,7 @@ from hone.data.cut import level_cut, windows
 from hone.data.overlong import fit
 from hone.data.sample import Dialog, Passage
 from hone.errors import DataError
-from tests.data.plain import BEGIN, HEADERS, STOP, PlainCodec, PlainObjective, spelled
+from tests.data.plain import BEGIN, HEADERS, STOP, PlainCodec, PlainObjective, only, spelled
 
 POLICIES = ["truncate_left", "truncate_right", "split"]
 
@@ -101,7 +101,7 @@ def test_a_tool_call_is_never_cut(overlong):
 
 def test_drop_and_error_and_nothing_to_learn():
     long = dialog(("user", "u" * 50), ("assistant", "a"))
-    assert fitted(long, 20, "drop").sequences == ()
+    assert fitted(long, 20, "drop").examples == ()
     with pytest.raises(DataError, match="has 56 tokens, cutoff_len is 20, and overlong is error"):
         fitted(long, 20, "error")
     with pytest.raises(RowError, match="nothing to learn"):
@@ -119,7 +119,7 @@ def test_a_text_is_cut_at_either_end_or_into_windows_that_lose_nothing():
     assert texts(sample, 6, "truncate_left") == ["defgh."]
     assert texts(sample, 6, "split") == ["^abcde", "efgh."]
     learned = [label for one in fitted(sample, 6, "split").sequences for label in one.labels.tolist() if label != IGNORE]
-    assert learned == PlainObjective(Passage).encode([sample], PlainCodec())[0].labels.tolist()
+    assert learned == PlainObjective(Passage).encode([sample], PlainCodec())[0].sequences[0].labels.tolist()
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 100), st.integers(0, 20))
@@ -136,7 +136,7 @@ def test_level_cut_cuts_what_is_asked_and_never_below_the_floor(lengths, surplus
 
 @given(st.integers(1, 60), st.integers(2, 20))
 def test_windows_learn_every_token_once(length, cutoff_len):
-    [whole] = PlainObjective(Passage).encode([Passage("x" * length)], PlainCodec())
+    whole = only(PlainObjective(Passage).encode([Passage("x" * length)], PlainCodec())[0])
     parts = windows(whole, cutoff_len)
     assert all(len(part) <= cutoff_len for part in parts)
     assert sum(part.num_trained for part in parts) == whole.num_trained

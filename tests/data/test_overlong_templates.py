@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult, message
 from hone.chat.probes import TOOL
 from hone.chat.table import rows
@@ -63,9 +63,9 @@ def test_every_answer_that_is_left_has_its_header_and_its_stop_token(name, made_
     except TemplateError:
         return  # not every format has a place for everything
     cutoff = max(int(len(whole) * share), 8)
-    encode = lambda sample: codec.encode([sample.conversation], learn)[0]  # noqa: E731
+    encode = lambda sample: Example((codec.encode([sample.conversation], learn)[0],))  # noqa: E731
     try:
-        parts = fit(Dialog(talk), whole, cutoff_len=cutoff, overlong=policy, encode=encode).sequences
+        parts = fit(Dialog(talk), Example((whole,)), cutoff_len=cutoff, overlong=policy, encode=encode).sequences
     except RowError as error:
         assert error.reason in ("nothing to learn", "cannot be cut to cutoff_len")
         return

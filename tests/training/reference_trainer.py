@@ -30,8 +30,8 @@ def main(settings: str, folder: str) -> None:
     tokens = gather_material(run).tokens
     rows = [
         {
-            "input_ids": torch.as_tensor(tokens[i].ids, dtype=torch.int64),
-            "labels": torch.as_tensor(tokens[i].labels, dtype=torch.int64),
+            "input_ids": torch.as_tensor(tokens[i].sequences[0].ids, dtype=torch.int64),
+            "labels": torch.as_tensor(tokens[i].sequences[0].labels, dtype=torch.int64),
         }
         for i in range(len(tokens))
     ]

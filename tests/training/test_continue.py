@@ -255,7 +255,7 @@ def test_a_step_without_a_trained_token_names_its_rows():
     work = SimpleNamespace(
         device=Alone(), objective=SimpleNamespace(count=lambda batch: 0), name_rows=lambda rows: f"rows {rows}"
     )
-    with pytest.raises(TrainingError, match=r"no token to learn from.*Its rows: rows \[3\]\."):
+    with pytest.raises(TrainingError, match=r"nothing to learn from.*Its rows: rows \[3\]\."):
         loop.take_step(work, [MicroBatch(batch, True)])
 
 

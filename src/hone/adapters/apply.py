@@ -5,6 +5,7 @@ Does not know how any of it is done, nor the data, loss and optimizer.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,14 @@ METHODS = Table(
 )
 
 
-_LORA = Table("verb", {"save": "hone.adapters.lora:save_adapter", "load": "hone.adapters.lora:load_adapter"})
+_LORA = Table(
+    "verb",
+    {
+        "save": "hone.adapters.lora:save_adapter",
+        "load": "hone.adapters.lora:load_adapter",
+        "off": "hone.adapters.lora:adapter_off",
+    },
+)
 """Imported where an adapter is there, and with it the one file that knows peft."""
 
 
@@ -99,6 +107,12 @@ def load_trained(module: nn.Module, folder: Path) -> None:
         _LORA.load("load")(module, folder)
     else:
         load_whole(module, folder)
+
+
+def without_adapter(module: nn.Module) -> AbstractContextManager[object]:
+    """While it is held, `module` computes as the base under its adapter."""
+    assert _is_adapter(module), "a module without an adapter has nothing to switch off"
+    return _LORA.load("off")(module)
 
 
 def _is_adapter(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ Does not know training; the only file that knows peft.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -60,6 +61,11 @@ def save_adapter(module: nn.Module, folder: Path) -> None:
     if start_of(module):
         convert_folder(module, folder)
     open_to_readers(folder)
+
+
+def adapter_off(module: nn.Module) -> AbstractContextManager[object]:
+    """While it is held, the module computes without its adapters."""
+    return module.disable_adapter()
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:

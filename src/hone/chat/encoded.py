@@ -1,4 +1,4 @@
-"""Encoded: one sequence of token ids, what of it is learned, and where it may be cut.
+"""Encoded: one sequence of token ids, what of it is learned, and where it may be cut. Example: the sequences learned together.
 
 Knows no tokenizer: the codec makes it, data cuts and stores it, batches are laid out from it.
 """
@@ -45,3 +45,25 @@ class Encoded:
     def num_trained(self) -> int:
         """How many tokens are learned: never the first, which nothing precedes."""
         return int((self.labels[1:] != IGNORE).sum())
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing that is learned: a conversation (one sequence), a pair (chosen, rejected), a query with its matches.
+
+    value: a number of the row: whether an answer is good, a class, a score. note: JSON text of what else is to be known of it,
+    such as the answer that a reward compares with.
+    """
+
+    sequences: tuple[Encoded, ...]
+    value: float = 0.0
+    note: str = ""
+
+    def __len__(self) -> int:
+        """Tokens of all its sequences."""
+        return sum(map(len, self.sequences))
+
+    @property
+    def num_trained(self) -> int:
+        """How many tokens of all its sequences are learned."""
+        return sum(sequence.num_trained for sequence in self.sequences)

@@ -80,8 +80,8 @@ def official_of(tokenizer: Any, chat: ChatConfig | None = None) -> Official:
 def official_for(codec: Codec) -> Official:
     """The tokenizer's own chat template, thinking as the codec does; raises TemplateError where the tokenizer has none."""
     template = codec.template
-    enable = template.thinking.enable if isinstance(template, NamedTemplate) else template.settings.enable_thinking
-    return official_of(codec.tokenizer, ChatConfig(enable_thinking=enable))
+    chat = ChatConfig(enable_thinking=template.thinking.enable) if isinstance(template, NamedTemplate) else template.settings
+    return official_of(codec.tokenizer, chat)
 
 
 def contradicts(codec: Codec, tokenizer: Any) -> str:

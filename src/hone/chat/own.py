@@ -25,6 +25,8 @@ from hone.chat.view import split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
 
+_OF_THOUGHTS = ("enable_thinking", "preserve_thinking")
+
 _PROBE = Conversation((message("user", "Zq1"), message("assistant", "Zq2")))
 
 
@@ -65,7 +67,14 @@ class OwnTemplate:
     def source(self) -> str:
         """The Jinja text, the settings, and the date where the template writes it."""
         dated = datetime.now().strftime("%Y-%m-%d") if "strftime_now" in self.text else ""
-        return "\n".join([self.text, repr(self.settings), repr(sorted(self.names.items(), key=str)), dated])
+        told = repr(self._told | {"default_system": self.settings.default_system, "tool_format": self.settings.tool_format})
+        return "\n".join([self.text, told, repr(sorted(self.names.items(), key=str)), dated])
+
+    @property
+    def _told(self) -> dict[str, bool]:
+        """What the template is told of thoughts: what the settings say, nothing where they leave a key out (or say null)."""
+        said = {name: getattr(self.settings, name) for name in _OF_THOUGHTS if name in self.settings.model_fields_set}
+        return {name: value for name, value in said.items() if value is not None}
 
     @cached_property
     def stop(self) -> tuple[str, ...]:
@@ -194,10 +203,7 @@ class OwnTemplate:
         if "reasoning_content" not in self.text:
             messages = _inlined(Conversation(messages)).messages
         items = [item for one in messages for item in message_to_openai(one)]
-        names = dict(self.names)
-        if self.settings.enable_thinking is not None:
-            names["enable_thinking"] = self.settings.enable_thinking
-        names |= {"preserve_thinking": self.settings.preserve_thinking, "add_generation_prompt": prompt, "documents": None}
+        names = {**self.names, **self._told, "add_generation_prompt": prompt, "documents": None}
         try:
             return run(self._jinja, self.name, messages=items, tools=list(tools) or None, **names)
         except TemplateError as error:
@@ -245,13 +251,18 @@ _MARKS = (  # a dialect, and words that all stand in a template that speaks it; 
     ("gemma4", "<|tool_call>call:"),
     ("minimax2", "<minimax:tool_call>"),
     ("seed_oss", "<seed:tool_call>"),
+    ("mimo_v2", "<parameter=", "preserved exactly as-is"),
     ("qwen3_5", "<parameter="),
     ("hy3", "<tool_sep>"),
     ("gpt_oss", "<|channel|>commentary", "namespace"),
     ("glm4_7", "</arg_key><arg_value>"),
     ("glm4_moe", "<arg_value>"),
     ("lfm2", "<|tool_list_start|>"),
+    ("minicpm4", "<|tool_call_start|>", "```python"),
     ("lfm2", "<|tool_call_start|>"),
+    ("internlm2", "<|action_start|><|plugin|>"),
+    ("youtu", "<|begin_of_tool_description|>"),
+    ("hunyuan", "<tool_calls>["),
     ("kimi", "<|tool_calls_section_begin|>"),
     ("deepseek3", "tool\u2581calls\u2581begin", "```json"),
     ("deepseek3_1", "tool\u2581calls\u2581begin"),

@@ -39,6 +39,8 @@ class Row:
     "all", also those whose thought is left out of the history. after_thought: text between a thought, also an empty one, and
     what is said; none stands before a call that nothing is said before.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
+    asks_last: where tools are on offer the format asks for a call in words before the last answer alone, so that each answer is
+    learned as the last one.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
     media: kind ("image", "video", "audio") to the token that stands for one.
     official: the maker's template the row is compared with, a file of the makers' templates or a tokenizer's folder beside them
@@ -67,6 +69,7 @@ class Row:
     empty_thoughts: Literal["last", "current", "all"] = "last"
     dialect: str = "default"
     tools_in: Literal["system", "format"] = "system"
+    asks_last: bool = False
     passage_end: str = ""
     media: Mapping[str, str] = field(default_factory=dict, hash=False)
     official: str = ""

@@ -86,7 +86,7 @@ class NamedTemplate:
         row = self.row
         opens = row.thinking in ("prompt", "question") and self.thinking.enable is not False
         words = ("<think>", "</think>") if row.thinking == "none" else (row.think_open.strip(), row.think_close.strip())
-        said = tuple(word for word in (row.say_open, self.dialect.preamble) if word)
+        said = tuple(word for word in (row.say_open, self.dialect.preamble, self.dialect.says) if word)
         return Reading(self.dialect, row.lead or row.after_thought, row.tail, opens, row.thinking == "none", *words, said)
 
     @cached_property
@@ -116,7 +116,7 @@ class NamedTemplate:
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
         found: set[int] = set()
-        if self.row.thinking != "none":
+        if self.row.thinking != "none" or (self.row.asks_last and conversation.tools):
             views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary), False)
             found |= {view.index for view in views if view.rewritten}
         if not self._ends_answers and any(one.role == "assistant" for one in conversation.messages[:-1]):

@@ -94,10 +94,11 @@ class Views:
         self.row, self.dialect, self.ink = row, dialect, ink
         self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
         self._ids = _Ids(dialect)
+        self._offers = False
 
     def build(self, conversation: Conversation, default_system: str, tool_prompt: str, *, asks: bool) -> list[View]:
         """The views; tool_prompt: marked text to end the system prompt with, '' for none; asks: whether an answer comes after."""
-        messages = conversation.messages
+        self._offers, messages = bool(conversation.tools), conversation.messages
         final = None if asks else len(messages) - 1
         last_user = max((i for i, one in enumerate(messages) if one.role == "user"), default=-1)
         views: list[View] = []
@@ -157,11 +158,12 @@ class Views:
         marked = self._marked(thought.strip("\n"))
         opening, written = self._thought(marked if shown or self.row.thinking == "none" else "", asks, after_tool, final)
         rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
+        rewritten |= self.row.asks_last and self._offers and self.dialect.name == self.row.dialect and not final
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         thinks = self.row.thinking != "none" and bool(opening + written)
         between = self.row.after_thought if thinks and said else ""
-        body = lead + written + between + self._spoken(said, calls) + self.row.tail
+        body = lead + written + between + self._spoken(said, calls)
         return View(
             index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten, end=end
         )
@@ -190,10 +192,12 @@ class Views:
         return self.ink.content(text.lstrip("\n") if before and self.row.thinking != "none" else text)
 
     def _spoken(self, said: str, calls: list[ToolCall]) -> str:
+        row, own = self.row, self.dialect.name == self.row.dialect
         called = self.dialect.write(calls, self.ink, bool(said)) if calls else ""
-        if not calls or self.dialect.name != self.row.dialect:
-            return self.row.say_open + said + called
-        return ((self.dialect.preamble or self.row.say_open) + said if said else "") + called
+        if not calls or not own:
+            return row.say_open + (self.dialect.says if own and self._offers else "") + said + called + row.tail
+        # Where say_open opens what is said, the dialect closes it before calls.
+        return ((self.dialect.preamble or row.say_open) + said if said else "") + called + ("" if row.say_open else row.tail)
 
     def _content(self, text: str) -> str:
         return self.ink.content(text.strip() if self.row.trim else text)

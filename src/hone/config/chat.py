@@ -33,12 +33,16 @@ class ChatConfig(Section):
     enable_thinking: bool | None = knob(
         True,
         "For models that think before they answer: true lets them think, false makes them answer at once, null "
-        "follows each example as it is.",
+        "follows each example as it is. Without a template, what you write is told to the tokenizer's own format, and "
+        "left out (or null) that format decides, as it does for everybody who says nothing.",
         example="false",
+        left_out=True,
     )
     preserve_thinking: bool = knob(
         False,
         "Keeps the thoughts of earlier answers in the history. Left off, only the last answer's thoughts are kept, "
-        "which is how most thinking models were trained.",
+        "which is how most thinking models were trained. Without a template it is told to the tokenizer's own format "
+        "where you write it.",
         level="advanced",
+        left_out=True,
     )

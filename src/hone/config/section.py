@@ -25,12 +25,14 @@ def knob(
     level: str = "basic",
     example: str = "",
     secret: bool = False,
+    left_out: bool = False,
     **bounds: Any,
 ) -> Any:
     """A setting. help: full sentences, with when to change it; flat: the YAML key where it is not the attribute's own name;
 
     unit: of a number ("tokens", "steps"); level: "basic" or "advanced"; example: a value as it is written in YAML;
-    secret: never written to a file or a log; bounds: pydantic's ge, gt, le, lt.
+    secret: never written to a file or a log; left_out: to leave it out says something else than its default, so that a tree
+    in which it was left out is written without it; bounds: pydantic's ge, gt, le, lt.
     """
-    extra = {"flat": flat, "unit": unit, "level": level, "example": example, "secret": secret}
+    extra = {"flat": flat, "unit": unit, "level": level, "example": example, "secret": secret, "left_out": left_out}
     return Field(default, description=help, json_schema_extra=extra, repr=not secret, **bounds)

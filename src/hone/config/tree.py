@@ -15,7 +15,10 @@ from hone.config.section import Section
 
 
 def to_yaml(run: Run, *, only: Collection[tuple[str, ...]] | None = None) -> str:
-    """The tree as YAML that `load` reads, every default in it; secrets are left out. only: the paths that are written."""
+    """The tree as YAML that `load` reads, secrets left out; only: the paths that are written.
+
+    Every default is in it but those of settings for which to be left out means something of its own.
+    """
     tree = to_dict(run)
     return yaml.safe_dump(tree if only is None else _kept(tree, only), sort_keys=False, allow_unicode=True, width=120)
 
@@ -33,11 +36,12 @@ def _kept(tree: dict[str, Any], only: Collection[tuple[str, ...]], path: tuple[s
 
 
 def to_dict(section: Section) -> dict[str, Any]:
-    """The settings as plain lists, mappings and values, without secrets."""
+    """The settings as plain lists, mappings and values, without secrets and what was left out with a meaning."""
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("secret"):
+        unsaid = isinstance(extra, dict) and extra.get("left_out") and name not in section.model_fields_set
+        if unsaid or (isinstance(extra, dict) and extra.get("secret")):
             continue
         value = section.__dict__[name]
         if isinstance(value, Section):

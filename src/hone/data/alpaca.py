@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hone.chat.message import Conversation, Message, message
@@ -19,6 +20,13 @@ def alpaca(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     columns = spec.columns
     if not columns.response or columns.response not in row:
         raise missing_column(row, "response", columns.response or "response")
+    question = alpaca_question(row, spec)
+    return replace(question, messages=(*question.messages, answer(text_of(row, columns.response))))
+
+
+def alpaca_question(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
+    """The same without its answer."""
+    columns = spec.columns
     messages: list[Message] = []
     system = text_of(row, columns.system)
     if system:
@@ -26,7 +34,6 @@ def alpaca(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     if columns.history and row.get(columns.history):
         messages.extend(_history(list_of(row, columns.history)))
     messages.append(message("user", user_text(row, spec)))
-    messages.append(answer(text_of(row, columns.response)))
     return Conversation(tuple(messages), read_tools(row, columns.tools))
 
 

@@ -1,19 +1,21 @@
-"""Batch: encoded sequences laid out as tensors, packed end to end (the normal case) or padded (where a model cannot pack).
+"""Batch: sequences of examples laid out as tensors, packed end to end (the normal case) or padded (where a model cannot pack).
 
 Does not know where the sequences came from, nor what loss will be computed.
 
-Axes: B row, T token.
+Axes: B row, T token, S sequence, E example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Batch:
     """ids_BT, labels_BT, positions_BT: int64. segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding.
 
     labels are not shifted. The first label of every sequence is IGNORE: nothing comes before it.
-    rows: the index in the data set of each sequence, in order, to name the culprits of a bad batch.
+    rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
+    parts: how many sequences each example has, in order; values_E: fp32, each example's number.
+    aside: further tensors by name that belong to the sequences, [S], or to the tokens, [B, T] beside ids_BT.
     """
 
     ids_BT: Tensor
@@ -29,6 +33,36 @@ class Batch:
     positions_BT: Tensor
     segments_BT: Tensor
     rows: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
+    values_E: Tensor | None = None
+    aside: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return sum(self.parts)
+
+    @property
+    def sequences_BT(self) -> Tensor:
+        """int64: the number, from 0, of the sequence a token belongs to; -1 for padding."""
+        if self.packed:
+            return self.segments_BT.long() - 1
+        rows_B1 = torch.arange(len(self.ids_BT), device=self.ids_BT.device).unsqueeze(1)
+        return torch.where(self.segments_BT != 0, rows_B1, -1)
+
+    def sums(self, values_BT: Tensor) -> Tensor:
+        """[S]: the sum of the values of each sequence's tokens, padding left out; with gradient."""
+        sequences_BT = self.sequences_BT
+        real_BT = sequences_BT >= 0
+        zeros_S = torch.zeros(self.num_sequences, dtype=values_BT.dtype, device=values_BT.device)
+        return zeros_S.index_add(0, sequences_BT[real_BT], values_BT[real_BT])
+
+    @property
+    def ends_BT(self) -> Tensor:
+        """bool: the last token of every sequence, in order."""
+        sequences_BT = self.sequences_BT
+        after_BT = torch.nn.functional.pad(sequences_BT[:, 1:], (0, 1), value=-1)
+        return (sequences_BT >= 0) & (after_BT != sequences_BT)
 
     @property
     def packed(self) -> bool:
@@ -48,28 +82,52 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
-        return replace(self, **moved)
+        aside = {name: tensor.to(device, non_blocking=True) for name, tensor in self.aside.items()}
+        values_E = None if self.values_E is None else self.values_E.to(device, non_blocking=True)
+        return replace(self, **moved, values_E=values_E, aside=aside)
 
 
 _TENSORS = ("ids_BT", "labels_BT", "positions_BT", "segments_BT")
+Aside = Mapping[str, Sequence[np.ndarray | float]]
+"""By name, for each sequence in order, a number or one number a token."""
 
 
-def pack(sequences: Sequence[Encoded], rows: Sequence[int] = ()) -> Batch:
-    """Lay sequences end to end in one row [1, T]; positions start again at each. No padding."""
+def pack(examples: Sequence[Encoded | Example], rows: Sequence[int] = (), aside: Aside | None = None) -> Batch:
+    """Lay the sequences end to end in one row [1, T]; positions start again at each. No padding. An Encoded is an example."""
+    sequences, parts, values_E = _flat(examples)
     columns = [_columns(sequence, number) for number, sequence in enumerate(sequences, 1)]
     tensors = [torch.cat(column).unsqueeze(0) for column in zip(*columns, strict=True)]
-    return Batch(*tensors, rows=tuple(rows))
+    beside = {name: _row_of(numbers, torch.cat, 1) for name, numbers in (aside or {}).items()}
+    return Batch(*tensors, rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
 
 
-def pad(sequences: Sequence[Encoded], pad_id: int, rows: Sequence[int] = ()) -> Batch:
+def pad(examples: Sequence[Encoded | Example], pad_id: int, rows: Sequence[int] = (), aside: Aside | None = None) -> Batch:
     """One row a sequence [B, T], padded on the right to the longest with `pad_id` (segment 0, label IGNORE)."""
+    sequences, parts, values_E = _flat(examples)
     fills = (pad_id, IGNORE, 0, 0)
     columns = zip(*(_columns(sequence, 1) for sequence in sequences), strict=True)
-    tensors = [
-        torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True, padding_value=fill)
-        for column, fill in zip(columns, fills, strict=True)
-    ]
-    return Batch(*tensors, rows=tuple(rows))
+    tensors = [_padded(list(column), fill) for column, fill in zip(columns, fills, strict=True)]
+    beside = {name: _row_of(numbers, _padded, 0) for name, numbers in (aside or {}).items()}
+    return Batch(*tensors, rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
+
+
+def _flat(examples: Sequence[Encoded | Example]) -> tuple[list[Encoded], tuple[int, ...], Tensor]:
+    whole = [one if isinstance(one, Example) else Example((one,)) for one in examples]
+    sequences = [sequence for example in whole for sequence in example.sequences]
+    parts = tuple(len(example.sequences) for example in whole)
+    return sequences, parts, torch.tensor([example.value for example in whole], dtype=torch.float32)
+
+
+def _padded(column: list[Tensor], fill: float = 0) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=fill)
+
+
+def _row_of(numbers: Sequence[np.ndarray | float], lay: Any, add_axes: int) -> Tensor:
+    """A number a sequence as fp32 [S]; numbers a token as fp32 [B, T], laid out as the ids are."""
+    if all(np.ndim(one) == 0 for one in numbers):
+        return torch.tensor([float(one) for one in numbers], dtype=torch.float32)
+    laid = lay([torch.as_tensor(np.asarray(one), dtype=torch.float32) for one in numbers])
+    return laid.unsqueeze(0) if add_axes else laid
 
 
 def _columns(sequence: Encoded, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

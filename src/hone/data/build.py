@@ -6,8 +6,8 @@ Does not know the model, the batch, or what a loss is; the objective says what a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hone import log
-from hone.chat.encoded import Encoded
+from hone.chat.encoded import Example
 from hone.config.data import DataConfig
 from hone.data.cache import Entry, find_or_build
 from hone.data.catalog import Catalog, DatasetSpec, load_catalog
@@ -34,9 +34,10 @@ CACHE_HOME = "~/.cache/hone/tokens"
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Encoded sequences in the order of the mixture. Tokens stay on disk; only indices are in memory.
+    """Encoded examples in the order of the mixture. Tokens stay on disk; only indices are in memory.
 
-    names, entries: of each set. sets: int32, the set of sequence i; places: int64, its number in that set's entry.
+    names, entries: of each set. sets: int32, the set of example i; places: int64, its number in that set's entry.
+    aside: numbers computed of the examples by name, such as a reference model's log-probs: fp32 [examples, sequences of each].
     """
 
     names: tuple[str, ...]
@@ -46,20 +47,21 @@ class TokenSet:
     lengths: np.ndarray
     trained: np.ndarray
     report: Report
+    aside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sets)
 
-    def __getitem__(self, index: int) -> Encoded:
-        """Sequence `index`: int32 ids and labels, without pieces."""
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`: int32 ids and labels, without pieces."""
         return self.entries[self.sets[index]][int(self.places[index])]
 
     def origin(self, index: int) -> tuple[str, int]:
-        """The data set's name and the number of the row, from 0, that sequence `index` came from."""
+        """The data set's name and the number of the row, from 0, that example `index` came from."""
         return self.names[self.sets[index]], int(self.entries[self.sets[index]].rows[self.places[index]])
 
     def take(self, indices: np.ndarray) -> TokenSet:
-        """The sequences `indices`, in that order, with the report of the whole."""
+        """The examples `indices`, in that order, with the report of the whole."""
         return TokenSet(
             self.names,
             self.entries,
@@ -68,6 +70,7 @@ class TokenSet:
             self.lengths[indices],
             self.trained[indices],
             self.report,
+            {name: numbers[indices] for name, numbers in self.aside.items()},
         )
 
 
@@ -187,7 +190,7 @@ def split_validation(tokens: TokenSet, val_size: float, seed: int) -> tuple[Toke
 
 def first_samples(
     data: DataConfig, objective: Any, codec: Any, names: Sequence[str], count: int
-) -> list[tuple[tuple[str, int], Sample, Encoded]]:
+) -> list[tuple[tuple[str, int], Sample, Example]]:
     """The first `count` usable rows of each set: (set, row number), what the row means, and what it is encoded to, cut included.
 
     Reads no further than it must and leaves the cache alone.

@@ -20,71 +20,100 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hone import log
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.report import SetReport
 
-FORMAT = "tokens-1"
+FORMAT = "tokens-2"
 """Part of every key: raise it when the files change."""
 MANIFEST = "manifest.json"
-_COLUMNS = {"ids": "uint16", "learned": "uint8", "offsets": "int64", "rows": "int64", "trained": "int32"}
-"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token.
+_COLUMNS = {
+    "ids": "uint16", "learned": "uint8", "offsets": "int64", "firsts": "int64", "rows": "int64", "trained": "int32",
+    "values": "float32", "notes": "uint8", "note_ends": "int64",
+}  # fmt: skip
+"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token. offsets: a value a sequence.
 
-rows (in the source), trained (tokens): a value a sequence."""
+firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. notes: UTF-8."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Sequences of one set, mapped from disk. sequence i has the tokens offsets[i] to offsets[i + 1]. key: of their content."""
+    """Examples of one set, mapped from disk. key: of their content.
+
+    Sequence s has the tokens offsets[s] to offsets[s + 1], example i the sequences firsts[i] to firsts[i + 1].
+    """
 
     key: str
     ids: np.ndarray
     learned: np.ndarray
     offsets: np.ndarray
+    firsts: np.ndarray
     rows: np.ndarray
     trained: np.ndarray
+    values: np.ndarray
+    notes: np.ndarray
+    note_ends: np.ndarray
     report: SetReport
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Encoded:
-        """Sequence `index`: int32 ids and labels, without pieces."""
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`: int32 ids and labels, without pieces."""
+        sequences = tuple(map(self._sequence, range(int(self.firsts[index]), int(self.firsts[index + 1]))))
+        note = self.notes[int(self.note_ends[index]) : int(self.note_ends[index + 1])].tobytes().decode("utf-8")
+        return Example(sequences, float(self.values[index]), note)
+
+    def _sequence(self, index: int) -> Encoded:
         place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         ids = self.ids[place].astype(np.int32)
         return Encoded(ids, np.where(self.learned[place] != 0, ids, np.int32(IGNORE)))
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, int32."""
-        return np.diff(self.offsets).astype(np.int32)
+        """Tokens of each example, int32."""
+        return np.diff(self.offsets[self.firsts]).astype(np.int32)
 
 
 class EntryWriter:
-    """Appends sequences to the files of an entry that nobody sees yet."""
+    """Appends examples to the files of an entry that nobody sees yet."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._types = dict(_COLUMNS)
         self._files: dict[str, BinaryIO] = {name: (folder / f"{name}.bin").open("wb") for name in self._types}
         self._sums = dict.fromkeys(self._types, 0)
-        self._end = 0
-        self._append("offsets", np.zeros(1))
+        self._end = self._num_sequences = self._note_end = 0
+        for name in ("offsets", "firsts", "note_ends"):
+            self._append(name, np.zeros(1))
 
-    def append(self, sequences: Sequence[Encoded], rows: Sequence[int]) -> None:
-        """Add sequences and the row of the source each came from."""
-        if not sequences:
+    def append(self, examples: Sequence[Example], rows: Sequence[int]) -> None:
+        """Add examples and the row of the source each came from."""
+        if not examples:
             return
+        sequences = [sequence for example in examples for sequence in example.sequences]
         ids = np.concatenate([sequence.ids for sequence in sequences])
         assert int(ids.min()) >= 0, "a negative token id"
         if self._types["ids"] == "uint16" and int(ids.max()) > np.iinfo(np.uint16).max:
             self._widen()
         ends = self._end + np.cumsum([len(sequence) for sequence in sequences])
-        self._end = int(ends[-1])
+        firsts = self._num_sequences + np.cumsum([len(example.sequences) for example in examples])
+        notes = [example.note.encode("utf-8") for example in examples]
+        note_ends = self._note_end + np.cumsum([len(note) for note in notes])
+        self._end, self._num_sequences, self._note_end = int(ends[-1]), int(firsts[-1]), int(note_ends[-1])
         self._append("ids", ids)
         self._append("learned", np.concatenate([sequence.labels for sequence in sequences]) != IGNORE)
         self._append("offsets", ends)
+        self._append("firsts", firsts)
         self._append("rows", np.asarray(rows))
-        self._append("trained", np.array([sequence.num_trained for sequence in sequences]))
+        self._append("trained", np.array([example.num_trained for example in examples]))
+        self._append("values", np.array([example.value for example in examples]))
+        self._append("notes", np.frombuffer(b"".join(notes), np.uint8))
+        self._append("note_ends", note_ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example so far."""
+        return np.diff(self.column("offsets")[self.column("firsts")])
 
     def _append(self, name: str, values: np.ndarray) -> None:
         data = values.astype(self._types[name]).tobytes()

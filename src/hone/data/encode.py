@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from hone.chat.encoded import Encoded
+from hone.chat.encoded import Encoded, Example
 from hone.data.cache import FORMAT, EntryWriter
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
 from hone.data.files import Source
 from hone.data.overlong import OVERLONG_VERSION, Fitted, fit
 from hone.data.report import Tally
-from hone.data.sample import Dialog, Sample
+from hone.data.sample import Sample, texts_of
 from hone.data.shapes import SHAPES_VERSION, to_sample
 from hone.data.sources import RawRow
 from hone.data.workers import in_order
@@ -60,14 +60,14 @@ class Recipe:
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def encode(self, sample: Sample) -> Encoded:
+    def encode(self, sample: Sample) -> Example:
         """One sample encoded, whole."""
         return self.objective.encode([sample], self.codec)[0]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one row: sequences (none where it was dropped as too long), or refused for `reason`, with `detail`.
+    """What became of one row: made of it (nothing where it was dropped as too long), or refused for `reason`, with `detail`.
 
     length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows. examples: how many the row
     is learned as; repeated: tokens that this costs beyond the longest of them.
@@ -75,7 +75,7 @@ class Outcome:
 
     row: int
     sample: Sample | None = None
-    sequences: tuple[Encoded, ...] = ()
+    made: tuple[Example, ...] = ()
     truncated: bool = False
     reason: str = ""
     detail: str = ""
@@ -118,7 +118,7 @@ def _samples(recipe: Recipe, row: RawRow) -> list[Sample]:
         raise RowError(_UNRENDERED, str(error)) from error
 
 
-def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Encoded | RowError]:
+def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Example | RowError]:
     if not samples:
         return []
     try:
@@ -129,7 +129,7 @@ def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Encoded | RowError]:
     return [item for sample in samples for item in _encoded(recipe, [sample])]
 
 
-def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Encoded | RowError]) -> Outcome:
+def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Example | RowError]) -> Outcome:
     """What becomes of a row that is learned as `samples`; one that cannot be learned refuses the row."""
     fitted: list[Fitted] = []
     try:
@@ -143,13 +143,14 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Enco
         return Outcome(row, reason="the template cannot render what is left after cutting", detail=str(error))
     except DataError as error:
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
-    whole = [one for one in encoded if isinstance(one, Encoded)]
+    whole = [one for one in encoded if isinstance(one, Example)]
     lengths = list(map(len, whole))
-    digest = hashlib.blake2b(b"".join(one.ids.tobytes() + one.labels.tobytes() for one in whole), digest_size=8).digest()
+    sequences = [sequence for one in whole for sequence in one.sequences]
+    digest = hashlib.blake2b(b"".join(one.ids.tobytes() + one.labels.tobytes() for one in sequences), digest_size=8).digest()
     return Outcome(
         row,
         samples[-1],
-        tuple(sequence for one in fitted for sequence in one.sequences),
+        tuple(example for one in fitted for example in one.examples),
         any(one.truncated for one in fitted),
         length=max(lengths),
         digest=int.from_bytes(digest),
@@ -160,17 +161,16 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Enco
 
 
 def _has_placeholder(sample: Sample) -> bool:
-    texts = [said.text for said in sample.conversation.messages] if isinstance(sample, Dialog) else [sample.text]
-    return any(_PLACEHOLDER.search(text) for text in texts)
+    return any(_PLACEHOLDER.search(text) for text in texts_of(sample))
 
 
-def encoded_rows(rows: Iterable[RawRow], recipe: Recipe) -> Iterator[tuple[int, Sample, Encoded]]:
-    """(row number, sample, sequence) of the rows that can be used, read and encoded as they are asked for."""
+def encoded_rows(rows: Iterable[RawRow], recipe: Recipe) -> Iterator[tuple[int, Sample, Example]]:
+    """(row number, sample, example) of the rows that can be used, read and encoded as they are asked for."""
     for chunk in chunks(rows, recipe, 8):
         for outcome in encode_rows(recipe, chunk):
-            for sequence in outcome.sequences:
-                assert outcome.sample is not None, "a sequence of no sample"
-                yield outcome.row, outcome.sample, sequence
+            for example in outcome.made:
+                assert outcome.sample is not None, "an example of no sample"
+                yield outcome.row, outcome.sample, example
 
 
 def chunks(rows: Iterable[RawRow], recipe: Recipe, size: int) -> Iterator[list[RawRow]]:
@@ -187,7 +187,7 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
         for outcomes in in_order(partial(_lean_outcomes, recipe), chunks(source.rows(), recipe, recipe.batch), workers):
             _write(writer, tally, digests, outcomes)
             _stop_where_hopeless(tally, recipe)
-        lengths, trained = np.diff(writer.column("offsets")), writer.column("trained")
+        lengths, trained = writer.lengths, writer.column("trained")
         duplicates = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
         writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
     finally:
@@ -197,7 +197,11 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
 def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
     """`encode_rows` without what is not stored, so that little goes from one process to another."""
     outcomes = encode_rows(recipe, rows)
-    return [replace(one, sample=None, sequences=tuple(Encoded(s.ids, s.labels) for s in one.sequences)) for one in outcomes]
+    return [replace(one, sample=None, made=tuple(map(_lean, one.made))) for one in outcomes]
+
+
+def _lean(example: Example) -> Example:
+    return replace(example, sequences=tuple(Encoded(one.ids, one.labels) for one in example.sequences))
 
 
 def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:
@@ -206,10 +210,10 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
         if outcome.reason:
             tally.refuse(outcome.row, outcome.reason, outcome.detail)
             continue
-        tally.dropped += not outcome.sequences
-        tally.kept += bool(outcome.sequences)
+        tally.dropped += not outcome.made
+        tally.kept += bool(outcome.made)
         tally.truncated += outcome.truncated
-        tally.split += len(outcome.sequences) > outcome.examples
+        tally.split += len(outcome.made) > outcome.examples
         tally.rewritten += outcome.examples > 1
         tally.examples += outcome.examples
         tally.repeated += outcome.repeated
@@ -217,8 +221,8 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
         tally.unread.update(outcome.unread)
         tally.longest = max(tally.longest, outcome.length)
         digests.append(outcome.digest)
-    made = [(sequence, outcome.row) for outcome in outcomes for sequence in outcome.sequences]
-    writer.append([sequence for sequence, _ in made], [row for _, row in made])
+    made = [(example, outcome.row) for outcome in outcomes for example in outcome.made]
+    writer.append([example for example, _ in made], [row for _, row in made])
 
 
 def _stop_where_hopeless(tally: Tally, recipe: Recipe) -> None:

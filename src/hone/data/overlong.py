@@ -19,67 +19,124 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.message import Conversation, ToolCall
 from hone.data.columns import RowError
 from hone.data.cut import contents, keep_only, level_cut, windows
-from hone.data.sample import Dialog, Passage, Sample
+from hone.data.sample import Dialog, Pair, Passage, Rated, Sample, Task
 from hone.errors import DataError
 
 OVERLONG_VERSION = "overlong-2"
 """Part of the token cache's key: raise it when the same sample would be cut otherwise."""
-Encode = Callable[[Sample], Encoded]
+Encode = Callable[[Sample], Example]
+_Again = Callable[[Conversation], Encoded]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What became of a sample: no sequence (dropped), one, or several (split); truncated where tokens went."""
+    """What became of a sample: no example (dropped), one, or several (split); truncated where tokens went."""
 
-    sequences: tuple[Encoded, ...]
+    examples: tuple[Example, ...]
     truncated: bool = False
 
+    @property
+    def sequences(self) -> tuple[Encoded, ...]:
+        """Of all its examples, in order."""
+        return tuple(sequence for example in self.examples for sequence in example.sequences)
 
-def fit(sample: Sample, encoded: Encoded, *, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
-    """The sample as sequences of at most cutoff_len tokens, by policy `overlong`.
+
+def fit(sample: Sample, example: Example, *, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
+    """The sample as examples whose sequences have at most cutoff_len tokens each, by policy `overlong`.
 
     Raises RowError where nothing of it is learned or it cannot be cut to fit, DataError under policy "error".
     """
-    if not encoded.num_trained:
+    labelled = isinstance(sample, Passage | Dialog | Pair | Rated)
+    if labelled and not all(sequence.num_trained for sequence in example.sequences):
         raise RowError("nothing to learn", "no token of it is trained")
-    if len(encoded) <= cutoff_len:
-        return Fitted((encoded,))
+    longest = max(map(len, example.sequences))
+    if longest <= cutoff_len:
+        return Fitted((example,))
     if overlong == "drop":
         return Fitted(())
     if overlong == "error":
         raise DataError(
-            f"a row has {len(encoded):,} tokens, cutoff_len is {cutoff_len:,}, and overlong is error; raise cutoff_len or choose "
+            f"a row has {longest:,} tokens, cutoff_len is {cutoff_len:,}, and overlong is error; raise cutoff_len or choose "
             "drop, truncate_left, truncate_right or split"
         )
-    if isinstance(sample, Passage):
-        fitted = _passage(encoded, cutoff_len, overlong)
-    else:
-        fitted = _dialog(sample, encoded, cutoff_len, overlong, encode)
-    learned = tuple(part for part in fitted.sequences if part.num_trained)
+    fitted = _shorter(sample, example, cutoff_len, overlong, encode)
+    learned = tuple(part for part in fitted.examples if not labelled or all(one.num_trained for one in part.sequences))
     if not learned:
         raise RowError("nothing to learn", "what is left after cutting has no trained token")
-    return replace(fitted, sequences=learned)
+    return replace(fitted, examples=learned)
 
 
-def _passage(encoded: Encoded, cutoff_len: int, overlong: str) -> Fitted:
-    if overlong == "split":
-        return Fitted(tuple(windows(encoded, cutoff_len)))
-    kept = slice(-cutoff_len, None) if overlong == "truncate_left" else slice(cutoff_len)
-    return Fitted((Encoded(encoded.ids[kept], encoded.labels[kept]),), truncated=True)
-
-
-def _dialog(sample: Dialog, encoded: Encoded, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
-    turns = _Turns(sample.conversation, encoded)
+def _shorter(sample: Sample, example: Example, cutoff_len: int, overlong: str, encode: Encode) -> Fitted:
     left = overlong == "truncate_left"
-    if overlong != "split" or len(turns.trained) < 2:
-        cut, _ = _shortened(turns, range(turns.count), cutoff_len, left, encode)
-        return Fitted((cut,), truncated=True)
-    parts = [_shortened(turns, part, cutoff_len, False, encode) for part in turns.parts(cutoff_len)]
-    return Fitted(tuple(cut for cut, _ in parts), truncated=any(is_cut for _, is_cut in parts))
+    match sample:
+        case Passage():
+            return _passage(example, cutoff_len, overlong)
+        case Dialog(conversation) if overlong == "split":
+            return _split(conversation, example, cutoff_len, lambda talk: encode(Dialog(talk)).sequences[0])
+        case Dialog(conversation):
+            return _one(conversation, example, cutoff_len, left, lambda talk: encode(Dialog(talk)).sequences[0])
+        case Rated(conversation, good):
+            return _one(conversation, example, cutoff_len, left, lambda talk: encode(Rated(talk, good)).sequences[0])
+        case Pair():
+            return _pair(sample, example, cutoff_len, left, encode)
+        case Task(conversation):
+            cut = _cut(conversation, example.sequences[0], cutoff_len, left, [("context", 1)])
+            if len(cut) > cutoff_len:
+                raise RowError("cannot be cut to cutoff_len", _rest(conversation, example.sequences[0], cutoff_len))
+            return Fitted((replace(example, sequences=(cut,)),), truncated=True)
+
+
+def _passage(example: Example, cutoff_len: int, overlong: str) -> Fitted:
+    (encoded,) = example.sequences
+    if overlong == "split":
+        return Fitted(tuple(Example((window,)) for window in windows(encoded, cutoff_len)))
+    kept = slice(-cutoff_len, None) if overlong == "truncate_left" else slice(cutoff_len)
+    return Fitted((Example((Encoded(encoded.ids[kept], encoded.labels[kept]),)),), truncated=True)
+
+
+def _one(conversation: Conversation, example: Example, cutoff_len: int, left: bool, again: _Again) -> Fitted:
+    turns = _Turns(conversation, example.sequences[0])
+    cut = _shortened(turns, range(turns.count), cutoff_len, left, again)
+    return Fitted((replace(example, sequences=(cut.encoded,)),), truncated=True)
+
+
+def _split(conversation: Conversation, example: Example, cutoff_len: int, again: _Again) -> Fitted:
+    turns = _Turns(conversation, example.sequences[0])
+    if len(turns.trained) < 2:
+        return _one(conversation, example, cutoff_len, False, again)
+    parts = [(part, _shortened(turns, part, cutoff_len, False, again)) for part in turns.parts(cutoff_len)]
+    truncated = any(cut.turns != part or not cut.keep.all() for part, cut in parts)
+    return Fitted(tuple(replace(example, sequences=(cut.encoded,)) for _, cut in parts), truncated)
+
+
+def _pair(pair: Pair, example: Example, cutoff_len: int, left: bool, encode: Encode) -> Fitted:
+    """Both sides with one and the same question: it is cut as the longer side needs, then each answer by itself."""
+    talks, sequences = [pair.chosen, pair.rejected], list(example.sequences)
+    longer = max((0, 1), key=lambda side: len(sequences[side]))
+    turns = _Turns(talks[longer], sequences[longer])
+    cut = _shortened(turns, range(turns.count), cutoff_len, left, lambda talk: encode(Pair(talk, talk)).sequences[longer])
+    other = _Turns(talks[1 - longer], sequences[1 - longer])
+    talk = other.only(cut.turns)
+    encoded = other.encoded if len(cut.turns) == other.count else encode(Pair(talk, talk)).sequences[1 - longer]
+    start = _question_length(cut.whole)
+    if start != _question_length(encoded) or (cut.whole.ids[:start] != encoded.ids[:start]).any():
+        raise RowError("cannot be cut to cutoff_len", "the template writes the question of its two answers in two ways")
+    keep = np.ones(len(encoded), dtype=bool)
+    keep[:start] = cut.keep[:start]
+    short = _cut(talk, keep_only(encoded, keep), cutoff_len, left, [("answer", 1)])
+    if len(short) > cutoff_len:
+        raise RowError("cannot be cut to cutoff_len", _rest(talk, short, cutoff_len))
+    sides = (cut.encoded, short) if longer == 0 else (short, cut.encoded)
+    return Fitted((replace(example, sequences=sides),), truncated=True)
+
+
+def _question_length(encoded: Encoded) -> int:
+    """Tokens before the first that is learned."""
+    return int(np.argmax(encoded.labels != IGNORE))
 
 
 class _Turns:
@@ -131,18 +188,31 @@ class _Turns:
         return None
 
 
-def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, encode: Encode) -> tuple[Encoded, bool]:
-    """The turns `wanted`, fewer where they must be, cut to the cutoff; and whether anything of them went."""
-    asked, floor = wanted, max(cutoff_len // 8, 1)
+@dataclass(frozen=True)
+class _Short:
+    """turns: those that are left; whole: their tokens before cutting, of which `keep` stay; encoded: these."""
+
+    turns: range
+    whole: Encoded
+    keep: np.ndarray
+
+    @property
+    def encoded(self) -> Encoded:
+        return keep_only(self.whole, self.keep)
+
+
+def _shortened(turns: _Turns, wanted: range, cutoff_len: int, left: bool, again: _Again) -> _Short:
+    """The turns `wanted`, fewer where they must be, cut to the cutoff."""
+    floor = max(cutoff_len // 8, 1)
     while True:
         whole = len(wanted) == turns.count
         conversation = turns.conversation if whole else turns.only(wanted)
-        encoded = turns.encoded if whole else encode(Dialog(conversation))
+        encoded = turns.encoded if whole else again(conversation)
         shorter = turns.without_one(wanted, left)
         stages = _STAGES[:1] if shorter is not None else _STAGES
-        cut = _cut(conversation, encoded, cutoff_len, left, [(kind, floor if low is None else low) for kind, low in stages])
-        if len(cut) <= cutoff_len:
-            return cut, wanted != asked or len(cut) < len(encoded)
+        keep = _kept(conversation, encoded, cutoff_len, left, [(kind, floor if low is None else low) for kind, low in stages])
+        if keep.sum() <= cutoff_len:
+            return _Short(wanted, encoded, keep)
         if shorter is None:
             raise RowError("cannot be cut to cutoff_len", _rest(conversation, encoded, cutoff_len))
         wanted = shorter
@@ -161,6 +231,11 @@ def _rest(conversation: Conversation, encoded: Encoded, cutoff_len: int) -> str:
 
 
 def _cut(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bool, stages: list[tuple[str, int]]) -> Encoded:
+    return keep_only(encoded, _kept(conversation, encoded, cutoff_len, left, stages))
+
+
+def _kept(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bool, stages: list[tuple[str, int]]) -> np.ndarray:
+    """Which tokens stay, as booleans, after the stages in turn until they fit."""
     answers, fixed = _answers(conversation, encoded), _calling(conversation)
     keep = np.ones(len(encoded), dtype=bool)
     for kind, floor in stages:
@@ -170,7 +245,7 @@ def _cut(conversation: Conversation, encoded: Encoded, cutoff_len: int, left: bo
         for places, cut in zip(groups, cuts, strict=True):
             if cut:
                 keep[places[:cut] if left and kind == "context" else places[-cut:]] = False
-    return keep_only(encoded, keep)
+    return keep
 
 
 def _calling(conversation: Conversation) -> set[int]:

@@ -5,7 +5,8 @@ Knows no tokenizer and no file format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hone.chat.message import Conversation
 
@@ -24,4 +25,40 @@ class Dialog:
     conversation: Conversation
 
 
-Sample = Passage | Dialog
+@dataclass(frozen=True)
+class Pair:
+    """Two conversations that differ in their last answer alone, and the first is the better one: preference, reward."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A conversation whose last answer somebody called good or bad: KTO."""
+
+    conversation: Conversation
+    good: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A conversation that waits for an answer, which the policy gives itself: PPO, GRPO.
+
+    answer: the reference, "" where the row has none; columns: the row's other columns, for rewards that read them.
+    """
+
+    conversation: Conversation
+    answer: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+Sample = Passage | Dialog | Pair | Rated | Task
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """Everything that somebody wrote in it."""
+    if isinstance(sample, Passage):
+        return [sample.text]
+    talks = (sample.chosen, sample.rejected) if isinstance(sample, Pair) else (sample.conversation,)
+    return [said.text for talk in talks for said in talk.messages]

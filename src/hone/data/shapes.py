@@ -11,37 +11,63 @@ from typing import Any
 from hone.data.alpaca import alpaca, user_text
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
-from hone.data.sample import Dialog, Passage, Sample
+from hone.data.preference import pair, rated, task
+from hone.data.sample import Dialog, Pair, Passage, Rated, Sample, Task
 from hone.data.sharegpt import openai, sharegpt
 from hone.errors import DataError
 
-SHAPES_VERSION = "shapes-1"
+SHAPES_VERSION = "shapes-2"
 """Part of the token cache's key: raise it when the same row would become another sample."""
 _MEDIA = ("images", "videos", "audios")
 READERS = {"alpaca": alpaca, "sharegpt": sharegpt, "openai": openai}
 
 
+_MEANS: dict[type[Sample], str] = {
+    Dialog: "supervised fine-tuning (stage: sft)",
+    Passage: "pretraining (stage: pt)",
+    Pair: "learning from pairs (stage: dpo or rm)",
+    Rated: "learning from rated answers (stage: kto)",
+}
+
+
 def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
     """Raise DataError where no row of the set can be a `wanted` sample."""
-    if spec.is_preference:
+    if spec.is_preference and wanted in (Dialog, Passage, Rated if spec.ranking else Pair):
         kind = "pairs of a chosen and a rejected answer" if spec.ranking else "answers rated good or bad"
-        means = "supervised fine-tuning" if wanted is Dialog else "pretraining"
         hint = "ranking" if spec.ranking else "columns.kto_tag"
+        instead = "stage: dpo, rm" if spec.ranking else "stage: kto"
         raise DataError(
-            f'data set "{spec.name}" holds {kind} ({hint} in its entry), which {means} cannot learn from; '
-            "choose another set, or an entry that names only the answers to learn"
+            f'data set "{spec.name}" holds {kind} ({hint} in its entry), which {_MEANS[wanted]} cannot learn from; '
+            f"choose another set, an entry that names only the answers to learn, or {instead}"
+        )
+    if wanted is Pair and not spec.ranking:
+        raise DataError(
+            f'data set "{spec.name}" holds single answers, and {_MEANS[wanted]} needs two to each question; write '
+            '"ranking": true and "columns": {..., "chosen": NAME, "rejected": NAME} into its entry, or choose another set'
+        )
+    if wanted is Rated and spec.columns.kto_tag is None:
+        raise DataError(
+            f'data set "{spec.name}" does not say which answers are good, and {_MEANS[wanted]} needs that; write '
+            '"columns": {..., "kto_tag": NAME} into its entry, or choose another set'
         )
 
 
 def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -> Sample:
-    """The row as a Dialog, or as a Passage: the text of its first message, as LLaMA-Factory's pretraining reads any shape."""
+    """The row as the sample that is wanted.
+
+    As a Passage it is the text of its first message, as LLaMA-Factory's pretraining reads any shape.
+    """
     _refuse_media(row, spec)
     if wanted is Passage:
         return _passage(row, spec)
+    if wanted is Pair:
+        return pair(row, spec)
+    if wanted is Task:
+        return task(row, spec)
     conversation = READERS[spec.shape](row, spec)
     if not any(said.role == "assistant" for said in conversation.messages):
         raise RowError("no assistant message")
-    return Dialog(conversation)
+    return rated(row, spec, conversation) if wanted is Rated else Dialog(conversation)
 
 
 def _refuse_media(row: Mapping[str, Any], spec: DatasetSpec) -> None:

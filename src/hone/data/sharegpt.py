@@ -53,6 +53,13 @@ def openai(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     return _with_system(replace(conversation, messages=messages), row, spec)
 
 
+def one_message(item: Any, spec: DatasetSpec) -> Message:
+    """One message of a row in the set's shape, such as a chosen answer."""
+    if spec.shape == "sharegpt":
+        return _message(item, spec.tags)
+    return openai({"messages": [item]}, replace(spec, columns=replace(spec.columns, messages="messages"))).messages[0]
+
+
 def _with_system(conversation: Conversation, row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     system = text_of(row, spec.columns.system)
     if not system or (conversation.messages and conversation.messages[0].role == "system"):

@@ -8,7 +8,7 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
 from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following
 from hone.models.value_head import ValueHead, value_head_of
+
+if TYPE_CHECKING:
+    from hone.models.reference import Reference
 
 
 class TokenBatch(Protocol):
@@ -53,6 +56,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    reference: what it is held against, given by whoever has it ready.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
@@ -62,6 +66,7 @@ class Policy:
         self.can_pack = not padded_only(self.causal.config)
         self.fast = self.causal.get_output_embeddings() is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
+        self.reference: Reference | None = None
         self.router_loss = choose_coefficient(self.causal, router_loss)
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
         if self.router_loss:

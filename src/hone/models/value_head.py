@@ -7,6 +7,8 @@ Axes: B row, T token, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,6 +56,17 @@ def value_head_of(causal: nn.Module) -> ValueHead | None:
     """The head that `add_value_head` gave, or None."""
     found = getattr(causal, NAME, None)
     return found if isinstance(found, ValueHead) else None
+
+
+@contextmanager
+def without_value_head(causal: nn.Module) -> Iterator[None]:
+    """While it is held, `causal` is the plain model that files are written of and read into."""
+    head = causal._modules.pop(NAME, None)
+    try:
+        yield
+    finally:
+        if head is not None:
+            causal.add_module(NAME, head)
 
 
 def save_value_head(head: ValueHead, folder: Path) -> None:

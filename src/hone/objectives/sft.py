@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import Encoded
+from hone.chat.encoded import Example
 from hone.config.objective import Sft as SftConfig
 from hone.data.batch import Batch
 from hone.data.sample import Dialog
 from hone.models.policy import Policy
-from hone.objectives.base import Loss
+from hone.objectives.base import Loss, Usual
 
 
-class Sft:
+class Sft(Usual):
     """Cross-entropy of the trained tokens: all answers, the last one (`mask_history`) or everything (`train_on_prompt`)."""
 
     sample = Dialog
+    has_perplexity = True
 
     def __init__(self, settings: SftConfig):
         self.learn: Literal["answers", "last", "all"] = "answers"
@@ -33,9 +34,10 @@ class Sft:
         """One a conversation, more where the template rewrites earlier answers."""
         return list(map(Dialog, codec.examples(sample.conversation))) if self.learn == "answers" else [sample]
 
-    def encode(self, samples: list[Dialog], codec: Codec) -> list[Encoded]:
-        """One whole Encoded a conversation."""
-        return codec.encode([sample.conversation for sample in samples], learn=self.learn)
+    def encode(self, samples: list[Dialog], codec: Codec) -> list[Example]:
+        """One whole Example a conversation."""
+        encoded = codec.encode([sample.conversation for sample in samples], learn=self.learn)
+        return [Example((sequence,)) for sequence in encoded]
 
     def count(self, batch: Batch) -> int:
         """The batch's trained tokens."""

@@ -63,12 +63,12 @@ def gather_material(run: Run) -> Material:
             evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
     elif run.data.eval_dataset:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
-    _require_metric(run, evals)
+    _require_metric(run, objective, evals)
     return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
 
 
-def _require_metric(run: Run, evals: dict[str, TokenSet]) -> None:
-    wanted, names = choose_metric(run.train).metric, metric_names(evals)
+def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) -> None:
+    wanted, names = choose_metric(run.train).metric, metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
         raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
@@ -83,6 +83,11 @@ def fills_rows(run: Run) -> bool:
     return run.objective.kind == "pretrain" if run.data.packing is None else run.data.packing
 
 
+def row_length(run: Run, tokens: TokenSet) -> int:
+    """Tokens of a row that is filled: cutoff_len, or the longest example where it is of several sequences."""
+    return max(run.data.cutoff_len, int(tokens.lengths.max()))
+
+
 def lay_steps(run: Run, material: Material, world: int) -> Steps:
     """Which sequences each step takes."""
     train = run.train
@@ -94,7 +99,7 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
         seed=data_seed(run),
         shuffle=not train.disable_shuffling,
         drop_last=train.dataloader_drop_last,
-        packing_capacity=run.data.cutoff_len if fills_rows(run) else None,
+        packing_capacity=row_length(run, material.tokens) if fills_rows(run) else None,
     )
 
 
@@ -127,6 +132,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         eval_every=planning.eval_every(train, num_steps, steps.num_steps_per_epoch) if material.evals else 0,
         eval_after=planning.eval_after(train, steps.num_steps_per_epoch),
         save_every=planning.save_every(train, num_steps, steps.num_steps_per_epoch),
+        unit=material.objective.unit,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
         recompute=recompute,
         num_weights=num_weights,
@@ -150,7 +156,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
     rows = run.train.per_device_train_batch_size
-    tokens = rows * (run.data.cutoff_len if fills_rows(run) else longest)
+    tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
     kept, recomputed = (
         estimate(
             shape,

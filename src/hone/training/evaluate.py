@@ -1,4 +1,4 @@
-"""Evaluation: the mean loss of sets that are not learned from, over all processes.
+"""Evaluation: the mean loss and figures of sets that are not learned from, over all processes.
 
 Does not know when it is called nor what becomes of the figures.
 """
@@ -17,6 +17,8 @@ from hone.models.policy import Policy
 from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import lay_out
+from hone.training.loop import Sums
+from hone.training.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -29,44 +31,50 @@ class Layout:
 
 
 def evaluate(policy: Policy, objective: Objective, sets: dict[str, TokenSet], device: Device, layout: Layout) -> dict[str, float]:
-    """`eval_loss` (sum over items / count of items) and its perplexity, run time and rates.
+    """`eval_loss` (sum over items / count of items), its perplexity, the objective's figures, run time and rates.
 
     sets: by name; the one named "" gives eval_loss, one named x gives eval_x_loss. Without "" eval_loss is that of all together.
     """
-    started, metrics, sums = time.monotonic(), {}, [0.0, 0.0]
+    started, metrics, whole = time.monotonic(), {}, Progress()
     samples = sum(len(tokens) for tokens in sets.values())
     was_training = policy.module.training
     policy.module.eval()
     with torch.no_grad():
         for name, tokens in sets.items():
-            total, items = _sum_loss(policy, objective, tokens, device, layout)
-            sums = [sums[0] + total, sums[1] + items]
+            found = _sums(policy, objective, tokens, device, layout)
+            whole.add(found)
             if name:
-                metrics[f"eval_{name}_loss"] = total / items
+                own = Progress()
+                own.add(found)
+                metrics |= {f"eval_{name}_{figure}": value for figure, value in own.take_metrics().items()}
     policy.module.train(was_training)
     seconds = time.monotonic() - started
-    loss = sums[0] / sums[1]
-    perplexity = math.exp(loss) if loss < 700 else math.inf
+    together = {f"eval_{figure}": value for figure, value in whole.take_metrics().items()}
+    if objective.has_perplexity:
+        together["eval_perplexity"] = math.exp(together["eval_loss"]) if together["eval_loss"] < 700 else math.inf
     rates = {"eval_runtime": round(seconds, 4), "eval_samples_per_second": round(samples / seconds, 3)}
-    return {"eval_loss": loss, "eval_perplexity": perplexity, **metrics, **rates}
+    return {**together, **metrics, **rates}
 
 
-def metric_names(sets: dict[str, TokenSet]) -> list[str]:
+def metric_names(objective: Objective, sets: dict[str, TokenSet]) -> list[str]:
     """The names `evaluate` gives its figures for these sets."""
-    return [*_NAMES, *(f"eval_{name}_loss" for name in sets if name)]
+    figures = ("loss", *objective.metrics)
+    perplexity = ("eval_perplexity",) if objective.has_perplexity else ()
+    names = [f"eval_{name}_{figure}" for name in sets if name for figure in figures]
+    return [*(f"eval_{figure}" for figure in figures), *perplexity, *names, "eval_runtime", "eval_samples_per_second"]
 
 
-_NAMES = ("eval_loss", "eval_perplexity", "eval_runtime", "eval_samples_per_second")
-
-
-def _sum_loss(policy: Policy, objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> tuple[float, float]:
-    total, items = 0.0, 0.0
+def _sums(
+    policy: Policy, objective: Objective, tokens: TokenSet, device: Device, layout: Layout
+) -> dict[str, tuple[float, float]]:
+    """Of every figure, the loss among them, its sum and count over all processes."""
+    sums = Sums()
+    sums.add(dict.fromkeys(("loss", *objective.metrics), (0.0, 0.0)))  # a process without a row adds nothing
     for rows in _shares(len(tokens), layout.micro_batch, device):
         batch = lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
-        items += objective.count(batch)
-        total += float(objective.loss(policy, batch.to(device.device)).total)
-    total, items = device.total([total, items])
-    return total, items
+        loss = objective.loss(policy, batch.to(device.device))
+        sums.add({"loss": (loss.total, objective.count(batch)), **loss.metrics})
+    return sums.over(device)
 
 
 def _shares(num_rows: int, micro_batch: int, device: Device) -> Iterator[list[int]]:

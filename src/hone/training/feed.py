@@ -23,9 +23,10 @@ class MicroBatch:
 
 
 def lay_out(tokens: TokenSet, rows: list[int], *, packed: bool, pad_id: int) -> Batch:
-    """The sequences of `rows` as one batch."""
-    sequences = [tokens[row] for row in rows]
-    return pack(sequences, rows) if packed else pad(sequences, pad_id, rows)
+    """The examples of `rows` as one batch, with the numbers that the set keeps aside of their sequences."""
+    examples = [tokens[row] for row in rows]
+    aside = {name: numbers[rows].reshape(-1).tolist() for name, numbers in tokens.aside.items()}
+    return pack(examples, rows, aside) if packed else pad(examples, pad_id, rows, aside)
 
 
 class Feed:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -39,7 +39,10 @@ class Work:
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: mean over the step's items, all processes; grad_norm: before clipping; learning_rate: the one used."""
+    """loss: mean over the step's items, all processes; grad_norm: before clipping; learning_rate: the one used.
+
+    metrics: the objective's further figures as (sum, count) over all processes.
+    """
 
     loss: float
     grad_norm: float
@@ -49,6 +52,7 @@ class StepResult:
     samples: int
     stop: bool
     skipped: bool
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Observer(Protocol):
@@ -81,10 +85,30 @@ def fit(
         progress.samples += result.samples
         progress.loss_sum += result.loss
         progress.losses.append(result.loss)
+        progress.add(result.metrics)
         progress.seconds += time.monotonic() - started
         if observer.stepped(progress, result) or result.stop:
             return result.stop
     return False
+
+
+class Sums:
+    """Figures of several losses by name, added up as (sum, count), here and then over the processes."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float | torch.Tensor, float | torch.Tensor]] = {}
+
+    def add(self, metrics: Mapping[str, tuple[float | torch.Tensor, float | torch.Tensor]], weight: float = 1.0) -> None:
+        """Add one loss's figures; nothing is read off the device yet."""
+        for name, (total, count) in metrics.items():
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (before[0] + total * weight, before[1] + count * weight)
+
+    def over(self, device: Device) -> dict[str, tuple[float, float]]:
+        """Added up over all processes, each of which has the same names."""
+        names = sorted(self._sums)
+        found = device.total([float(number) for name in names for number in self._sums[name]]) if names else []
+        return dict(zip(names, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
 def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> StepResult:
@@ -98,16 +122,18 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     if not items:
         rows = work.name_rows([row for batch in real for row in batch.rows])
         raise TrainingError(
-            f"a step has no token to learn from, so its loss has no mean. Its rows: {rows}. "
+            f"a step has nothing to learn from, so its loss has no mean. Its rows: {rows}. "
             "Leave such rows out (`hone check` counts trained tokens), raise cutoff_len, or take more sequences a step"
         )
-    losses = []
+    losses, metrics = [], Sums()
     for number, micro in enumerate(batches, 1):
         with device.accumulate(work.policy.module, last=number == len(batches)):
-            loss = work.objective.loss(work.policy, micro.batch.to(device.device)).total
+            found = work.objective.loss(work.policy, micro.batch.to(device.device))
+            loss = found.total
             # DDP averages gradients over processes; times world makes it the sum that the count divides.
             device.backward(loss * (device.world / items if micro.counts else 0.0))
         losses.append(loss.detach() * micro.counts)
+        metrics.add(found.metrics, micro.counts)
     each = torch.stack(losses).double().tolist()
     mean = device.total([math.fsum(each)])[0] / items
     norm = float(device.clip(work.policy.module, work.max_grad_norm))
@@ -118,7 +144,7 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     if not skipped:
         work.schedule.step()
     work.optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped)
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped, metrics.over(device))
 
 
 def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:

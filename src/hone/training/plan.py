@@ -26,8 +26,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 class Plan:
     """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
 
-    layout: how sequences lie in a batch.
-    per_step: sequences (rows, where packing fills them) of one optimizer step, over all processes.
+    unit: what an example is called; layout: how sequences lie in a batch.
+    per_step: examples (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
     device: str
@@ -48,6 +48,7 @@ class Plan:
     eval_every: int
     eval_after: int
     save_every: int
+    unit: str
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     recompute: bool
     num_weights: int
@@ -66,9 +67,9 @@ class Plan:
         return [
             f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
-            f"data         {self.num_rows:,} sequences, {self.tokens_per_epoch:,} tokens, "
-            f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} sequences to evaluate",
-            f"step         {self.per_step} sequences = {self.micro_batch} x {self.accumulation} accumulated "
+            f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
+            f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} {self.unit} to evaluate",
+            f"step         {self.per_step} {self.unit} = {self.micro_batch} x {self.accumulation} accumulated "
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",

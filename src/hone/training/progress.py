@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass
 class Progress:
-    """step: optimizer steps done. losses: mean loss of each step since the last log line. log_history: Hugging Face's records.
+    """step: optimizer steps done. losses: mean loss of each step since the last log line;
+
+    metrics: the objective's figures since then, by name [sum, count]. log_history: Hugging Face's records.
 
     tokens: not padding, seen by all processes. stale_evaluations: evaluations in a row without a better metric.
     """
@@ -25,10 +28,23 @@ class Progress:
     seconds: float = 0.0
     loss_sum: float = 0.0
     losses: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     best_metric: float | None = None
     best_checkpoint: str | None = None
     stale_evaluations: int = 0
+
+    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+        """Add a step's figures."""
+        for name, (total, count) in metrics.items():
+            before = self.metrics.get(name, [0.0, 0.0])
+            self.metrics[name] = [before[0] + total, before[1] + count]
+
+    def take_metrics(self) -> dict[str, float]:
+        """The figures since the last log line, each sum over its count; those that counted nothing are left out. Starts anew."""
+        found = {name: total / count for name, (total, count) in self.metrics.items() if count}
+        self.metrics.clear()
+        return found
 
     def improve(self, value: float, greater_is_better: bool) -> bool:
         """Note an evaluation's metric; True where it is the best so far. One that is not a number never is."""

@@ -22,6 +22,7 @@ from hone.training.plan import Plan
 from hone.training.progress import Progress
 
 LOG_FILE = "trainer_log.jsonl"
+_RATES = ("eval_perplexity", "eval_runtime", "eval_samples_per_second")
 
 
 class Records:
@@ -53,17 +54,18 @@ class Records:
         loss = statistics.fmean(progress.losses)
         progress.losses.clear()
         epoch = progress.step / self._plan.steps_per_epoch
-        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "epoch": epoch}
+        metrics = progress.take_metrics()
+        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, **metrics, "epoch": epoch}
         progress.log_history.append({**values, "step": progress.step})
-        self._write(progress, {"loss": loss, "lr": learning_rate, "epoch": epoch})
+        self._write(progress, {"loss": loss, "lr": learning_rate, **metrics, "epoch": epoch})
         self._device.track({f"train/{name}": value for name, value in values.items()}, progress.step)
 
     def log_evaluation(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """An evaluation's metrics."""
         epoch = progress.step / self._plan.steps_per_epoch
         progress.log_history.append({**metrics, "epoch": epoch, "step": progress.step})
-        losses = {name: value for name, value in metrics.items() if name.endswith("_loss")}
-        self._write(progress, {**losses, "epoch": epoch})
+        told = {name: value for name, value in metrics.items() if name not in _RATES}
+        self._write(progress, {**told, "epoch": epoch})
         self._device.track({name.replace("eval_", "eval/", 1): value for name, value in metrics.items()}, progress.step)
 
     def _write(self, progress: Progress, values: Mapping[str, float]) -> None:

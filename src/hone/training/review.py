@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
@@ -77,29 +77,35 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)
     first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
     samples = [
-        Shown(f"{name} row {number}", len(encoded), encoded.num_trained, paint(encoded, material.codec.tokenizer, colour=colour))
-        for (name, number), _, encoded in first
+        Shown(
+            f"{name} row {number}",
+            len(example),
+            example.num_trained,
+            "\n".join(paint(one, material.codec.tokenizer, colour=colour) for one in example.sequences),
+        )
+        for (name, number), _, example in first
     ]
     laws = [] if run.objective.kind == "pretrain" else _try_laws(material.codec)
-    encoded = [sequence for _, _, sequence in first]
-    return Review(samples, material, laws, plan, find_faults(run, material, laws, encoded))
+    examples = [example for _, _, example in first]
+    return Review(samples, material, laws, plan, find_faults(run, material, laws, examples))
 
 
 def _try_laws(codec: Codec) -> list[LawResult]:
     return check_laws(codec, official_for(codec) if codec.tokenizer.chat_template else None)
 
 
-def find_faults(run: Run, material: Material, laws: list[LawResult], first: list[Encoded]) -> list[str]:
+def find_faults(run: Run, material: Material, laws: list[LawResult], first: list[Example]) -> list[str]:
     """Every reason not to start the run."""
     faults = []
-    if not material.tokens.trained.sum():
+    if material.objective.has_labels and not material.tokens.trained.sum():
         faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
     if run.objective.kind == "pretrain":
         return faults
     # The first law tries tools and thoughts that the data may not have; whether the formats differ at all is asked below.
     faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws[1:] if law.held is False]
     stops = set(material.codec.stop_ids)
-    if material.objective.sample.__name__ == "Dialog" and not all(_ends_in_stop(sequence, stops) for sequence in first):
+    sequences = [sequence for example in first for sequence in example.sequences]
+    if material.objective.has_labels and not all(_ends_in_stop(sequence, stops) for sequence in sequences):
         faults.append("an answer's stop token is not trained: the model would not learn to end its answers")
     if run.chat.template and (difference := contradicts(material.codec, material.codec.tokenizer)):
         faults.append(

@@ -22,7 +22,8 @@ from hone.errors import CheckpointError, TrainingError
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
-from hone.models.policy import Policy
+from hone.models.policy import Policy, find_causal
+from hone.models.value_head import add_value_head, load_value_head, save_value_head, value_head_of, without_value_head
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
@@ -38,6 +39,7 @@ from hone.training.plan import Plan, precision_of
 from hone.training.progress import Progress
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
+from hone.training.reference import build_reference
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, choose_start, require_same_run
 from hone.training.signals import StopRequest, saying
@@ -78,7 +80,7 @@ def prepare(run: Run, *, settings: str) -> Session:
         device.use_tf32(run.train.tf32)
     require_means(run, device.device)
     material = gather_material(run)
-    if not material.tokens.trained.any():
+    if material.objective.has_labels and not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
@@ -89,7 +91,7 @@ def prepare(run: Run, *, settings: str) -> Session:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
             (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
-    module = build_module(run, device, recompute=plan.recompute)
+    module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
     work = make_work(run, plan, device, material, module)
     keeper = make_keeper(run, plan, material, module, work, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, keeper, start)
@@ -126,7 +128,7 @@ def announce(material: Material, plan: Plan) -> None:
         log.info(line)
 
 
-def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
+def build_module(run: Run, device: Device, *, recompute: bool, valued: bool = False) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
@@ -134,7 +136,10 @@ def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
         run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
+    module = attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
+    if valued:
+        add_value_head(find_causal(module), Path(run.model.model_name_or_path))
+    return module
 
 
 def load_dtype(run: Run) -> torch.dtype:
@@ -149,8 +154,10 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped, run.objective.moe_aux_loss_coef)
+    policy = Policy(wrapped, getattr(run.objective, "moe_aux_loss_coef", None))
     policy.self_test()
+    if material.objective.needs_reference:
+        policy.reference = build_reference(run, device, policy, module)
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
     seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
@@ -176,11 +183,22 @@ def make_keeper(
     """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
     tokenizer = material.codec.tokenizer
 
+    head = value_head_of(find_causal(module))
+
     def save_weights(folder: Path) -> None:
-        save_trained(module, folder)
+        with without_value_head(find_causal(module)):
+            save_trained(module, folder)
+        if head is not None:
+            save_value_head(head, folder)
         tokenizer.save_pretrained(folder)
 
-    parts = Parts(module, work.optimizer, work.schedule, save_weights, lambda folder: load_trained(module, folder))
+    def load_weights(folder: Path) -> None:
+        with without_value_head(find_causal(module)):
+            load_trained(module, folder)
+        if head is not None:
+            load_value_head(find_causal(module), folder)
+
+    parts = Parts(module, work.optimizer, work.schedule, save_weights, load_weights)
     return Keeper(
         parts,
         plan,

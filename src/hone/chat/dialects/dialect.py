@@ -24,7 +24,7 @@ class Dialect(Protocol):
     ends a block of calls which cannot be read, '' for none. loose: a marker alone proves nothing, ordinary text may hold it.
     gap: what is written between text and calls. tokens: the control tokens that offers, calls and results use.
     preamble: words before text that calls follow, '' for the format's own. end: the token that ends a message with calls, where
-    it is not the format's.
+    it is not the format's. says: words before text that no calls follow, where tools are on offer.
 
     id_of: the id that the number-th call of a conversation is written with.
 
@@ -44,6 +44,7 @@ class Dialect(Protocol):
     tokens: tuple[str, ...]
     preamble: str
     end: str
+    says: str
 
     def id_of(self, call: ToolCall, number: int) -> str: ...
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str: ...
@@ -58,7 +59,7 @@ class Plain:
     bare = reads_lead = anchored = loose = False
     markers: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
-    closing = gap = preamble = end = ""
+    closing = gap = preamble = end = says = ""
 
     def id_of(self, call: ToolCall, number: int) -> str:
         """The call's own."""

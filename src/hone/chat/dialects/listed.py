@@ -187,6 +187,15 @@ class CommandR(Listed):
         return "\n" + self.opening + "[\n" + ",\n".join(inside) + "\n]```\n"
 
 
+class Hunyuan(Listed):
+    """Tencent's Hunyuan A13B: a list between <tool_calls> tags; where there are tools, an answer names who speaks."""
+
+    says = "\u52a9\u624b\uff1a"
+
+    def __init__(self) -> None:
+        super().__init__("hunyuan", "<tool_calls>", "</tool_calls>")
+
+
 LISTED = (
     Llama3(),
     Mistral("mistral", "[TOOL_CALLS] ", text=False),
@@ -196,4 +205,5 @@ LISTED = (
     Listed("phi4_mini", "<|tool_call|>", "<|/tool_call|>", tokens=("<|tool_call|>", "<|/tool_call|>", "<|tool|>", "<|/tool|>")),
     CommandA(),
     CommandR(),
+    Hunyuan(),
 )

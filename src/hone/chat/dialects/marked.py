@@ -23,17 +23,18 @@ class Marked(Plain):
     """head, key: what stands before and behind the function's and an argument's name; value: before and behind a value;
     stop: what ends a call; pad: white space around a value; kind "each": tags around every call, "all": around all of them.
 
-    spell: how a value that is no string is written. before: white space before a block.
+    spell: how a value that is no string is written. before: white space before a block; between: blocks, None for a line's.
     """
 
     def __init__(
         self, name: str, opening: str, closing: str, *, head: tuple[str, str], key: tuple[str, str], value: tuple[str, str],
         stop: str = "", pad: str = "", line: str = "\n", kind: str = "each", gap: str = "\n", before: str = "",
-        spell: Callable[[Any], str] = dumps, tokens: tuple[str, ...] = (),
+        between: str | None = None, spell: Callable[[Any], str] = dumps, tokens: tuple[str, ...] = (),
     ):  # fmt: skip
         self.name, self.markers, self.closing, self.gap = name, (opening,), closing, gap
         self.head, self.key, self.value, self.stop, self.pad, self.line = head, key, value, stop, pad, line
         self.kind, self.before, self.spell, self.tokens = kind, before, spell, tokens
+        self.between = line if between is None else between
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Raises TemplateError for names and texts that hold the words around them."""
@@ -42,7 +43,7 @@ class Marked(Plain):
             blocks = f"{opening}\n" + "".join(f"{one}\n" for one in said) + self.closing
         else:
             line = self.line if self.stop else ""
-            blocks = (self.line or "").join(f"{opening}{line}{one}{line}{self.closing}" for one in said)
+            blocks = self.between.join(f"{opening}{line}{one}{line}{self.closing}" for one in said)
         return (self.gap if after_text else self.before) + blocks
 
     def _written(self, call: ToolCall, ink: Ink) -> str:
@@ -126,6 +127,10 @@ MARKED = (
     Marked(
         "qwen3_5", "<tool_call>", "</tool_call>", head=_FUNCTION, key=_PARAMETER, value=("", "</parameter>"), stop="</function>",
         pad="\n", gap="\n\n", spell=_as_jinja, tokens=_TOOL,
+    ),
+    Marked(
+        "mimo_v2", "<tool_call>", "</tool_call>", head=_FUNCTION, key=_PARAMETER, value=("", "</parameter>"), stop="</function>",
+        gap="", between="", spell=_as_jinja, tokens=_TOOL,
     ),
     Marked(
         "seed_oss", "<seed:tool_call>", "</seed:tool_call>", head=_FUNCTION, key=_PARAMETER, value=("", "</parameter>"),

@@ -1,4 +1,4 @@
-"""Calls in a notation of their own: Python's (LFM2), Gemma 4's.
+"""Calls in a notation of their own: Python's (LFM2, ChatGLM3, MiniCPM4), Gemma 4's.
 
 Does not know where a format puts it, nor tokens.
 """
@@ -6,10 +6,11 @@ Does not know where a format puts it, nor tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hone.chat.dialects.dialect import Plain
+from hone.chat.dialects.listed import refuse_text
 from hone.chat.dialects.scan import TAG, NoCall, Scan, Step
 from hone.chat.dialects.spelling import bare, bare_name, dumps, read_literal
 from hone.chat.marks import Ink
@@ -28,17 +29,12 @@ class Lfm2(Plain):
 
     name, markers, closing = "lfm2", ("<|tool_call_start|>",), "<|tool_call_end|>"
     tokens = (*markers, closing, *(f"<|tool_{what}_{end}|>" for what in ("list", "response") for end in ("start", "end")))
-    _QUOTES = {"'": True, '"': True}  # noqa: RUF012
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Objects as JSON, all else as Python writes it."""
         written = []
         for call in calls:
-            arguments = [
-                f"{ink.content(bare(key, self.name, _WHAT, '=,() ' + _BREAKS))}={ink.content(_python(value))}"
-                for key, value in call.arguments.items()
-            ]
-            written.append(f"{bare_name(call, ink, self.name, '(),[]')}({', '.join(arguments)})")
+            written.append(f"{bare_name(call, ink, self.name, '(),[]')}({_keywords(call, ink, self.name, _python, ', ')})")
         return f"{self.markers[0]}[{', '.join(written)}]{self.closing}"
 
     def calls(self, scan: Scan) -> Step[None]:
@@ -51,22 +47,105 @@ class Lfm2(Plain):
             name, _ = yield from scan.upto(re.compile(r"\("), _LONGEST)
             name = _checked(name)
             index = yield from scan.begin(name)
-            arguments: dict[str, Any] = {}
-            yield from scan.space()
-            end = yield from scan.maybe(")")
-            while not end:
-                key, _ = yield from scan.upto(re.compile("="), _LONGEST)
-                text = yield from scan.span(self._QUOTES, ",)")
-                yield from scan.argument(index, arguments, _checked(key), read_literal(text.replace(TAG, "")))
-                if (yield from scan.word(",", ")")) == ")":
-                    break
-                yield from scan.space()
+            arguments = yield from _arguments(scan, index)
             yield from scan.finish(index, name, arguments)
             yield from scan.space()
             if (yield from scan.word(",", "]")) == "]":
                 break
         yield from scan.space()
         yield from scan.word(self.closing)
+
+
+def _arguments(scan: Scan, index: int) -> Step[dict[str, Any]]:
+    """The keyword arguments of a Python call, from behind its opening bracket to behind the closing one."""
+    arguments: dict[str, Any] = {}
+    yield from scan.space()
+    end = yield from scan.maybe(")")
+    while not end:
+        key, _ = yield from scan.upto(re.compile("="), _LONGEST)
+        text = yield from scan.span({"'": True, '"': True}, ",)")
+        yield from scan.argument(index, arguments, _checked(key), read_literal(text.replace(TAG, "")))
+        if (yield from scan.word(",", ")")) == ")":
+            break
+        yield from scan.space()
+    return arguments
+
+
+class ChatGlm3(Plain):
+    """ChatGLM3: the function's name on the header's line, below it a fenced line `tool_call(a='x')`; a header a call."""
+
+    name, bare, reads_lead, anchored, loose = "chatglm3", True, True, True, True
+    markers, tokens = ("<|assistant|>",), ("<|assistant|>", "<|observation|>")
+
+    def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
+        """Values as Python's `repr`; text, where there is any, stands under the first header."""
+        written = [
+            f"{bare_name(call, ink, self.name, '')}\n ```python\ntool_call({_keywords(call, ink, self.name, repr, ', ')})\n```"
+            for call in calls
+        ]
+        return (self.markers[0] if after_text else "") + self.markers[0].join(written)
+
+    def calls(self, scan: Scan) -> Step[None]:
+        """A section that begins with a line break is text."""
+        yield from scan.maybe(*self.markers)
+        if (yield from scan.maybe("\n")):
+            yield from scan.maybe(" ")
+            return
+        name, _ = yield from scan.upto(re.compile("\n"), _LONGEST)
+        name = _checked(name)
+        yield from scan.space()
+        yield from scan.word("```python")
+        yield from scan.space()
+        yield from scan.word("tool_call(")
+        index = yield from scan.begin(name)
+        arguments = yield from _arguments(scan, index)
+        yield from scan.space()
+        yield from scan.word("```")
+        yield from scan.space()
+        if scan.at < len(scan.text):
+            before = scan.at
+            yield from scan.word(*self.markers)
+            scan.at = before
+        yield from scan.finish(index, name, arguments)
+
+
+class MiniCpm(Plain):
+    """MiniCPM 3 and 4: a fenced block of Python calls, a line each, values as JSON; what is said comes behind it."""
+
+    name, markers, closing = "minicpm4", ("<|tool_call_start|>",), "<|tool_call_end|>"
+
+    def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
+        """Raises TemplateError for text beside calls: it would not stand where it was said."""
+        refuse_text(self.name, after_text)
+        lines = [f"{bare_name(call, ink, self.name, '(`')}({_keywords(call, ink, self.name, dumps, ',')})\n" for call in calls]
+        return f"{self.markers[0]}\n```python\n{''.join(lines)}```\n{self.closing}\n"
+
+    def calls(self, scan: Scan) -> Step[None]:
+        """Each call as soon as its bracket closes."""
+        yield from scan.word(*self.markers)
+        yield from scan.space()
+        yield from scan.word("```python")
+        yield from scan.space()
+        while True:
+            name, _ = yield from scan.upto(re.compile(r"\("), _LONGEST)
+            name = _checked(name)
+            index = yield from scan.begin(name)
+            arguments = yield from _arguments(scan, index)
+            yield from scan.finish(index, name, arguments)
+            yield from scan.space()
+            if (yield from scan.maybe("```")):
+                break
+        yield from scan.space()
+        yield from scan.word(self.closing)
+
+
+def _keywords(call: ToolCall, ink: Ink, dialect: str, spell: Callable[[Any], str], comma: str) -> str:
+    """The arguments of a Python call."""
+    said = [
+        f"{ink.content(bare(key, dialect, _WHAT, '=,() ' + _BREAKS))}={ink.content(spell(value))}"
+        for key, value in call.arguments.items()
+    ]
+    return comma.join(said)
 
 
 _WHAT, _BREAKS = "an argument's name", "\t\r\n"
@@ -143,4 +222,4 @@ def _untagged(value: Any) -> Any:
     return [_untagged(item) for item in value] if isinstance(value, list) else value
 
 
-PLAINLY = (Lfm2(), Gemma4())
+PLAINLY = (Lfm2(), Gemma4(), ChatGlm3(), MiniCpm())
