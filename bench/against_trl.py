@@ -41,12 +41,16 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. trainer, settings: TRL's words; hone: those of its section; rows: which of `make_rows`."""
+    """One row of the table. trainer, settings: TRL's words; hone: those of its section; rows: which of `make_rows`.
+
+    times: what TRL's loss is multiplied by before the two are compared, where they differ by a known factor.
+    """
 
     trainer: str
     settings: dict[str, Any]
     hone: dict[str, Any]
     rows: str
+    times: float = 1.0
 
 
 def grpo(trl: dict[str, Any], hone: dict[str, Any]) -> Case:
@@ -56,10 +60,22 @@ def grpo(trl: dict[str, Any], hone: dict[str, Any]) -> Case:
     return Case("grpo", theirs, mine, "drawn")
 
 
+def distill(trl: dict[str, Any], hone: dict[str, Any], *, times: float = 1.0) -> Case:
+    """A teacher's distribution on answers; TRL's trainer for drawn answers, given ones that are there already."""
+    return Case("distillation", {"max_completion_length": 16, **trl}, {"kind": "distill", **hone}, "drawn", times)
+
+
 CASES = {
     "sft": Case("sft", {}, {"kind": "sft"}, "drawn"),
     "sft, label smoothing": Case("sft", {"label_smoothing_factor": 0.1}, {"kind": "sft", "label_smoothing_factor": 0.1}, "drawn"),
     "dft": Case("sft", {"loss_type": "dft"}, {"kind": "sft", "sft_loss": "dft"}, "drawn"),
+    "forward kl": distill({"beta": 0.0}, {"distill_loss": "forward_kl"}),
+    "reverse kl": distill({"beta": 1.0}, {"distill_loss": "reverse_kl"}),
+    "generalised js": distill({"beta": 0.3}, {"distill_loss": "js", "distill_beta": 0.3}),
+    "forward kl, temperature 2 (TRL's times 4)": distill(
+        {"beta": 0.0, "temperature": 2.0}, {"distill_loss": "forward_kl", "distill_temperature": 2.0}, times=4.0
+    ),
+    "gkd": Case("gkd", {"beta": 0.5}, {"kind": "distill", "distill_loss": "js"}, "drawn"),
     "grpo": grpo({"loss_type": "grpo"}, {"loss_type": "grpo"}),
     "grpo, kl": grpo({"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, {"loss_type": "grpo", "beta": 0.04}),
     "dr_grpo": grpo({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
@@ -202,7 +218,8 @@ def main() -> None:
         print("| method | TRL's loss | hone's loss | relative difference | largest difference of gradients / norm |")
         print("|---|---|---|---|---|")
         for number, (name, case) in enumerate(cases.items()):
-            theirs = found["losses"][name], load_file(folder / "trl" / f"{number}.safetensors")
+            gradients = load_file(folder / "trl" / f"{number}.safetensors")
+            theirs = case.times * found["losses"][name], {key: case.times * one for key, one in gradients.items()}
             print(compare(name, theirs, run_hone(folder, case, rows[case.rows])))
         print(compare_advantages(found["advantages"]))
 
