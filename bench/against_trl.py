@@ -11,7 +11,7 @@ import json
 import random
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,7 @@ from hone.config.objective import Objective as ObjectiveConfig
 from hone.data.batch import Batch, pack
 from hone.models.policy import Policy
 from hone.models.reference import Reference
+from hone.models.value_head import add_value_head
 from hone.objectives.build import build_objective
 
 WORDS = ["<pad>", "</s>", "a", "b", "c", "d", *(f"w{number}" for number in range(58))]
@@ -43,7 +44,8 @@ Rows = list[dict[str, Any]]
 class Case:
     """One row of the table. trainer, settings: TRL's words; hone: those of its section; rows: which of `make_rows`.
 
-    times: what TRL's loss is multiplied by before the two are compared, where they differ by a known factor.
+    times: what TRL's loss is multiplied by before the two are compared, where they differ by a known factor. of_step: numbers of
+    the whole step that hone's loss is given in place of those it measures.
     """
 
     trainer: str
@@ -51,6 +53,13 @@ class Case:
     hone: dict[str, Any]
     rows: str
     times: float = 1.0
+    of_step: dict[str, float] = field(default_factory=dict)
+
+
+def dpo(loss_type: str, pref_loss: str, trl: dict[str, Any] | None = None, hone: dict[str, Any] | None = None) -> Case:
+    """Five pairs against a reference, beta 0.3."""
+    theirs = {"loss_type": [loss_type], "beta": 0.3, **(trl or {})}
+    return Case("dpo", theirs, {"kind": "preference", "pref_loss": pref_loss, "pref_beta": 0.3, **(hone or {})}, "pairs")
 
 
 def grpo(trl: dict[str, Any], hone: dict[str, Any]) -> Case:
@@ -69,6 +78,39 @@ CASES = {
     "sft": Case("sft", {}, {"kind": "sft"}, "drawn"),
     "sft, label smoothing": Case("sft", {"label_smoothing_factor": 0.1}, {"kind": "sft", "label_smoothing_factor": 0.1}, "drawn"),
     "dft": Case("sft", {"loss_type": "dft"}, {"kind": "sft", "sft_loss": "dft"}, "drawn"),
+    "dpo": dpo("sigmoid", "sigmoid"),
+    "dpo, label smoothing (TRL's aot of one pair)": replace(
+        dpo("aot", "sigmoid", {"label_smoothing": 0.1}, {"dpo_label_smoothing": 0.1}), rows="one pair"
+    ),
+    "robust": dpo("robust", "robust", {"label_smoothing": 0.1}, {"dpo_label_smoothing": 0.1}),
+    "hinge": dpo("hinge", "hinge"),
+    "ipo": dpo("ipo", "ipo"),
+    "ld-dpo": dpo("sigmoid", "sigmoid", {"ld_alpha": 0.5}, {"ld_alpha": 0.5}),
+    "dpo + bco, without BCO's shift (TRL's / 2)": replace(
+        dpo("sigmoid", "sigmoid", {"loss_type": ["sigmoid", "bco_pair"], "loss_weights": [1.0, 1.0]}, {"pref_bco_weight": 1.0}),
+        times=0.5,
+        of_step={"ratio/chosen": 0.0, "ratio/rejected": 0.0},
+    ),
+    **{
+        f"{name}{note}": replace(case, rows=rows)
+        for note, rows in (("", "pairs"), (", even rows", "even pairs"))
+        for name, case in {
+            "dpo + sft": dpo(
+                "sigmoid", "sigmoid", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, {"pref_ftx": 0.5}
+            ),
+            "orpo": Case("orpo", {"beta": 0.3}, {"kind": "preference", "pref_loss": "orpo", "pref_beta": 0.3}, ""),
+            "cpo": Case(
+                "cpo", {"loss_type": "sigmoid", "beta": 0.3}, {"kind": "preference", "pref_loss": "cpo", "pref_beta": 0.3}, ""
+            ),
+        }.items()
+    },
+    "simpo": Case(
+        "cpo",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0},
+        {"kind": "preference", "pref_loss": "simpo", "pref_beta": 2.0, "simpo_gamma": 0.5},
+        "pairs",
+    ),
+    "reward": Case("reward", {}, {"kind": "reward"}, "pairs"),
     "forward kl": distill({"beta": 0.0}, {"distill_loss": "forward_kl"}),
     "reverse kl": distill({"beta": 1.0}, {"distill_loss": "reverse_kl"}),
     "generalised js": distill({"beta": 0.3}, {"distill_loss": "js", "distill_beta": 0.3}),
@@ -85,6 +127,8 @@ CASES = {
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
     ),
 }
+RENAMED = {"v_head.summary.weight": "score.weight", "v_head.summary.bias": ""}
+"""TRL's names of weights; "" for one it has not: what is added to both scores of a pair changes nothing."""
 REWARDS = [1.0, 0.0, 0.25, 1.0, 0.5, 0.5, 0.5, 2.0]
 ADVANTAGES = {
     **{f"grpo, {scale}": ("grpo", {"scale_rewards": scale}) for scale in ("group", "batch", "none")},
@@ -129,7 +173,8 @@ def make_rows(model: LlamaForCausalLM) -> dict[str, Rows]:
         row["advantage"] = round(rng.uniform(-1.5, 1.5), 3)
         logprobs = completion_logprobs(model, row["prompt"], row["completion"])
         row["old_logprobs"] = (logprobs + 0.3 * torch.randn(logprobs.shape, generator=noise)).tolist()
-    return {"pairs": pairs, "rated": rated, "drawn": drawn}
+    even = [{"prompt": ids(1), "chosen": ids(5), "rejected": ids(n)} for n in (3, 5, 8)]
+    return {"pairs": pairs, "one pair": pairs[:1], "even pairs": even, "rated": rated, "drawn": drawn}
 
 
 @torch.no_grad()
@@ -157,7 +202,7 @@ def sequence(prompt: list[int], answer: list[int]) -> Encoded:
 
 def make_batch(case: Case, rows: Rows) -> Batch:
     """The rows packed as the objective reads them; beside answers that were drawn stands what it is told of each."""
-    if case.rows == "pairs":
+    if "chosen" in rows[0]:
         return pack([Example(tuple(sequence(row["prompt"], row[side]) for side in ("chosen", "rejected"))) for row in rows])
     sequences = [sequence(row["prompt"], row["completion"]) for row in rows]
     if case.trainer != "grpo":
@@ -178,10 +223,17 @@ def run_hone(folder: Path, case: Case, rows: Rows) -> tuple[float, dict[str, Ten
     objective = build_objective(TypeAdapter(ObjectiveConfig).validate_python(case.hone))
     if isinstance(objective, OnPolicy):
         objective.start(SimpleNamespace(tokenizer=None), Sampling(DRAWN["max_completion_length"], (), 0))
+    if objective.needs_value_head:
+        add_value_head(model)
+        model.v_head.summary.weight.data = load_file(folder / "score.safetensors")["score.weight"]
     batch = make_batch(case, rows)
+    if objective.of_step:
+        told = {name: float(total / count) for name, (total, count) in objective.measure(policy, batch).items()}
+        batch = batch.beside(case.of_step or told)
     loss = objective.loss(policy, batch).total / objective.count(batch)
     loss.backward()
-    return loss.item(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    named = {RENAMED.get(name, name): weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return loss.item(), {name: one for name, one in named.items() if name}
 
 
 def compare(name: str, theirs: tuple[float, dict[str, Tensor]], mine: tuple[float, dict[str, Tensor]]) -> str:
