@@ -18,9 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hone.inference.rollout import Sampling
-from hone.objectives.advantage import advantages
-from hone.objectives.onpolicy import OnPolicy
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -30,10 +27,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.objective import Objective as ObjectiveConfig
 from hone.data.batch import Batch, pack
+from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
 from hone.models.reference import Reference
 from hone.models.value_head import add_value_head
+from hone.objectives.advantage import advantages
 from hone.objectives.build import build_objective
+from hone.objectives.onpolicy import OnPolicy
 
 WORDS = ["<pad>", "</s>", "a", "b", "c", "d", *(f"w{number}" for number in range(58))]
 DRAWN = {"num_generations": 4, "max_completion_length": 16}
@@ -109,6 +109,12 @@ CASES = {
         {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0},
         {"kind": "preference", "pref_loss": "simpo", "pref_beta": 2.0, "simpo_gamma": 0.5},
         "pairs",
+    ),
+    "kto": Case(
+        "kto",
+        {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.8},
+        {"kind": "kto", "pref_beta": 0.3, "kto_chosen_weight": 1.5, "kto_rejected_weight": 0.8},
+        "rated",
     ),
     "reward": Case("reward", {}, {"kind": "reward"}, "pairs"),
     "forward kl": distill({"beta": 0.0}, {"distill_loss": "forward_kl"}),
@@ -205,6 +211,9 @@ def make_batch(case: Case, rows: Rows) -> Batch:
     if "chosen" in rows[0]:
         return pack([Example(tuple(sequence(row["prompt"], row[side]) for side in ("chosen", "rejected"))) for row in rows])
     sequences = [sequence(row["prompt"], row["completion"]) for row in rows]
+    if "mismatched" in rows[0]:
+        others = [sequence(row["prompt"], row["mismatched"]) for row in rows]
+        return pack([Example(tuple(both), float(row["good"])) for *both, row in zip(sequences, others, rows, strict=True)])
     if case.trainer != "grpo":
         return pack(sequences)
     aside = {
