@@ -154,7 +154,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    policy = Policy(wrapped, getattr(run.objective, "moe_aux_loss_coef", None))
+    balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
+    policy = Policy(wrapped, balanced)
     policy.self_test()
     if material.objective.needs_reference:
         policy.reference = build_reference(run, device, policy, module)
