@@ -23,7 +23,7 @@ MODULES = {
 }  # module: the package it comes in, where that differs
 OWN = {"hone", "tests", "make_data", "make_tokenizer", "score"}
 STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
-OPTIONAL = {"mlflow"}  # a tracker of its own, installed by who wants it
+OPTIONAL = {"mlflow", "trl"}  # a tracker of its own, and an environment of its own: installed by who wants it
 
 
 def named(requirements: list[str]) -> set[str]:
