@@ -73,7 +73,9 @@ def _of_part(part: str, there: dict[str, str], now: dict[str, str]) -> list[str]
     if part == "data" and there.get(_TOKENS) == now[_TOKENS]:
         return []
     names = dict.fromkeys((*there, *now))
-    differing = [name for name in names if there.get(name) != now.get(name) and name != _TOKENS]
+    differing = [
+        name for name in names if there.get(name) != now.get(name) and name != _TOKENS and not _as_before(name, there, now)
+    ]
     told = [name for name in differing if not name.startswith(_ROWS)]
     # What one side alone has follows from the kind that differs, or was not noted by another version.
     told = [name for name in told if name in there and name in now] or told
@@ -81,6 +83,11 @@ def _of_part(part: str, there: dict[str, str], now: dict[str, str]) -> list[str]
         return [f"{name}: {there.get(name, 'not noted')} there, {now.get(name, 'nothing')} now" for name in told]
     files = [f"{name}: other tokens there; its file or the tokenizer has changed" for name in differing]
     return files or ["data: the same rows in another mixture there"]
+
+
+def _as_before(name: str, there: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether a setting that a checkpoint of an earlier version does not note asks for nothing now."""
+    return name not in there and name in knobs() and now[name] == _text(knobs()[name].default)
 
 
 def _values(run: Run, section: str) -> dict[str, str]:
