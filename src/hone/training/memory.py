@@ -30,7 +30,8 @@ class Memory:
     """Bytes by part. libraries: held before the model is there (on a CPU; an accelerator's own are not counted).
 
     activations: with everything kept for the backward pass, or with layers recomputed; logits: a chunk of the projection and,
-    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors.
+    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors;
+    reference: weights of a model that the one that learns is held against.
     """
 
     libraries: int
@@ -40,6 +41,7 @@ class Memory:
     activations: int
     logits: int
     heap: int
+    reference: int = 0
 
     @property
     def total(self) -> int:
