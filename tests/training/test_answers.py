@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hone.commands import train
+from hone.commands import check, train
 from hone.errors import TrainingError
 from hone.models.policy import Policy
 from hone.models.reference import Reference
@@ -159,7 +159,10 @@ def test_every_weight_learns_against_a_frozen_copy(stages, tmp_path):
     settings.pop("lora_target")
     beside = run(settings, tmp_path, "beside")
     assert lines_of(beside)[0]["rewards/margins"] == pytest.approx(0, abs=1e-6) and lines_of(beside)[-1]["rewards/margins"] > 0
-    require_equal(run(settings, tmp_path, "before", precompute_ref=True), beside)
+    before = run(settings, tmp_path, "before", precompute_ref=True)
+    require_equal(before, beside)
+    plans = [json.loads((folder / "plan.json").read_text()) for folder in (beside, before)]
+    assert [plan["memory"]["reference"] for plan in plans] == [4 * plans[0]["num_weights"], 0]
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
@@ -175,11 +178,13 @@ def test_the_router_loss_of_experts_is_learned_in_every_layout(stage, stages, ti
     assert losses_of(whole)[0] > losses_of(without)[0] + 0.9, "0.5 times a loss of at least 2"
 
 
-def test_answers_of_one_kind_are_refused_and_found_by_the_check(stages, tmp_path):
+def test_answers_of_one_kind_are_refused_and_found_by_the_check(stages, tmp_path, capsys):
     rows = Path(stages["kto"]["dataset_dir"]) / "rated.json"
     rows.write_text(json.dumps([{**row, "good": True} for row in json.loads(rows.read_text())]))
     with pytest.raises(TrainingError, match="all 23 answers are good: KTO learns from how they differ from bad ones"):
         run(stages["kto"], tmp_path, "one")
+    assert check.main([str(tmp_path / "one.yaml")]) != 0
+    assert "fault: all 23 answers are good" in capsys.readouterr().out
 
 
 REAL = {

@@ -231,5 +231,17 @@ class Policy:
         return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]
 
 
+@contextmanager
+def evaluating(policy: Policy) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode of every module as it was."""
+    modes = {module: module.training for module in policy.module.modules()}
+    policy.module.eval()
+    try:
+        yield
+    finally:
+        for module, was in modes.items():
+            module.training = was
+
+
 def _require_first_ignored(batch: TokenBatch) -> None:
     assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"

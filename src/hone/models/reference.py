@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from hone.models.policy import Policy, TokenBatch
+from hone.models.policy import Policy, TokenBatch, evaluating
 
 
 class Reference:
@@ -46,15 +46,3 @@ class Reference:
         """The policy while it is the reference, for readings other than log-probs."""
         with torch.no_grad(), evaluating(self._policy), self._off():
             yield self._policy
-
-
-@contextmanager
-def evaluating(policy: Policy) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode of every module as it was."""
-    modes = {module: module.training for module in policy.module.modules()}
-    policy.module.eval()
-    try:
-        yield
-    finally:
-        for module, was in modes.items():
-            module.training = was

@@ -17,8 +17,7 @@ from hone.chat.encoded import Example
 from hone.config.objective import Preference as PreferenceConfig
 from hone.data.batch import Batch
 from hone.data.sample import Pair
-from hone.models.policy import Policy
-from hone.models.reference import evaluating
+from hone.models.policy import Policy, evaluating
 from hone.objectives import pair_losses
 from hone.objectives.answers import Answers, lengths, read, reference_sums, sums
 from hone.objectives.base import Figures, Loss, Usual
