@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hone import cli
+from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
@@ -72,6 +73,11 @@ def places(file: Path, model: str) -> list[str]:
     return [f"model_name_or_path={model}", f"teacher_model={teacher}"]
 
 
+def judged(file: Path, model: str, folder: Path) -> list[str]:
+    """An argument that names a random reward adapter, where the example wants one."""
+    return [f"reward_model={write_reward_adapter(model, folder / 'reward')}"] if "reward_model" in settings(file) else []
+
+
 def train(file: Path, model: str, output: Path, *more: str) -> int:
     """Train an example for two steps on the CPU; the exit code."""
     short = ["max_steps=2", "logging_steps=1", "use_cpu=true", *places(file, model), f"output_dir={output}"]
@@ -83,7 +89,7 @@ def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
     model = model_for(file, llama3, qwen)
     if settings(file).get("resume_from_checkpoint"):
         assert train(file, model, tmp_path, "max_steps=1", "save_steps=1", "resume_from_checkpoint=null") == 0
-    assert train(file, model, tmp_path) == 0
+    assert train(file, model, tmp_path, *judged(file, model, tmp_path)) == 0
     lines = [json.loads(line) for line in (tmp_path / "trainer_log.jsonl").read_text().splitlines()]
     assert lines[-1]["current_steps"] == 2
     # What grpo calls its loss is 0 at each first use of its answers but for their lengths; it is the gradient that counts.

@@ -15,44 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hone import cli
 from tests.desk import Desk
 from tests.runs import largest_difference, weights_of, write_run
+from tests.scoring import write_reward_adapter, write_value_head
 
 
 @pytest.fixture(scope="module")
 def reward_model(tiny_model_dir: Path, tmp_path_factory) -> Path:
-    """A whole model whose value head likes certain last tokens: random, and wide enough that scores differ."""
-    from safetensors.torch import save_file
-
+    """The tiny model with a value head that likes some conversations' ends more than others."""
     folder = tmp_path_factory.mktemp("reward") / "whole"
     shutil.copytree(tiny_model_dir, folder)
-    save_file(head(0), folder / "value_head.safetensors")
+    write_value_head(folder, 32, 0)
     return folder
 
 
 @pytest.fixture(scope="module")
 def reward_adapter(tiny_model_dir: Path, tmp_path_factory) -> Path:
-    """An adapter of the tiny model, not trained but random, with a value head."""
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("reward") / "adapter"
-    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    torch.manual_seed(3)
-    tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], init_lora_weights=False))
-    tuned.save_pretrained(folder)
-    save_file(head(1), folder / "value_head.safetensors")
-    return folder
-
-
-def head(seed: int) -> dict[str, torch.Tensor]:
-    """LLaMA-Factory's two tensors of a value head, for a width of 32."""
-    drawn = torch.randn(1, 32, generator=torch.Generator().manual_seed(seed))
-    return {"v_head.summary.weight": drawn, "v_head.summary.bias": torch.zeros(1)}
+    """An adapter of the tiny model with a value head."""
+    return write_reward_adapter(tiny_model_dir, tmp_path_factory.mktemp("reward") / "adapter")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Does not load a weight; `hone check` and `hone train` draft alike, so that what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from hone import log
 from hone.adapters.apply import attach, rest_output_head
 from hone.chat.codec import Codec, build_codec
 from hone.chat.table import rows
-from hone.config.objective import Referring
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
@@ -32,6 +31,7 @@ from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
 from hone.training.memory import Memory, Trained, available_bytes, estimate, frozen_bytes
 from hone.training.plan import Plan
+from hone.training.precompute import asks
 from hone.training.prompts import prompt_steps, require_room
 from hone.training.reference import bytes_beside, require_same_tokens
 from hone.training.rollouts import answer_metric_names
@@ -192,24 +192,11 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             logits=material.objective.needs_logits,
             device=device,
             chunks=material.objective.logit_chunks,
-            reference=bytes_beside(run) if material.objective.needs_reference else 0,
+            reference=bytes_beside(run) if material.objective.needs_reference and not asks(run) else 0,
         )
         for recompute in (False, True)
     )
-    beside = _reference_bytes(run, material.objective, compute)
-    return shape.num_weights, trained.num, replace(kept, reference=beside), replace(recomputed, reference=beside)
-
-
-def _reference_bytes(run: Run, objective: Objective, compute_bytes: int) -> int:
-    """Weights of a reference that is a model of its own: none under an adapter, nor where it is let go before the first step."""
-    asked = run.objective
-    if not isinstance(asked, Referring) or not objective.needs_reference or asked.precompute_ref:
-        return 0
-    if not asked.ref_model and run.adapter.kind == "lora":
-        return 0
-    module = meta_model(run.model.model_copy(update={"model_name_or_path": asked.ref_model or run.model.model_name_or_path}))
-    num = sum(weight.numel() for weight in module.parameters())
-    return int(num * _frozen_bytes(module, compute_bytes, asked.ref_model_quantization_bit or 0))
+    return shape.num_weights, trained.num, kept, recomputed
 
 
 def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
