@@ -29,9 +29,9 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "objective": (
         "stage",
         "sft",
-        {"sft": "sft", "pt": "pretrain", "rm": "reward"},
-        "What is learned: the answers of conversations (sft), plain text as it stands (pt), or to score answers, from pairs of "
-        "a better and a worse one (rm).",
+        {"sft": "sft", "pt": "pretrain", "rm": "reward", "embed": "embed"},
+        "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of "
+        "a better and a worse one (rm), or vectors of texts, near to each other where one answers the other (embed).",
     ),
 }
 

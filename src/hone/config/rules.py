@@ -117,10 +117,22 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
     if settings["stage"] == "sft" and settings["mask_history"] and settings["train_on_prompt"]:
         yield "mask_history", "learns only the last answer, and train_on_prompt everything; remove one of them"
+    if settings["stage"] == "embed":
+        yield from _of_vectors(settings)
     resume = settings["resume_from_checkpoint"]
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
     yield from _of_evaluation(settings)
+
+
+def _of_vectors(settings: Settings) -> Iterator[Finding]:
+    widths, weights = settings["matryoshka_dims"], settings["matryoshka_weights"]
+    if any(width < 1 for width in widths):
+        yield "matryoshka_dims", f"saw {min(widths)}, wanted widths of 1 or more"
+    if weights and len(weights) != len(widths):
+        yield "matryoshka_weights", f"saw {len(weights)} for {len(widths)} widths in matryoshka_dims; write one for each"
+    if settings["template"]:
+        yield "template", "has no effect with stage: embed, which encodes texts as the tokenizer does by itself; remove it"
 
 
 def _of_evaluation(settings: Settings) -> Iterator[Finding]:

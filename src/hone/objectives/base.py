@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -57,6 +57,9 @@ class Objective(Protocol):
     needs_logits: bool
     """Whether its loss asks for log-probs; the output head rests where it does not."""
 
+    mixes_rows: bool
+    """Whether an example's loss depends on the others of its micro-batch, which is then the same on any number of processes."""
+
     fingerprint: str
     """Changes when `encode` would give other ids or labels for the same sample: part of the token cache's key."""
 
@@ -66,6 +69,10 @@ class Objective(Protocol):
 
     def encode(self, samples: list[Sample], codec: Codec) -> list[Example]:
         """One whole, uncut Example a sample, in order."""
+        ...
+
+    def beside(self, cutoff_len: int, width: int) -> dict[str, Any]:
+        """JSON by file name that stands beside the weights and tells others how the model is used. width: of hidden states."""
         ...
 
     def count(self, batch: Batch) -> int:
@@ -87,7 +94,13 @@ class Usual:
     needs_reference = False
     needs_value_head = False
     needs_logits = True
+    mixes_rows = False
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
         return [sample]
+
+    def beside(self, cutoff_len: int, width: int) -> dict[str, Any]:
+        """Nothing."""
+        del cutoff_len, width
+        return {}

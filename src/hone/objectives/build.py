@@ -16,6 +16,7 @@ OBJECTIVES = Table(
         "sft": "hone.objectives.sft:Sft",
         "pretrain": "hone.objectives.pretrain:Pretrain",
         "reward": "hone.objectives.reward:Reward",
+        "embed": "hone.objectives.embed:Embed",
     },
     group="hone.objectives",
     error=ConfigError,

@@ -35,6 +35,10 @@ STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit"
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
 
 
+PLAIN = ("pretrain", "embed")
+"""Kinds that learn from texts as they stand, in no chat format."""
+
+
 @dataclass(frozen=True)
 class Material:
     """What is learned from and how. evals: evaluation sets by name, "" for the only one."""
@@ -51,7 +55,7 @@ def gather_material(run: Run) -> Material:
     tokenizer = load_tokenizer(run.model)
     family = family_template(run.model.model_name_or_path)
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
-    if run.chat.template is None and family in rows() and run.objective.kind != "pretrain":
+    if run.chat.template is None and family in rows() and run.objective.kind not in PLAIN:
         log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     evals: dict[str, TokenSet] = {}
@@ -100,6 +104,7 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
         shuffle=not train.disable_shuffling,
         drop_last=train.dataloader_drop_last,
         packing_capacity=row_length(run, material.tokens) if fills_rows(run) else None,
+        fixed=material.objective.mixes_rows,
     )
 
 
