@@ -35,7 +35,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "inference": (3, 950, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 900, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
-    "objectives": (4, 3000, ("chat", "data", "models.policy", "inference.base")),
+    "objectives": (4, 3000, ("chat", "data", "models.policy", "models.pooling", "inference.base")),
     "serving": (4, 500, ("chat", "inference.base")),
     "training": (5, 3200, ("chat", "models", "adapters", "optim", "data", "objectives.base", "objectives.build")),
     "commands": (6, 900, ("*",)),

@@ -20,6 +20,7 @@ from hone.data.order import Steps
 from hone.data.sample import Match
 from hone.errors import ModelError
 from hone.models.policy import Policy
+from hone.models.pooling import pooled
 from hone.objectives.embed import Embed, info_nce
 from tests.families import tiny
 
@@ -60,7 +61,7 @@ def test_vectors_are_those_of_the_texts_alone(pooling, layout):
     objective = Embed(EmbedConfig(embed_pooling=pooling))
     with torch.no_grad():
         first, positive, negative, second, other = alone(module, pooling)
-        vectors_SD = objective.vectors(Policy(module), layout(ROWS))
+        vectors_SD = pooled(Policy(module), layout(ROWS), pooling)
         assert torch.allclose(vectors_SD, torch.stack([first, positive, negative, second, other]), atol=1e-5)
         found = objective.loss(Policy(module), layout(ROWS))
         queries, candidates = torch.stack([first, second]), torch.stack([positive, negative, other])
@@ -77,7 +78,7 @@ def test_matryoshka_is_the_weighed_sum_of_the_losses_of_the_beginnings():
     policy, batch = Policy(module), pack(ROWS)
     with torch.no_grad():
         found = Embed(EmbedConfig(matryoshka_dims=(8, 32), matryoshka_weights=(0.5, 2.0))).loss(policy, batch)
-        whole = Embed(EmbedConfig()).vectors(policy, batch)
+        whole = pooled(policy, batch, "last")
         candidates = whole[[1, 2, 4]]
         parts = [info_nce(whole[[0, 3], :width], candidates[:, :width], torch.tensor(OWN), 0.05)[0].sum() for width in (8, 32)]
         assert float(found.total) == pytest.approx(float(0.5 * parts[0] + 2 * parts[1]), abs=1e-4)

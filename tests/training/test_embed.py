@@ -19,6 +19,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from hone import cli
 from hone.commands import train
+from hone.config import load
+from hone.config.adapter import Full
+from hone.errors import ModelError
+from hone.inference.embed import build_embedder
 from tests.runs import WORDS, largest_difference, losses_of, weights_of, write_run
 
 KINDS = dict(zip(WORDS[:8], WORDS[8:16], strict=True))
@@ -42,6 +46,7 @@ def embed_run(tiny_run) -> dict[str, Any]:
     folder = Path(tiny_run["dataset_dir"])
     columns = {"query": "query", "positive": "positive", "negative": "negative"}
     sets = {"few": match_rows(24, 1), "many": match_rows(160, 2), "held": match_rows(32, 3)}
+    sets["bare"] = [{**row, "negative": None} for row in sets["few"]]
     for name, rows in sets.items():
         (folder / f"{name}.json").write_text(json.dumps(rows))
     info = {name: {"file_name": f"{name}.json", "columns": columns} for name in sets}
@@ -95,6 +100,17 @@ def test_an_adapter_is_merged_into_an_embedding_model_and_none_of_them_chats(emb
     assert cli.main(["chat", *named, "--ask", "Hello"]) == 2
     assert cli.main(["chat", f"model_name_or_path={merged}", "--ask", "Hello"]) == 2
     assert capsys.readouterr().err.count("is an embedding model (stage: embed)") == 2
+    texts = ["the quick", "near Paris and five rivers of rain", "dog"]
+    runs = [load(arguments, "chat") for arguments in (named, [f"model_name_or_path={merged}"])]
+    embedders = [build_embedder(run.model, run.adapter, dtype="float32") for run in runs]
+    one, other = (embedder.embed(texts) for embedder in embedders)
+    assert torch.allclose(one, other, atol=1e-5) and torch.allclose(one.norm(dim=1), torch.ones(3))
+    assert torch.allclose(one[:1], embedders[0].embed(texts[:1]), atol=1e-5)
+    assert torch.equal(embedders[0].embed(["dog"], query=True), embedders[0].embed(["Query: dog"]))
+    with pytest.raises(ModelError, match="is no embedding model"):
+        build_embedder(load([f"model_name_or_path={base}"], "chat").model, Full())
+    with pytest.raises(ModelError, match=r"text 0 has .* tokens and the model can hold 512"):
+        embedders[0].embed(["a b c d " * 300])
 
 
 @pytest.mark.slow
@@ -132,7 +148,8 @@ def test_texts_are_cut_each_by_itself_and_bad_rows_are_told(embed_run, tmp_path,
     ("changes", "said"),
     [
         ({"dataset": "rows"}, 'data set "rows" does not say which text answers a query'),
-        ({"template": "qwen"}, "template"),
+        ({"template": "qwen"}, "has no effect with stage: embed"),
+        ({"dataset": "bare", "per_device_train_batch_size": 1}, "there are none; raise it, or name a column of negatives"),
         ({"matryoshka_dims": "8,16", "matryoshka_weights": "1"}, "saw 1 for 2 widths in matryoshka_dims"),
     ],
 )

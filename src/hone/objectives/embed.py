@@ -7,7 +7,7 @@ Axes: B row, T token, S sequence, E example (query), C candidate (every text tha
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from hone.data.batch import Batch
 from hone.data.sample import Match
 from hone.errors import ModelError
 from hone.models.policy import Policy
+from hone.models.pooling import Pooling, pooled
 from hone.objectives.base import Loss, Usual
 
 _MODULES = "sentence_transformers.models"
@@ -45,7 +46,7 @@ class Embed(Usual):
     mixes_rows = True
 
     def __init__(self, settings: EmbedConfig):
-        self.pooling: Literal["last", "mean"] = settings.embed_pooling
+        self.pooling: Pooling = settings.embed_pooling
         self.temperature, self.query_prompt = settings.embed_temperature, settings.embed_query_prompt
         self.widths = settings.matryoshka_dims
         self.weights = settings.matryoshka_weights or (1.0,) * len(self.widths)
@@ -87,7 +88,8 @@ class Embed(Usual):
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The summed loss. accuracy: share of queries whose positive is nearest (recall at 1); mrr: mean of 1 / its rank."""
-        vectors_SD = self.vectors(policy, batch)
+        vectors_SD = pooled(policy, batch, self.pooling)
+        self._require_width(vectors_SD.shape[-1])
         firsts_E, candidates_C = _places(batch.parts, vectors_SD.device)
         own_E = firsts_E - torch.arange(len(firsts_E), device=firsts_E.device)  # of the candidates, as many queries fewer
         queries_ED, candidates_CD = vectors_SD[firsts_E], vectors_SD[candidates_C]
@@ -101,17 +103,6 @@ class Embed(Usual):
         rank_E = 1 + (cosines_EC > cosines_EC.gather(1, own_E.unsqueeze(1))).sum(1)
         num = self.count(batch)
         return Loss(losses_E.sum(), {"accuracy": ((rank_E == 1).float().sum(), num), "mrr": ((1 / rank_E).sum(), num)})
-
-    def vectors(self, policy: Policy, batch: Batch) -> Tensor:
-        """fp32 [S, D]: the vector of each sequence, not yet of length 1."""
-        where_BT = batch.ends_BT if self.pooling == "last" else batch.sequences_BT >= 0
-        hidden_ND = policy.hidden(batch, where_BT).float()
-        self._require_width(hidden_ND.shape[-1])
-        if self.pooling == "last":
-            return hidden_ND
-        owner_N = batch.sequences_BT[where_BT].to(hidden_ND.device)
-        sums_SD = hidden_ND.new_zeros(batch.num_sequences, hidden_ND.shape[-1]).index_add(0, owner_N, hidden_ND)
-        return sums_SD / torch.bincount(owner_N, minlength=batch.num_sequences).unsqueeze(1)
 
     def _require_width(self, width: int) -> None:
         if self.widths and max(self.widths) > width:

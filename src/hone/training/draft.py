@@ -68,6 +68,7 @@ def gather_material(run: Run) -> Material:
     elif run.data.eval_dataset:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
     _require_metric(run, objective, evals)
+    _require_company(run, objective, tokens)
     return Material(codec, objective, tokens, evals, tokenizer.pad_token_id)
 
 
@@ -75,6 +76,15 @@ def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) 
     wanted, names = choose_metric(run.train).metric, metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
         raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
+
+
+def _require_company(run: Run, objective: Objective, tokens: TokenSet) -> None:
+    alone = run.train.per_device_train_batch_size == 1 and not fills_rows(run)
+    if objective.mixes_rows and run.train.do_train and alone and tokens.most_sequences < 3:
+        raise TrainingError(
+            "nothing would be learned: a query is compared with the other texts of its micro-batch, and with "
+            "per_device_train_batch_size: 1 and no negatives in the data there are none; raise it, or name a column of negatives"
+        )
 
 
 def data_seed(run: Run) -> int:
