@@ -35,11 +35,15 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "inference": (3, 950, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 900, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
-    "objectives": (4, 3000, ("chat", "data", "models.policy", "models.reference", "inference.base", "inference.rollout")),
+    "objectives": (
+        4,
+        3000,
+        ("chat", "data", "models.policy", "models.reference", "models.pooling", "inference.base", "inference.rollout"),
+    ),
     "serving": (4, 500, ("chat", "inference.base")),
     "training": (
         5,
-        3200,
+        3700,
         (
             "chat",
             "models",

@@ -240,3 +240,15 @@ def test_batches_and_single_conversations_agree(made_codec):
     for one, conversation in zip(together, conversations, strict=True):
         alone = codec.encode([conversation])[0]
         assert np.array_equal(one.ids, alone.ids) and np.array_equal(one.labels, alone.labels) and one.pieces == alone.pieces
+
+
+def test_plain_texts_are_those_of_the_tokenizer_itself(shared):
+    """Also where it puts tokens around a text, or a space before it (Mistral, Llama 2)."""
+    from transformers import AutoTokenizer
+
+    texts = ["Hello world", " leading  space\n", "a", "\u00e9t\u00e9 \U0001f600 x", "\u4e2d\u6587 abc"]
+    for folder in sorted(path for path in (shared / "tokenizers").iterdir() if (path / "tokenizer_config.json").is_file()):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        encoded = build_codec(ChatConfig(template="empty"), tokenizer).encode_plain(texts)
+        assert [one.ids.tolist() for one in encoded] == [tokenizer(text)["input_ids"] for text in texts], folder.name
+        assert not any(one.num_trained for one in encoded)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Piece
 from hone.chat.marks import Rendered, Segment, check_unicode
 from hone.chat.message import Conversation, Message, message
 from hone.chat.reading import Tools
@@ -120,6 +120,24 @@ class Codec:
         rows = [[*head, *([Segment(text, "content", 0, True)] if text else []), tail] for text in texts]
         return encode(rows, self._tokens, everything=True)
 
+    def encode_plain(self, texts: Sequence[str]) -> list[Encoded]:
+        """Each text as the tokenizer by itself encodes it, with the tokens that it puts around a text; nothing is learned.
+
+        A text that spells a control token is read as text, where the tokenizer would read the token. Raises TemplateError for
+        text that is not valid Unicode.
+        """
+        for text in texts:
+            check_unicode(text)
+        plain = encode([[Segment(text, "content", 0, False)] for text in texts], self._tokens, everything=False)
+        return [_within(self._around, one) for one in plain]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Ids of the control tokens that the tokenizer puts before and behind a text."""
+        found = self.tokenizer("a", return_special_tokens_mask=True)
+        ids, mask = found["input_ids"], found["special_tokens_mask"]
+        return ids[: mask.index(0)], ids[len(mask) - mask[::-1].index(0) :]
+
     def parse(self, ids: Sequence[int], *, tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it.
 
@@ -139,6 +157,14 @@ class Codec:
     def _answer_place(self) -> Place:
         asked = self.prompt(Conversation((message("user", "a"),)))
         return "after" if asked and asked[-1] in self._tokens.name_of else "middle"
+
+
+def _within(around: tuple[list[int], list[int]], text: Encoded) -> Encoded:
+    """A text that is not learned, with control tokens before and behind it."""
+    head, tail = (np.array(ids, dtype=np.int32) for ids in around)
+    ids, end = np.concatenate([head, text.ids, tail]), len(head) + len(text)
+    borders = [(0, len(head), "control", -1), (len(head), end, "content", 0), (end, len(ids), "control", 0)]
+    return Encoded(ids, np.full_like(ids, IGNORE), tuple(Piece(*border) for border in borders if border[1] > border[0]))
 
 
 def _only(conversation: Conversation, kept: set[int]) -> Conversation:

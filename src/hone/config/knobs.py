@@ -38,11 +38,13 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
             "ppo": "ppo",
             "grpo": "grpo",
             "distill": "distill",
+            "embed": "embed",
         },
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of a "
         "better and a worse one (rm), which of two answers is better (dpo), whether an answer is good (kto), the better ones of "
-        "the model's own answers, by a reward model's scores (ppo) or by rewards that can be checked (grpo), or a larger model's "
-        "distribution at each token of the answers (distill).",
+        "the model's own answers, by a reward model's scores (ppo) or by rewards that can be checked (grpo), a larger model's "
+        "distribution at each token of the answers (distill), or vectors of texts, near to each other where one answers the "
+        "other (embed).",
     ),
 }
 

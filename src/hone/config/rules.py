@@ -126,6 +126,8 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "pissa_init", "changes the base, which sft_loss: asft holds the model against; remove it, or name ref_model"
     if settings["label_smoothing_factor"] and settings["sft_loss"] != "cross_entropy":
         yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
+    if settings["stage"] == "embed":
+        yield from _of_vectors(settings)
     resume = settings["resume_from_checkpoint"]
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
@@ -146,6 +148,16 @@ def _of_preference(settings: Settings) -> Iterator[Finding]:
     if stage == "dpo" and settings["pref_loss"] == "robust" and not settings["dpo_label_smoothing"]:
         message = "corrects for a share of wrong labels, and dpo_label_smoothing says that there are none"
         yield "pref_loss", f"robust {message}; write that share, or pref_loss: sigmoid"
+
+
+def _of_vectors(settings: Settings) -> Iterator[Finding]:
+    widths, weights = settings["matryoshka_dims"], settings["matryoshka_weights"]
+    if any(width < 1 for width in widths):
+        yield "matryoshka_dims", f"saw {min(widths)}, wanted widths of 1 or more"
+    if weights and len(weights) != len(widths):
+        yield "matryoshka_weights", f"saw {len(weights)} for {len(widths)} widths in matryoshka_dims; write one for each"
+    if settings["template"]:
+        yield "template", "has no effect with stage: embed, which encodes texts as the tokenizer does by itself; remove it"
 
 
 def _of_evaluation(settings: Settings) -> Iterator[Finding]:

@@ -80,6 +80,11 @@ class TokenSet:
         """The data set's name and the number of the row, from 0, that example `index` came from."""
         return self.names[self.sets[index]], int(self.entries[self.sets[index]].rows[self.places[index]])
 
+    @property
+    def most_sequences(self) -> int:
+        """Sequences of the example that has most of them."""
+        return max(int(np.diff(entry.firsts).max(initial=0)) for entry in self.entries)
+
     def take(self, indices: np.ndarray) -> TokenSet:
         """The examples `indices`, in that order, with the report of the whole."""
         assert self.partners is None, "a set is drawn from before its examples are joined"

@@ -44,6 +44,8 @@ class Columns:
     chosen: str | None = None
     rejected: str | None = None
     kto_tag: str | None = None
+    positive: str | None = None
+    negative: str | None = None
 
 
 @dataclass(frozen=True)

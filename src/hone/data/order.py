@@ -51,6 +51,15 @@ def step_batches(items: Sequence[int], weights: Sequence[int], *, micro: int, wo
     return ranks
 
 
+def fixed_batches(items: Sequence[int], *, micro: int, world: int) -> list[list[list[int]]]:
+    """One step's items as [rank][micro-batch][item]: `micro` after each other, dealt to the ranks in turn.
+
+    The micro-batches are the same on any number of processes, for losses that compare their rows. Rank 0 is never empty.
+    """
+    batches = [list(items[start : start + micro]) for start in range(0, len(items), micro)]
+    return [batches[rank::world] for rank in range(world)]
+
+
 def _parts(total: int, num_parts: int) -> list[int]:
     return [total // num_parts + (index < total % num_parts) for index in range(num_parts)]
 
@@ -60,17 +69,18 @@ class Steps:
 
     lengths: tokens of each row; per_step: micro x accumulation x world. An item is a row, or, where packing_capacity is given, a
     packed row of that many tokens, made anew each epoch of seed and epoch alone (their number is always the same).
+    fixed: a micro-batch has the same items on any number of processes, and is not weighed by their lengths.
     The items of a step depend on per_step alone, so any split of it over micro-batches and processes learns from the same.
     """
 
     def __init__(
         self, lengths: np.ndarray, *, per_step: int, micro: int, world: int, seed: int, shuffle: bool = True,
-        drop_last: bool = False, packing_capacity: int | None = None,
+        drop_last: bool = False, packing_capacity: int | None = None, fixed: bool = False,
     ):  # fmt: skip
         assert per_step % (micro * world) == 0, "per_step is micro x accumulation x world"
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._per_step, self._micro, self._world = per_step, micro, world
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._fixed = seed, shuffle, fixed
         self._bins = best_fit_bins(self._lengths, packing_capacity) if packing_capacity else None
         self.num_items = len(self._bins) if self._bins is not None else len(self._lengths)
         self.num_steps_per_epoch = self.num_items // per_step if drop_last else -(-self.num_items // per_step)
@@ -89,6 +99,9 @@ class Steps:
         items = self._items[index * self._per_step : (index + 1) * self._per_step].tolist()
         rows = [self._packed[item].tolist() if self._bins is not None else [item] for item in items]
         weights = [int(self._lengths[row].sum()) for row in rows]
+        if self._fixed:
+            dealt = fixed_batches(range(len(items)), micro=self._micro, world=self._world)
+            return [[[row for place in batch for row in rows[place]] for batch in batches] for batches in dealt]
         places = step_batches(range(len(items)), weights, micro=self._micro, world=self._world)
         return [[[row for place in batch for row in rows[place]] for batch in batches] for batches in places]
 

@@ -23,7 +23,7 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.message import Conversation, ToolCall
 from hone.data.columns import RowError
 from hone.data.cut import contents, keep_only, level_cut, windows
-from hone.data.sample import Dialog, Pair, Passage, Rated, Sample, Task
+from hone.data.sample import Dialog, Match, Pair, Passage, Rated, Sample, Task
 from hone.errors import DataError
 
 OVERLONG_VERSION = "overlong-2"
@@ -81,6 +81,9 @@ def _shorter(sample: Sample, example: Example, cutoff_len: int, overlong: str, e
             return _one(conversation, example, cutoff_len, left, lambda talk: encode(Dialog(talk)).sequences[0])
         case Rated(conversation, good):
             return _one(conversation, example, cutoff_len, left, lambda talk: encode(Rated(talk, good)).sequences[0])
+        case Match():
+            cut = tuple(_clipped(sequence, cutoff_len, left) for sequence in example.sequences)
+            return Fitted((replace(example, sequences=cut),), truncated=True)
         case Pair():
             return _pair(sample, example, cutoff_len, left, encode)
         case Task(conversation):
@@ -132,6 +135,19 @@ def _pair(pair: Pair, example: Example, cutoff_len: int, left: bool, encode: Enc
         raise RowError("cannot be cut to cutoff_len", _rest(talk, short, cutoff_len))
     sides = (cut.encoded, short) if longer == 0 else (short, cut.encoded)
     return Fitted((replace(example, sequences=sides),), truncated=True)
+
+
+def _clipped(encoded: Encoded, cutoff_len: int, left: bool) -> Encoded:
+    """A text of its own at most cutoff_len long; the tokens that the tokenizer puts around it stay."""
+    surplus = len(encoded) - cutoff_len
+    if surplus <= 0:
+        return encoded
+    places = np.concatenate(contents(encoded, lambda number: True))
+    if surplus >= len(places):
+        raise RowError("cannot be cut to cutoff_len", f"the tokenizer's own tokens alone leave no room: raise it ({cutoff_len})")
+    keep = np.ones(len(encoded), dtype=bool)
+    keep[places[:surplus] if left else places[-surplus:]] = False
+    return keep_only(encoded, keep)
 
 
 def _question_length(encoded: Encoded) -> int:

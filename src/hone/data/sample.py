@@ -53,12 +53,23 @@ class Task:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
-Sample = Passage | Dialog | Pair | Rated | Task
+@dataclass(frozen=True)
+class Match:
+    """A query, texts that answer it and texts that seem to and do not: embeddings."""
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+
+
+Sample = Passage | Dialog | Pair | Rated | Task | Match
 
 
 def texts_of(sample: Sample) -> list[str]:
     """Everything that somebody wrote in it."""
     if isinstance(sample, Passage):
         return [sample.text]
+    if isinstance(sample, Match):
+        return [sample.query, *sample.positives, *sample.negatives]
     talks = (sample.chosen, sample.rejected) if isinstance(sample, Pair) else (sample.conversation,)
     return [said.text for talk in talks for said in talk.messages]

@@ -11,8 +11,9 @@ from typing import Any
 from hone.data.alpaca import alpaca, user_text
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
+from hone.data.match import match
 from hone.data.preference import pair, rated, task
-from hone.data.sample import Dialog, Pair, Passage, Rated, Sample, Task
+from hone.data.sample import Dialog, Match, Pair, Passage, Rated, Sample, Task
 from hone.data.sharegpt import openai, sharegpt
 from hone.errors import DataError
 
@@ -27,6 +28,7 @@ _MEANS: dict[type[Sample], str] = {
     Passage: "pretraining (stage: pt)",
     Pair: "learning from pairs (stage: dpo or rm)",
     Rated: "learning from rated answers (stage: kto)",
+    Match: "learning of vectors (stage: embed)",
 }
 
 
@@ -39,6 +41,11 @@ def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
         raise DataError(
             f'data set "{spec.name}" holds {kind} ({hint} in its entry), which {_MEANS[wanted]} cannot learn from; '
             f"choose another set, an entry that names only the answers to learn, or {instead}"
+        )
+    if wanted is Match and (spec.columns.positive is None or spec.shape != "alpaca"):
+        raise DataError(
+            f'data set "{spec.name}" does not say which text answers a query, and {_MEANS[wanted]} needs that; write '
+            '"columns": {"query": NAME, "positive": NAME, "negative": NAME} into its entry, without "formatting"'
         )
     if wanted is Pair and not spec.ranking:
         raise DataError(
@@ -60,6 +67,8 @@ def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -
     _refuse_media(row, spec)
     if wanted is Passage:
         return _passage(row, spec)
+    if wanted is Match:
+        return match(row, spec)
     if wanted is Pair:
         return pair(row, spec)
     if wanted is Task:

@@ -76,6 +76,19 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, draft: Path, template: s
         _write_json(file, data | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
+EMBEDDING = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+"""What sentence-transformers reads of an embedding model; the first marks one."""
+
+
+def copy_embedding(folders: Sequence[Path], draft: Path) -> None:
+    """Copy what makes the last of `folders` that has it an embedding model."""
+    source = next((folder for folder in reversed(folders) if (folder / EMBEDDING[0]).is_file()), None)
+    for name in EMBEDDING if source else ():
+        if (source / name).is_file():
+            (draft / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, draft / name)
+
+
 def copy_kept(base: Path, draft: Path) -> None:
     """Copy the base's licences and, for a model with code of its own, that code."""
     for pattern in _KEPT:

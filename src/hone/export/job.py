@@ -24,7 +24,7 @@ from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
 from hone.config.use import ExportConfig
 from hone.errors import ExportError
-from hone.export.beside import copy_kept, write_card, write_config, write_generation_config, write_tokenizer
+from hone.export.beside import copy_embedding, copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
 from hone.export.lora import NeedsWholeModel, read_adapter, whole_tensors
 from hone.export.merge import merge
@@ -123,6 +123,7 @@ def export(
         _read_back(draft, written)
         if head := find_value_head(plain, folders):
             copy_value_head(head, draft)
+        copy_embedding([base, *folders], draft)
         template = _write_beside(base, draft, tokenizer, codec)
         parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"

@@ -5,6 +5,8 @@ Does not know what will be asked.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from hone import log
@@ -31,16 +33,20 @@ def build_engine(
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
-    _refuse_reward(model, adapter)
+    _refuse_writing_nothing(model, adapter)
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     return HfEngine(attach(module, adapter, base_name=model.model_name_or_path, trainable=False), codec)
 
 
-def _refuse_reward(model: ModelConfig, adapter: Adapter) -> None:
-    """A reward model would answer, and nothing would say that its answers are those of a model which unlearned to write."""
-    file = find_value_head(model, folders_of(adapter))
+def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:
+    """A reward or embedding model would answer, and nothing would say that it has unlearned to write."""
+    adapters = folders_of(adapter)
+    for folder in (Path(model.model_name_or_path), *adapters):
+        if (folder / "modules.json").is_file():
+            raise ModelError(f"{folder} is an embedding model (stage: embed): it gives vectors of texts and no answers")
+    file = find_value_head(model, adapters)
     if file is None:
         return
     learned = learned_by(file)

@@ -41,7 +41,6 @@ class Scorer:
 
     def __init__(self, policy: Policy, codec: Codec):
         self.policy, self.codec = policy, codec
-        self._limit = policy.causal.config.get_text_config().to_dict().get("max_position_embeddings")
 
     @torch.inference_mode()
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
@@ -50,9 +49,9 @@ class Scorer:
         Raises: TemplateError where one cannot be written; ModelError where one is longer than the model can hold.
         """
         encoded = self.codec.encode(conversations)
-        self._check(encoded)
+        require_fit(self.policy, encoded)
         scores = [0.0] * len(encoded)
-        for numbers in _batches(list(map(len, encoded))):
+        for numbers in batches_of(list(map(len, encoded))):
             rows = [encoded[number] for number in numbers]
             batch = pack(rows) if self.policy.can_pack else pad(rows, self.codec.tokenizer.pad_token_id)
             batch = batch.to(self.policy.causal.device)
@@ -60,16 +59,19 @@ class Scorer:
                 scores[number] = score
         return scores
 
-    def _check(self, encoded: Sequence[Encoded]) -> None:
-        for number, one in enumerate(encoded):
-            if self._limit is not None and len(one) > self._limit:
-                raise ModelError(
-                    f"conversation {number} has {len(one)} tokens and the model can hold {self._limit}: shorten it, or stretch "
-                    "the model with rope_scaling"
-                )
+
+def require_fit(policy: Policy, encoded: Sequence[Encoded]) -> None:
+    """Raise ModelError where a text is longer than the model can hold."""
+    limit = policy.causal.config.get_text_config().to_dict().get("max_position_embeddings")
+    for number, one in enumerate(encoded):
+        if limit is not None and len(one) > limit:
+            raise ModelError(
+                f"text {number} has {len(one)} tokens and the model can hold {limit}: shorten it, or stretch the model with "
+                "rope_scaling"
+            )
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
+def batches_of(lengths: list[int]) -> Iterator[list[int]]:
     """Numbers of sequences that fit into a batch together, the longest ones first, so that padding is short."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -71,6 +71,8 @@ class Objective(Protocol):
 
     logit_chunks: int
     """Chunks of logits, in fp32, that its loss holds at once: the logits and their gradient, and what it makes of them."""
+    mixes_rows: bool
+    """Whether an example's loss depends on the others of its micro-batch, which is then the same on any number of processes."""
 
     fingerprint: str
     """Changes when `encode` would give other ids or labels for the same sample: part of the token cache's key."""
@@ -89,6 +91,10 @@ class Objective(Protocol):
 
     def encode(self, samples: list[Sample], codec: Codec) -> list[Example]:
         """One whole, uncut Example a sample, in order."""
+        ...
+
+    def beside(self, cutoff_len: int, width: int) -> dict[str, Any]:
+        """JSON by file name that stands beside the weights and tells others how the model is used. width: of hidden states."""
         ...
 
     def count(self, batch: Batch) -> int:
@@ -128,6 +134,7 @@ class Usual:
     needs_value_head = False
     logit_chunks = 2
     needs_logits = True
+    mixes_rows = False
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
@@ -149,4 +156,8 @@ class Usual:
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """Nothing."""
+
+    def beside(self, cutoff_len: int, width: int) -> dict[str, Any]:
+        """Nothing."""
+        del cutoff_len, width
         return {}

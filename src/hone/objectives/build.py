@@ -21,6 +21,7 @@ OBJECTIVES = Table(
         "kto": "hone.objectives.kto:Kto",
         "ppo": "hone.objectives.ppo:Ppo",
         "reward": "hone.objectives.reward:Reward",
+        "embed": "hone.objectives.embed:Embed",
     },
     group="hone.objectives",
     error=ConfigError,

@@ -40,6 +40,10 @@ STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit"
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
 
 
+PLAIN = ("pretrain", "embed")
+"""Kinds that learn from texts as they stand, in no chat format."""
+
+
 @dataclass(frozen=True)
 class Material:
     """What is learned from and how. evals: evaluation sets by name, "" for the only one."""
@@ -56,7 +60,7 @@ def gather_material(run: Run) -> Material:
     tokenizer = load_tokenizer(run.model)
     family = family_template(run.model.model_name_or_path)
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
-    if run.chat.template is None and family in rows() and run.objective.kind != "pretrain":
+    if run.chat.template is None and family in rows() and run.objective.kind not in PLAIN:
         log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     if objective.needs_reference:
         require_same_tokens(run, tokenizer)
@@ -76,6 +80,7 @@ def gather_material(run: Run) -> Material:
         evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
     _require_metric(run, objective, evals)
     evals = {name: completed(part) for name, part in evals.items()}
+    _require_company(run, objective, tokens)
     return Material(codec, objective, completed(tokens), evals, tokenizer.pad_token_id)
 
 
@@ -84,6 +89,15 @@ def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) 
     names = answer_metric_names(objective, evals) if isinstance(objective, OnPolicy) else metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
         raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
+
+
+def _require_company(run: Run, objective: Objective, tokens: TokenSet) -> None:
+    alone = run.train.per_device_train_batch_size == 1 and not fills_rows(run)
+    if objective.mixes_rows and run.train.do_train and alone and tokens.most_sequences < 3:
+        raise TrainingError(
+            "nothing would be learned: a query is compared with the other texts of its micro-batch, and with "
+            "per_device_train_batch_size: 1 and no negatives in the data there are none; raise it, or name a column of negatives"
+        )
 
 
 def data_seed(run: Run) -> int:
@@ -115,6 +129,7 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
         shuffle=not train.disable_shuffling,
         drop_last=train.dataloader_drop_last,
         packing_capacity=row_length(run, material.tokens) if fills_rows(run) else None,
+        fixed=material.objective.mixes_rows,
     )
 
 

@@ -71,20 +71,27 @@ def _sums(
     """Of every figure, the loss among them, its sum and count over all processes."""
     sums = Sums()
     sums.add(dict.fromkeys(("loss", *objective.metrics), (0.0, 0.0)))  # a process without a row adds nothing
-    of_step = measure(objective, policy, device, ((batch, True) for batch in _batches(tokens, device, layout)))
-    for batch in _batches(tokens, device, layout):
+    of_step = measure(objective, policy, device, ((batch, True) for batch in _batches(objective, tokens, device, layout)))
+    for batch in _batches(objective, tokens, device, layout):
         loss = objective.loss(policy, batch.beside(of_step).to(device.device))
         sums.add({"loss": (loss.total, objective.count(batch)), **loss.metrics})
     return sums.over(device)
 
 
-def _batches(tokens: TokenSet, device: Device, layout: Layout) -> Iterator[Batch]:
-    for rows in _shares(len(tokens), layout.micro_batch, device):
+def _batches(objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> Iterator[Batch]:
+    for rows in _shares(len(tokens), layout.micro_batch, device, fixed=objective.mixes_rows):
         yield lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
 
 
-def _shares(num_rows: int, micro_batch: int, device: Device) -> Iterator[list[int]]:
-    """This process's rows, `micro_batch` at a time: every world-th row, so that shares are alike."""
+def _shares(num_rows: int, micro_batch: int, device: Device, *, fixed: bool) -> Iterator[list[int]]:
+    """This process's rows, `micro_batch` at a time: every world-th row, so that shares are alike.
+
+    fixed: every world-th micro-batch of rows after each other, which are then the same on any number of processes.
+    """
+    if fixed:
+        for start in range(device.rank * micro_batch, num_rows, device.world * micro_batch):
+            yield list(range(start, min(start + micro_batch, num_rows)))
+        return
     mine = list(range(device.rank, num_rows, device.world))
     for start in range(0, len(mine), micro_batch):
         yield mine[start : start + micro_batch]

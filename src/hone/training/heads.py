@@ -5,6 +5,7 @@ Does not know what is learned with it, nor when a checkpoint is due.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +63,20 @@ def _saved_head(run: Run) -> Path | None:
     return file
 
 
-def weights_of(module: nn.Module, kind: str) -> Weights:
-    """How the trained weights of `module` are kept. kind: of the objective, noted in a value head's file."""
+def weights_of(run: Run, module: nn.Module, objective: Objective) -> Weights:
+    """How the trained weights of `module` are kept, and what stands beside them; a value head notes the kind of training."""
     causal = find_causal(module)
+    beside = objective.beside(run.data.cutoff_len, causal.config.get_text_config().hidden_size)
     head = value_head_of(causal)
 
     def save(folder: Path) -> None:
         with without_value_head(causal):
             save_trained(module, folder)
         if head is not None:
-            save_value_head(head, folder, kind)
+            save_value_head(head, folder, run.objective.kind)
+        for name, content in beside.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def load(folder: Path) -> None:
         with without_value_head(causal):

@@ -31,6 +31,7 @@ OPTIMIZER, SCHEDULER, STATE, SCALER, FEED = "optimizer.pt", "scheduler.pt", "tra
 
 _WEIGHTS = (
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*", "value_head.*",
+    "modules.json",
 )  # fmt: skip
 """Files of a trained model's own, in output_dir."""
 
@@ -157,9 +158,10 @@ class Keeper:
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.write_complete(aside, self._parts.save_weights, called=f"the model of {self.folder}")
         kept = {path.name for path in aside.iterdir()}
-        for path in aside.iterdir():
-            if path.name != checkpoint.MANIFEST:
-                path.replace(self.folder / path.name)
+        for path in [path for path in aside.rglob("*") if path.is_file() and path.name != checkpoint.MANIFEST]:
+            target = self.folder / path.relative_to(aside)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
         shutil.rmtree(aside)
         for path in self._left_by_another_run(kept):
             path.unlink()

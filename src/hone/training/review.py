@@ -18,7 +18,7 @@ from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
 from hone.objectives.onpolicy import OnPolicy
-from hone.training.draft import Material, draft_plan, gather_material, lay_steps
+from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps
 from hone.training.means import require_means
 from hone.training.plan import Plan
 from hone.training.prompts import ready_to_draw
@@ -88,7 +88,7 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
         )
         for (name, number), _, example in first
     ]
-    laws = [] if run.objective.kind == "pretrain" else _try_laws(material.codec)
+    laws = [] if run.objective.kind in PLAIN else _try_laws(material.codec)
     examples = [example for _, _, example in first]
     return Review(samples, material, laws, plan, find_faults(run, material, laws, examples))
 
@@ -116,7 +116,7 @@ def find_faults(run: Run, material: Material, laws: list[LawResult], first: list
         faults.append("nothing would be trained: no token of the data is learned; look at the samples and the report above")
     if problem := material.objective.problem_of(material.tokens):
         faults.append(problem)
-    if run.objective.kind == "pretrain":
+    if run.objective.kind in PLAIN:
         return faults
     # The first law tries tools and thoughts that the data may not have; whether the formats differ at all is asked below.
     faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws[1:] if law.held is False]

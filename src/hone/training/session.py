@@ -223,7 +223,7 @@ def make_keeper(
     start: Start,
 ) -> Keeper:
     """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
-    weights = weights_of(module, run.objective.kind)
+    weights = weights_of(run, module, material.objective)
 
     def save_weights(folder: Path) -> None:
         weights.save(folder)
