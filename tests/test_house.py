@@ -32,7 +32,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "adapters": (2, 600, ()),
     "optim": (2, 1000, ()),
     "data": (3, 2900, ("chat", "models.hubs")),
-    "inference": (3, 950, ("chat", "models", "adapters")),
+    "inference": (3, 950, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 900, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
     "objectives": (4, 3000, ("chat", "data", "models.policy", "inference.base", "inference.rollout")),

@@ -240,3 +240,13 @@ def test_batches_and_single_conversations_agree(made_codec):
     for one, conversation in zip(together, conversations, strict=True):
         alone = codec.encode([conversation])[0]
         assert np.array_equal(one.ids, alone.ids) and np.array_equal(one.labels, alone.labels) and one.pieces == alone.pieces
+
+
+@pytest.mark.parametrize(("template", "closing"), [("chatml", "\n"), ("qwen", "\n"), ("llama3", ""), ("default", "\n")])
+def test_what_closes_a_conversation_follows_its_last_stop_token(template, closing, made_codec):
+    """Prompt, answer with its stop token, and closing are the conversation as it is learned."""
+    codec = made_codec(template)
+    conversation = said("2+2?", "4")
+    prompt, whole = codec.prompt(asked(conversation)), codec.encode([conversation])[0]
+    assert prompt + learned(whole) + list(codec.closing) == whole.ids.tolist()
+    assert codec.tokenizer.decode(codec.closing) == closing

@@ -56,7 +56,7 @@ EXPECTED = {  # file: the keys that are refused
     "train_lora/mossvl_lora_sft.yaml": "image_max_pixels video_max_pixels video_fps video_maxlen",
     "train_lora/qwen3_lora_dpo.yaml": "stage",
     "train_lora/qwen3_lora_kto.yaml": "stage",
-    "train_lora/qwen3_lora_reward.yaml": "stage",
+    "train_lora/qwen3_lora_reward.yaml": LOADS,
     "train_lora/qwen3_lora_sft.yaml": LOADS,
     "train_lora/qwen3_lora_sft_ds3.yaml": "deepspeed",
     "train_lora/qwen3_preprocess.yaml": LOADS,

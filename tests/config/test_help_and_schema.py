@@ -26,7 +26,7 @@ def test_a_knobs_description_has_everything():
         assert part in text
     assert describe("optimizer.warmup_steps") == text
     assert "finetuning_type: lora" in describe("lora_rank")
-    assert "rm: training a reward model is not in this version" in describe("stage")
+    assert "dpo: preference training is not in this version" in describe("stage")
     assert "the old word for eval_strategy" in describe("evaluation_strategy")
 
 

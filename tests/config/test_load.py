@@ -153,7 +153,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
     messages = {mistake.key: mistake.message for mistake in found}
     assert 'did you mean "learning_rate"' in messages["lerning_rate"]
     assert messages["cutoff_len"] == 'saw "many", wanted a whole number above 0'
-    assert messages["stage"] == 'saw "sfft", wanted one of sft, pt, grpo (did you mean "sft"?)'
+    assert messages["stage"] == 'saw "sfft", wanted one of sft, pt, rm, grpo, ppo (did you mean "sft"?)'
     assert messages["lora_rank"] == "saw 0, wanted a whole number above 0"
     assert messages["max_steps"] == "saw 1.5, wanted a whole number, -1 or more"
     assert "saw a list [1], wanted true or false" in messages["bf16"]

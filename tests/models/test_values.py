@@ -12,11 +12,19 @@ import pytest
 import torch
 from torch import nn
 
+from hone.config.model import ModelConfig
 from hone.data.batch import pack
 from hone.errors import ModelError
 from hone.models.policy import Policy
 from hone.models.reference import Reference
-from hone.models.value_head import add_value_head, load_value_head, save_value_head, value_head_of
+from hone.models.value_head import (
+    add_value_head,
+    find_value_head,
+    learned_by,
+    load_value_head,
+    save_value_head,
+    value_head_of,
+)
 from tests.architectures import sequences
 from tests.families import tiny
 
@@ -40,6 +48,7 @@ def test_values_are_the_heads_of_the_last_hidden_state(valued, fast):
     assert torch.allclose(values, wanted, atol=1e-6)
     assert torch.allclose(logprobs, policy.token_logprobs(batch), atol=1e-6)
     where = batch.labels_BT != -100
+    assert torch.allclose(policy.scores(batch, where), wanted[where], atol=1e-6)
     assert torch.allclose(policy.hidden(batch, where), hidden[where], atol=1e-6)
 
 
@@ -57,16 +66,42 @@ def test_ddp_sees_the_value_heads_gradient(valued):
 
 
 def test_a_value_head_is_saved_and_read_back(valued, tmp_path):
-    save_value_head(value_head_of(valued), tmp_path)
-    other = tiny("llama")
-    add_value_head(other, tmp_path)
+    save_value_head(value_head_of(valued), tmp_path, "reward")
+    file, other = tmp_path / "value_head.safetensors", tiny("llama")
+    assert learned_by(file) == "reward"
+    add_value_head(other, file)
     assert torch.equal(other.v_head.summary.weight, valued.v_head.summary.weight)
     wider = tiny("llama", hidden_size=64)
     with pytest.raises(ModelError, match=r"v_head.summary.weight has shape \(1, 32\), wanted \(1, 64\)"):
-        add_value_head(wider, tmp_path)
-    (tmp_path / "value_head.safetensors").unlink()
+        add_value_head(wider, file)
+    file.write_bytes(b"no tensors")
     with pytest.raises(ModelError, match="cannot be read"):
-        load_value_head(other, tmp_path)
+        load_value_head(other, file)
+
+
+def test_a_value_head_of_the_older_form_is_read_and_code_in_it_is_not_run(valued, tmp_path):
+    file, other = tmp_path / "value_head.bin", tiny("llama")
+    torch.save({f"v_head.{name}": tensor for name, tensor in valued.v_head.state_dict().items()}, file)
+    assert find_value_head(ModelConfig(model_name_or_path=str(tmp_path))) == file
+    add_value_head(other, file)
+    assert torch.equal(other.v_head.summary.weight, valued.v_head.summary.weight)
+    assert learned_by(file) == ""
+    torch.save({"v_head.summary.weight": pytest.raises}, file)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_value_head(other, file)
+
+
+def test_the_head_of_the_last_adapter_comes_before_the_models(valued, tmp_path):
+    folders = [tmp_path / name for name in ("base", "first", "last")]
+    for folder in folders:
+        folder.mkdir()
+    base, first, last = folders
+    model = ModelConfig(model_name_or_path=str(base))
+    assert find_value_head(model, [first, last]) is None
+    for folder in (base, first):
+        save_value_head(valued.v_head, folder, "reward")
+    assert find_value_head(model, [last]) == base / "value_head.safetensors"
+    assert find_value_head(model, [first, last]) == first / "value_head.safetensors"
 
 
 def test_a_reference_has_no_gradient_no_dropout_and_leaves_modes_alone():

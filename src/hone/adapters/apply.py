@@ -87,6 +87,24 @@ def attach(
     return module
 
 
+def rest_output_head(module: nn.Module, adapter: Adapter) -> None:
+    """Let the output head learn nothing, for objectives that read no logits: under DDP a weight without a gradient would hang.
+
+    Embeddings that it shares go on learning. Raises ModelError where the user asked for it to learn.
+    """
+    head = module.get_output_embeddings()
+    if head is None:
+        return
+    embedding = {id(weight) for weight in module.get_input_embeddings().parameters()}
+    own = {name: weight for name, weight in head.named_parameters() if id(weight) not in embedding and weight.requires_grad}
+    path = next((name for name, inner in module.named_modules() if inner is head), "").rpartition(".")[-1]
+    asked = path in vars(adapter).get("additional_target", ()) or path in vars(adapter).get("freeze_extra_modules", ())
+    if own and (asked or any("lora_" in name for name in own)):
+        raise ModelError(f"{path} has no effect in this stage, which reads no logits: leave it out of what is trained")
+    for weight in own.values():
+        weight.requires_grad_(False)
+
+
 def trainable_report(module: nn.Module) -> Trainable:
     """How much of the module learns; weights in 4 bits are counted as they were before."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from hone.config.adapter import Adapter, Lora
 from hone.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -43,6 +44,13 @@ def locate(name: str, subfolder: str | None = None, *, key: str = "adapter_name_
             raise ModelError(f"{key}: {name} {seen}; name a folder that holds {CONFIG}, or a hub id (owner/name)")
         path = _fetch(name, key)
     return read_folder(path / subfolder if subfolder else path, key)
+
+
+def folders_of(adapter: Adapter) -> list[Path]:
+    """The folders of every adapter that is named, in order."""
+    if not isinstance(adapter, Lora):
+        return []
+    return [locate(name, adapter.adapter_folder).path for name in adapter.adapter_name_or_path]
 
 
 def read_folder(path: Path, key: str = "adapter_name_or_path") -> AdapterFolder:

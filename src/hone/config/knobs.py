@@ -29,9 +29,10 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "objective": (
         "stage",
         "sft",
-        {"sft": "sft", "pt": "pretrain", "grpo": "grpo", "ppo": "ppo"},
-        "What is learned: the answers of conversations (sft), plain text as it stands (pt), or the better ones of the model's "
-        "own answers, by rewards that can be checked (grpo) or by a reward model's scores (ppo).",
+        {"sft": "sft", "pt": "pretrain", "rm": "reward", "grpo": "grpo", "ppo": "ppo"},
+        "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of a "
+        "better and a worse one (rm), or the better ones of the model's own answers, by rewards that can be checked (grpo) or "
+        "by a reward model's scores (ppo).",
     ),
 }
 

@@ -140,7 +140,9 @@ NEEDS = (
         lambda s: s["reward_model_type"] == "full",
         "without reward_model_type: full; write that, or remove it",
     ),
-    Need(("reward_retries",), lambda s: s["reward_model_type"] == "api", "without reward_model_type: api; remove it"),
+    Need(
+        ("reward_retries",), lambda s: s["reward_model_type"] == "api", "without reward_model_type: api; write that, or remove it"
+    ),
     Need(
         ("ref_model_adapters", "ref_model_quantization_bit"),
         lambda s: s["ref_model"] is not None,
@@ -159,7 +161,7 @@ NEEDS = (
     Need(
         ("reward_timeout",),
         lambda s: s["stage"] != "ppo" or s["reward_model_type"] == "api",
-        "without reward_model_type: api; remove it",
+        "without reward_model_type: api; write that, or remove it",
     ),
     Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
     Need(

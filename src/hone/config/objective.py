@@ -99,6 +99,12 @@ class Pretrain(_Likelihood):
     kind: Literal["pretrain"] = "pretrain"
 
 
+class Reward(Section):
+    """Learn to score answers from pairs of a better and a worse one."""
+
+    kind: Literal["reward"] = "reward"
+
+
 BUILTIN_REWARDS = ("exact_match", "numeric", "format", "length", "json")
 """Rewards that need no function of the user's."""
 
@@ -274,4 +280,4 @@ class Ppo(_OwnAnswers):
     ppo_vf_coef: float = knob(0.1, "What the value head's loss is multiplied by beside the policy's.", level="advanced", ge=0)
 
 
-Objective = Sft | Pretrain | Grpo | Ppo
+Objective = Sft | Pretrain | Reward | Grpo | Ppo

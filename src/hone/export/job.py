@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 import hone
 from hone import log
-from hone.adapters.folder import locate
+from hone.adapters.folder import folders_of
 from hone.chat.codec import Codec
-from hone.config.adapter import Adapter, Lora
+from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
 from hone.config.use import ExportConfig
 from hone.errors import ExportError
@@ -37,6 +37,7 @@ from hone.export.whole import merge_whole
 from hone.export.write import Written
 from hone.models.place import is_local, settle
 from hone.models.shape import meta_model
+from hone.models.value_head import FILE, copy_value_head, find_value_head
 
 _CODES = {torch_name(code): code for code in ("F32", "F16", "BF16")}
 
@@ -64,6 +65,7 @@ class Report:
         return [
             f"exported to {self.folder}: {size}",
             f"weights: {shown}; {self.method}",
+            *([f"value head: {FILE}"] if (self.folder / FILE).is_file() else []),
             f"chat template: {self.template.origin}",
             str(self.parity) if self.parity else f"parity NOT measured: {self.unmeasured}",
         ]
@@ -103,7 +105,7 @@ def export(
     if not settings.export_dir:
         raise ExportError("export_dir is missing: write the folder into which the merged model goes")
     plain = _unquantized(model)
-    base, folders = _base_folder(plain), _adapter_folders(adapter)
+    base, folders = _base_folder(plain), folders_of(adapter)
     place = Path(settings.export_dir).expanduser()
     for one in (place, failed_place(place)):
         check_place(one, [base, *folders])
@@ -119,6 +121,8 @@ def export(
             log.info(f"the whole model is merged in memory: {reason}")
             written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length)
         _read_back(draft, written)
+        if head := find_value_head(plain, folders):
+            copy_value_head(head, draft)
         template = _write_beside(base, draft, tokenizer, codec)
         parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"
@@ -232,12 +236,6 @@ def _base_folder(model: ModelConfig) -> Path:
         model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir, token=model.hf_hub_token
     )
     return Path(found)
-
-
-def _adapter_folders(adapter: Adapter) -> list[Path]:
-    if not isinstance(adapter, Lora):
-        return []
-    return [locate(name, adapter.adapter_folder).path for name in adapter.adapter_name_or_path]
 
 
 def _device(name: str) -> torch.device:

@@ -51,7 +51,9 @@ class Parity:
     nats; top1: share of tokens where both name the same likeliest next token. None where no adapter changes anything: effect,
     mean KL(trained, base), and carried, how much of the adapter's change of the logits is in the exported model: 1 is all of it,
     0 the bare base, less than 1 also where a coarse number format rounds small changes away. wrong: weights that differ by more
-    than rounding, and in how many rows.
+    than rounding, and in how many rows. Of a model with a value head: score_difference, the largest of one value, and
+    score_spread, the standard deviation of the reference's; a value sums over the hidden state as a logit does, and has its
+    tolerance.
     """
 
     max_difference: float
@@ -63,12 +65,16 @@ class Parity:
     effect: float | None = None
     carried: float | None = None
     wrong: dict[str, int] = field(default_factory=dict)
+    score_difference: float | None = None
+    score_spread: float | None = None
 
     @property
     def passed(self) -> bool:
         """Within the tolerance of the number format; a logit that is not a number is never within."""
         allowed = TOLERANCES[self.dtype]
         near = self.max_difference <= allowed.difference * self.spread and self.divergence <= allowed.divergence
+        if self.score_difference is not None and self.score_spread is not None:
+            near = near and self.score_difference <= allowed.difference * self.score_spread
         return near and not self.wrong and (self.carried is None or abs(self.carried - 1) <= CARRIED)
 
     def __str__(self) -> str:
@@ -81,6 +87,8 @@ class Parity:
         effect = ""
         if self.effect is not None and self.carried is not None:
             effect = f"; {100 * self.carried:.2f} % of the adapter's own effect (KL {self.effect:.3g}) is in it"
+        if self.score_difference is not None and self.score_spread is not None:
+            effect += f"; largest difference of scores {self.score_difference:.3g} (their spread is {self.score_spread:.3g})"
         if self.wrong:
             named = ", ".join(f"{name} ({rows} rows)" for name, rows in list(self.wrong.items())[:5])
             effect += f"; {len(self.wrong)} weights differ by more than rounding: {named}"
@@ -112,6 +120,18 @@ def probe_texts(codec: Codec) -> list[list[int]]:
 def logits_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]:
     """The logits of every text, fp32 on the CPU, [T, V] each."""
     return [module(input_ids=torch.tensor([ids], device=module.device)).logits[0].float().cpu() for ids in texts]
+
+
+def values_of(module: nn.Module, texts: Sequence[Sequence[int]], head: nn.Module) -> list[Tensor]:
+    """The number that `head` gives at every token, fp32 on the CPU, [T] each, of the hidden states that the output head sees."""
+    seen: list[Tensor] = []
+    hook = module.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        logits_of(module, texts)
+    finally:
+        hook.remove()
+    with torch.inference_mode():
+        return [head(hidden_1TD.float())[0].cpu() for hidden_1TD in seen]
 
 
 def compare(

@@ -6,20 +6,24 @@ Does not know how the folder was made, nor what becomes of one that fails.
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hone import log
+from hone.adapters.folder import folders_of
 from hone.adapters.lora import attach_lora, fold
 from hone.chat.codec import Codec
 from hone.config.adapter import Adapter, Lora
 from hone.config.model import ModelConfig
 from hone.export.means import differing, row_means
-from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts
+from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts, values_of
 from hone.models.load import load_model
+from hone.models.policy import find_causal
 from hone.models.shape import meta_model
+from hone.models.value_head import FILE, NAME, add_value_head, find_value_head
 
 _SPARE = 1.2
 """Memory asked for, in sizes of the fp32 weights: one model at a time, its logits and its activations."""
@@ -36,29 +40,53 @@ def measure_parity(
     if lack:
         log.warn(f"parity is not measured: {lack}")
         return None, lack
-    texts = probe_texts(codec)
-    trained, base, means = _of_parts(model, adapter, texts, device, length)
+    texts, head = probe_texts(codec), find_value_head(model, folders_of(adapter))
+    trained = _of_parts(model, adapter, texts, device, length, head)
     gc.collect()
     module = load_plain(folder, device, trust_remote_code=model.trust_remote_code)
     exported = logits_of(module, texts)
-    return compare(trained, exported, dtype=dtype, base=base, wrong=differing(means, row_means(module), dtype=dtype)), ""
+    wrong = differing(trained.means, row_means(module), dtype=dtype)
+    found = compare(trained.logits, exported, dtype=dtype, base=trained.without, wrong=wrong)
+    if trained.values is None:
+        return found, ""
+    one_T, other_T = torch.cat(trained.values), torch.cat(_values(module, texts, folder / FILE))
+    difference = (one_T - other_T).abs().max().item()
+    return replace(found, score_difference=difference, score_spread=one_T.std().item()), ""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Logits with the last adapter beside the base, those without it (None where there is no adapter), and means of the weights.
+
+    values: of the value head at every token; None where there is none.
+    """
+
+    logits: list[Tensor]
+    without: list[Tensor] | None
+    values: list[Tensor] | None
+    means: dict[str, Tensor]
 
 
 def _of_parts(
-    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device, length: int | None
-) -> tuple[list[Tensor], list[Tensor] | None, dict[str, Tensor]]:
-    """Logits with the last adapter beside the base, those without it (None where there is no adapter), and means of the weights.
-
-    The logits come before peft merges the last adapter, which the means need: they would tell if that merge were wrong.
-    """
+    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device, length: int | None, head: Path | None
+) -> _Trained:
+    """The logits come before peft merges the last adapter, which the means need: they would tell if that merge were wrong."""
     module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
-    if not isinstance(adapter, Lora) or not adapter.adapter_name_or_path:
-        return logits_of(module, texts), None, row_means(module)
-    beside = adapter.model_copy(update={"create_new_adapter": False})
-    module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
-    with module.disable_adapter():
-        without = logits_of(module, texts)
-    return logits_of(module, texts), without, row_means(fold(module))
+    without = None
+    if isinstance(adapter, Lora) and adapter.adapter_name_or_path:
+        beside = adapter.model_copy(update={"create_new_adapter": False})
+        module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
+        with module.disable_adapter():
+            without = logits_of(module, texts)
+    logits, values = logits_of(module, texts), None if head is None else _values(module, texts, head)
+    return _Trained(logits, without, values, row_means(module if without is None else fold(module)))
+
+
+def _values(module: nn.Module, texts: list[list[int]], file: Path) -> list[Tensor]:
+    causal = find_causal(module)
+    add_value_head(causal, file)
+    head = causal._modules.pop(NAME)
+    return values_of(module, texts, head)
 
 
 def _lack_of_memory(model: ModelConfig, device: torch.device) -> str:

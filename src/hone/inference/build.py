@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import torch
 
+from hone import log
 from hone.adapters.apply import attach
+from hone.adapters.folder import folders_of
 from hone.chat.codec import build_codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.errors import ModelError
 from hone.inference.hf import HfEngine
 from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
 from hone.models.tokenizer import load_tokenizer
+from hone.models.value_head import find_value_head, learned_by
 
 
 def build_engine(
@@ -27,10 +31,26 @@ def build_engine(
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
+    _refuse_reward(model, adapter)
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     return HfEngine(attach(module, adapter, base_name=model.model_name_or_path, trainable=False), codec)
+
+
+def _refuse_reward(model: ModelConfig, adapter: Adapter) -> None:
+    """A reward model would answer, and nothing would say that its answers are those of a model which unlearned to write."""
+    file = find_value_head(model, folders_of(adapter))
+    if file is None:
+        return
+    learned = learned_by(file)
+    if learned == "reward":
+        raise ModelError(
+            f"{file.parent} is a reward model (stage: rm): it scores answers and gives none. Name the model it shall judge, or "
+            "score with hone.inference.score.build_scorer"
+        )
+    if not learned:
+        log.once(f"note: {file} is of a reward model or of PPO and does not say which; a reward model's answers mean nothing")
 
 
 def choose_dtype(model: ModelConfig, name: str) -> torch.dtype:

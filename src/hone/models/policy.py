@@ -87,6 +87,13 @@ class Policy:
         head = self._value_head()
         return self._checked(self._read(batch, head) if self.fast else head(self._plain_hidden(batch)))
 
+    def scores(self, batch: TokenBatch, where_BT: Tensor) -> Tensor:
+        """fp32 [N]: the value head's number where `where_BT` is true, N tokens in order; of the others it sees nothing."""
+        head = self._value_head()
+        if not self.fast:
+            return self._checked(head(self._plain_hidden(batch)[where_BT]))
+        return self._checked(self._read(batch, lambda hidden_BTD: head(hidden_BTD[where_BT.to(hidden_BTD.device)])))
+
     def logprobs_and_values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """`token_logprobs` and `values` of one forward."""
         _require_first_ignored(batch)

@@ -55,7 +55,10 @@ class Objective(Protocol):
     """Whether its loss asks for policy.reference."""
 
     needs_value_head: bool
-    """Whether its loss asks for policy.values."""
+    """Whether its loss asks for policy.values or policy.scores."""
+
+    needs_logits: bool
+    """Whether its loss asks for log-probs; the output head rests where it does not."""
 
     fingerprint: str
     """Changes when `encode` would give other ids or labels for the same sample: part of the token cache's key."""
@@ -87,6 +90,7 @@ class Usual:
     has_labels = True
     needs_reference = False
     needs_value_head = False
+    needs_logits = True
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""

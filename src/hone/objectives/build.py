@@ -15,6 +15,7 @@ OBJECTIVES = Table(
     {
         "sft": "hone.objectives.sft:Sft",
         "pretrain": "hone.objectives.pretrain:Pretrain",
+        "reward": "hone.objectives.reward:Reward",
         "grpo": "hone.objectives.grpo:Grpo",
         "ppo": "hone.objectives.ppo:Ppo",
     },

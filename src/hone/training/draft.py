@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hone import log
-from hone.adapters.apply import attach
+from hone.adapters.apply import attach, rest_output_head
 from hone.chat.codec import Codec, build_codec
 from hone.chat.table import rows
 from hone.config.run import Run
@@ -161,6 +161,8 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     compute = 2 if mixed else 4
     frozen = _frozen_bytes(module, compute, quantization.bit if quantization else 0)
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
+    if not material.objective.needs_logits:
+        rest_output_head(attached, run.adapter)
     trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
     if isinstance(material.objective, OnPolicy):
@@ -178,6 +180,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             compute_bytes=compute,
             state_bytes=STATE_BYTES.get(run.optimizer.kind, 4.0 if run.train.pure_bf16 else 8.0),
             recompute=recompute,
+            logits=material.objective.needs_logits,
             device=device,
         )
         for recompute in (False, True)

@@ -29,7 +29,9 @@ from hone.training.rollouts import RolloutFeed
 OPTIMIZER, SCHEDULER, STATE, SCALER, FEED = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt", "feed.pt"
 
 
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*")
+_WEIGHTS = (
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*", "value_head.*",
+)  # fmt: skip
 """Files of a trained model's own, in output_dir."""
 
 

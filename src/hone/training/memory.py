@@ -85,11 +85,12 @@ def estimate(
     state_bytes: float,
     recompute: bool,
     device: torch.device,
+    logits: bool = True,
 ) -> Memory:
     """The step's memory.
 
     tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
-    compute_bytes: an activation; state_bytes: optimizer state a trained weight.
+    compute_bytes: an activation; state_bytes: optimizer state a trained weight; logits: whether the loss is one of log-probs.
     """
     mixed = compute_bytes != trained_weight_bytes
     stream = compute_bytes if trained.frozen else trained_weight_bytes
@@ -105,7 +106,7 @@ def estimate(
         gradients=trained.num * trained_weight_bytes,
         optimizer=int(trained.num * state_bytes),
         activations=int(kept) + casts,
-        logits=_logit_bytes(shape, tokens, head=trained.head),
+        logits=_logit_bytes(shape, tokens, head=trained.head) if logits else 0,
         heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hone import log
-from hone.adapters.apply import attach, load_trained, save_trained
+from hone.adapters.apply import attach
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
@@ -25,8 +25,7 @@ from hone.inference.rollout import Sampling
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
-from hone.models.policy import Policy, find_causal
-from hone.models.value_head import add_value_head, load_value_head, save_value_head, value_head_of, without_value_head
+from hone.models.policy import Policy
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
@@ -36,6 +35,7 @@ from hone.training.device import Device, Wiring
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
+from hone.training.heads import fit_heads, weights_of
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
@@ -102,7 +102,8 @@ def prepare(run: Run, *, settings: str) -> Session:
     sampling = None
     if isinstance(material.objective, OnPolicy):
         sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
-    module = build_module(run, device, recompute=plan.recompute, valued=material.objective.needs_value_head)
+    module = build_module(run, device, recompute=plan.recompute)
+    fit_heads(run, module, material.objective)
     work = make_work(run, plan, device, material, module)
     feed = make_feed(run, material, steps, work, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
@@ -152,7 +153,7 @@ def announce(material: Material, plan: Plan) -> None:
         log.info(line)
 
 
-def build_module(run: Run, device: Device, *, recompute: bool, valued: bool = False) -> nn.Module:
+def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
@@ -160,10 +161,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, valued: bool = Fa
         run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    module = attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
-    if valued:
-        add_value_head(find_causal(module), Path(run.model.model_name_or_path))
-    return module
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
 
 
 def load_dtype(run: Run) -> torch.dtype:
@@ -217,24 +215,13 @@ def make_keeper(
     start: Start,
 ) -> Keeper:
     """The keeper of this run's checkpoints; the tokenizer goes into each of them."""
-    tokenizer = material.codec.tokenizer
-
-    head = value_head_of(find_causal(module))
+    weights = weights_of(module, run.objective.kind)
 
     def save_weights(folder: Path) -> None:
-        with without_value_head(find_causal(module)):
-            save_trained(module, folder)
-        if head is not None:
-            save_value_head(head, folder)
-        tokenizer.save_pretrained(folder)
+        weights.save(folder)
+        material.codec.tokenizer.save_pretrained(folder)
 
-    def load_weights(folder: Path) -> None:
-        with without_value_head(find_causal(module)):
-            load_trained(module, folder)
-        if head is not None:
-            load_value_head(find_causal(module), folder)
-
-    parts = Parts(module, work.optimizer, work.schedule, save_weights, load_weights, feed)
+    parts = Parts(module, work.optimizer, work.schedule, save_weights, weights.load, feed)
     return Keeper(
         parts,
         plan,

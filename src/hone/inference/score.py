@@ -1,0 +1,103 @@
+"""Scorer: what a reward model thinks of conversations, through the same codec path that it was trained by.
+
+Does not know how it was trained, nor where the scores go.
+
+Axes: B row, T token, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from hone.adapters.apply import attach
+from hone.adapters.folder import folders_of
+from hone.chat.codec import Codec, build_codec
+from hone.chat.encoded import Encoded
+from hone.chat.message import Conversation
+from hone.config.adapter import Adapter
+from hone.config.chat import ChatConfig
+from hone.config.model import ModelConfig
+from hone.data.batch import pack, pad
+from hone.errors import ModelError
+from hone.inference.build import choose_device, choose_dtype
+from hone.models.catalog import family_template
+from hone.models.load import load_model
+from hone.models.place import hub_name
+from hone.models.policy import Policy, find_causal
+from hone.models.tokenizer import load_tokenizer
+from hone.models.value_head import FILE, add_value_head, find_value_head
+
+BATCH_TOKENS = 8192
+"""Tokens that are read at once where a batch is of several conversations."""
+
+
+class Scorer:
+    """`Scorer(policy, codec).score([conversation])[0]`; the score is the value head's number at a conversation's last token.
+
+    policy: in evaluation mode, with a value head. Batches are laid out so that no score depends on its neighbours.
+    """
+
+    def __init__(self, policy: Policy, codec: Codec):
+        self.policy, self.codec = policy, codec
+        self._limit = policy.causal.config.get_text_config().to_dict().get("max_position_embeddings")
+
+    @torch.inference_mode()
+    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+        """A score for each conversation, in order; higher is better, and only scores of one question compare.
+
+        Raises: TemplateError where one cannot be written; ModelError where one is longer than the model can hold.
+        """
+        encoded = self.codec.encode(conversations)
+        self._check(encoded)
+        scores = [0.0] * len(encoded)
+        for numbers in _batches(list(map(len, encoded))):
+            rows = [encoded[number] for number in numbers]
+            batch = pack(rows) if self.policy.can_pack else pad(rows, self.codec.tokenizer.pad_token_id)
+            batch = batch.to(self.policy.causal.device)
+            for number, score in zip(numbers, self.policy.scores(batch, batch.ends_BT).tolist(), strict=True):
+                scores[number] = score
+        return scores
+
+    def _check(self, encoded: Sequence[Encoded]) -> None:
+        for number, one in enumerate(encoded):
+            if self._limit is not None and len(one) > self._limit:
+                raise ModelError(
+                    f"conversation {number} has {len(one)} tokens and the model can hold {self._limit}: shorten it, or stretch "
+                    "the model with rope_scaling"
+                )
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Numbers of sequences that fit into a batch together, the longest ones first, so that padding is short."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def build_scorer(
+    model: ModelConfig, chat: ChatConfig, adapter: Adapter, *, dtype: str = "auto", length: int | None = None
+) -> Scorer:
+    """A scorer out of the settings, as build_engine makes an engine: the head is the last adapter's, or else the model's own.
+
+    Raises: ModelError where there is no value head, or something cannot be loaded or does not fit; TemplateError.
+    """
+    file = find_value_head(model, folders_of(adapter))
+    if file is None:
+        raise ModelError(
+            f"{model.model_name_or_path} is no reward model: neither it nor its adapters have a {FILE}; train one with stage: rm"
+        )
+    tokenizer = load_tokenizer(model)
+    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
+    module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
+    module = attach(module, adapter, base_name=hub_name(model), trainable=False)
+    add_value_head(find_causal(module), file)
+    policy = Policy(module.eval(), 0.0)
+    policy.self_test()
+    return Scorer(policy, codec)
