@@ -252,3 +252,13 @@ def test_plain_texts_are_those_of_the_tokenizer_itself(shared):
         encoded = build_codec(ChatConfig(template="empty"), tokenizer).encode_plain(texts)
         assert [one.ids.tolist() for one in encoded] == [tokenizer(text)["input_ids"] for text in texts], folder.name
         assert not any(one.num_trained for one in encoded)
+
+
+@pytest.mark.parametrize(("template", "closing"), [("chatml", "\n"), ("qwen", "\n"), ("llama3", ""), ("default", "\n")])
+def test_what_closes_a_conversation_follows_its_last_stop_token(template, closing, made_codec):
+    """Prompt, answer with its stop token, and closing are the conversation as it is learned."""
+    codec = made_codec(template)
+    conversation = said("2+2?", "4")
+    prompt, whole = codec.prompt(asked(conversation)), codec.encode([conversation])[0]
+    assert prompt + learned(whole) + list(codec.closing) == whole.ids.tolist()
+    assert codec.tokenizer.decode(codec.closing) == closing

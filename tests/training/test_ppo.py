@@ -14,9 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hone import cli
+from hone.chat.encoded import IGNORE, Encoded
+from hone.config import load
+from hone.data.batch import pack
+from hone.inference.score import build_scorer
+from hone.objectives.ppo import Ppo
 from tests.desk import Desk
 from tests.runs import largest_difference, weights_of, write_run
 from tests.scoring import write_reward_adapter, write_value_head
@@ -191,6 +199,38 @@ def variant_of_adapter(reward_adapter: Path) -> dict[str, Any]:
     return adapter | {"ppo_kl_coef": 0.5, "learning_rate": 0.03}
 
 
+def test_a_reward_model_of_stage_rm_scores_as_it_does_by_itself(ppo, tiny_model_dir, tmp_path):
+    """Trained on pairs, named as it was written; one answer a step, so that its logged reward is its own score."""
+    rows = [{"instruction": f"Say {n}", "chosen": "the fox sings", "rejected": "rain of rivers"} for n in range(4)]
+    data = Path(ppo["dataset_dir"])
+    (data / "pairs.json").write_text(json.dumps(rows))
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    info = json.loads((data / "dataset_info.json").read_text())
+    info["pairs"] = {"file_name": "pairs.json", "ranking": True, "columns": columns}
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    lora = {"finetuning_type": "lora", "lora_target": "all", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    paired = {
+        "stage": "rm",
+        "dataset": "pairs",
+        "output_dir": str(tmp_path / "reward"),
+        "tokenized_path": str(tmp_path / "pairs"),
+    }
+    own = ("reward_model", "ppo_", "max_new_tokens")
+    reward = train({key: value for key, value in ppo.items() if not key.startswith(own)} | lora | paired, tmp_path)
+    scored = {"reward_model": str(reward), "reward_model_type": "lora", "max_steps": 1, "ppo_epochs": 1}
+    seen: list[list[int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        kept = Ppo.take
+        patch.setattr(Ppo, "take", lambda self, scorer: kept(self, lambda talks: seen.extend(talks) or scorer(talks)))
+        folder = train(ppo | lora | scored, tmp_path)
+    run = load([f"model_name_or_path={tiny_model_dir}", f"adapter_name_or_path={reward}"], "chat")
+    scorer = build_scorer(run.model, run.chat, run.adapter)
+    batch = pack([Encoded(seen[0], np.full(len(seen[0]), IGNORE))])
+    with torch.inference_mode():
+        wanted = scorer.policy.scores(batch, batch.ends_BT).item()
+    assert history(folder, "reward") == [pytest.approx(wanted, abs=1e-5)]
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(ppo, tmp_path):
     """Also resumed on the other number, in the midst of a drawing."""
@@ -233,6 +273,10 @@ def test_a_reward_model_that_is_none_is_told(ppo, reward_model, reward_adapter, 
     assert "is a whole model; write reward_model_type: full" in said(**lora)
     assert "is an adapter; write reward_model_type: lora" in said(reward_model=str(reward_adapter))
     assert "reward_model: nowhere/at/all does not exist" in said(reward_model="nowhere/at/all", **lora)
+    (of_ppo := tmp_path / "of_ppo").mkdir()
+    shutil.copytree(reward_adapter, of_ppo, dirs_exist_ok=True)
+    save_file(load_file(of_ppo / "value_head.safetensors"), of_ppo / "value_head.safetensors", metadata={"learned_by": "ppo"})
+    assert "was learned by stage: ppo, whose values are no scores" in said(reward_model=str(of_ppo), **lora)
     headless = shutil.copytree(reward_adapter, tmp_path / "headless")
     (headless / "value_head.safetensors").unlink()
     assert "holds no value_head.safetensors" in said(reward_model=str(headless), **lora)

@@ -24,7 +24,16 @@ from hone.models.place import hub_name
 from hone.models.policy import Policy, find_causal
 from hone.models.reference import Reference
 from hone.models.tokenizer import load_tokenizer
-from hone.models.value_head import FILE, ValueHead, add_value_head, load_value_head, with_value_head
+from hone.models.value_head import (
+    FILE,
+    OLD_FILE,
+    ValueHead,
+    add_value_head,
+    find_value_head,
+    learned_by,
+    load_value_head,
+    with_value_head,
+)
 from hone.training.device import Device
 from hone.training.reference import load_beside, other_model
 
@@ -69,14 +78,14 @@ def _adapter(run: Run, policy: Policy, module: nn.Module, tokenizer: Any) -> Ref
     if (place / "config.json").is_file() and not (place / CONFIG).is_file():
         raise ModelError(f"reward_model: {place} is a whole model; write reward_model_type: full, or name an adapter")
     folder = locate(str(place), key="reward_model")
-    _require_head(folder.path)
+    file = _found(next((folder.path / name for name in (FILE, OLD_FILE) if (folder.path / name).is_file()), None), str(place))
     if any(folder.path.glob("tokenizer*")):
         _require_same_tokens(run, str(folder.path), tokenizer)
     attach_beside(module, NAME, folder, base_name=hub_name(run.model))
     causal = find_causal(module)
     head = ValueHead(causal.get_output_embeddings().weight.shape[-1]).requires_grad_(False).to(causal.device)
     with with_value_head(causal, head):
-        load_value_head(causal, folder.path / FILE)
+        load_value_head(causal, file)
 
     @contextmanager
     def scoring() -> Iterator[None]:
@@ -93,24 +102,26 @@ def _whole(run: Run, device: Device, policy: Policy, tokenizer: Any) -> Referenc
     if (Path(place) / CONFIG).is_file():
         hint = "write reward_model_type: lora, or its base here and this under reward_model_adapters"
         raise ModelError(f"reward_model: {place} is an adapter; {hint}")
-    headed = Path(adapters[-1] if adapters else place)
-    _require_head(headed)
+    model = run.model.model_copy(update={"model_name_or_path": place})
+    file = _found(find_value_head(model, [locate(name, key="reward_model_adapters").path for name in adapters]), place)
     _require_same_tokens(run, place, tokenizer)
     other = load_beside(run, device, other_model(run, place, asked.reward_model_quantization_bit), adapters)
     other.self_test()
-    add_value_head(other.causal, headed / FILE)
+    add_value_head(other.causal, file)
     other.causal.requires_grad_(False)
     return Reference(other)
 
 
-def _require_head(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelError(f"reward_model: {folder} is no folder here; name the folder of a reward model, as stage: rm writes it")
-    if not (folder / FILE).is_file():
+def _found(file: Path | None, place: str) -> Path:
+    """The value head's file, if it is there and not one of PPO's own, whose values are no scores."""
+    if file is None:
         raise ModelError(
-            f"reward_model: {folder} holds no {FILE}, so it gives no scores; train a reward model with stage: rm, and name its "
+            f"reward_model: {place} holds no {FILE}, so it gives no scores; train a reward model with stage: rm, and name its "
             "output_dir"
         )
+    if learned_by(file) == "ppo":
+        raise ModelError(f"reward_model: {file} was learned by stage: ppo, whose values are no scores; name one of stage: rm")
+    return file
 
 
 def _require_same_tokens(run: Run, place: str, tokenizer: Any) -> None:
