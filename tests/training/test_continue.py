@@ -164,18 +164,32 @@ def test_a_run_that_only_evaluates_leaves_a_training_run_s_folder_alone(halfway,
 _OF_TRAINING = ("max_steps", "save_steps", "save_strategy", "learning_rate", "lr_scheduler_type", "warmup_steps")
 
 
-def test_a_finished_run_that_is_started_again_writes_no_line_twice(tiny_run, tmp_path):
-    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "do_eval": True, "val_size": 0.2}
-    assert start(settings, tmp_path) == 0
-    log_file = Path(settings["output_dir"]) / "trainer_log.jsonl"
-    steps = [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()]
-    losses = losses_of(settings["output_dir"])
-    assert start(settings, tmp_path) == 0
-    assert losses_of(settings["output_dir"]) == losses
-    assert [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()] == steps
+def test_changed_settings_of_the_loop_are_told(halfway, tmp_path, capsys):
+    assert start(halfway, tmp_path, learning_rate=0.001, weight_decay=0.1) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" now")]
+    assert told == ["note: learning_rate: 0.01 there, 0.001 now", "note: weight_decay: 0.0 there, 0.1 now"]
 
 
-def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path):
+def test_a_finished_run_is_left_as_it_is_until_something_is_left_to_do(tiny_run, tmp_path, capsys):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    assert start(settings, tmp_path) == 0
+    folder = Path(settings["output_dir"])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert start(settings, tmp_path, learning_rate=1e-6, max_steps=4) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == (
+        f"{folder} is finished at step 4 of 4: nothing is left to do (learning_rate: 0.01 there, 1e-06 now: without effect); "
+        "raise max_steps, or overwrite_output_dir: true starts anew"
+    )
+    assert "continuing" not in said and "train_loss" not in said
+    (folder / "train_results.json").unlink()  # it was killed before it had written all
+    assert start(settings, tmp_path) == 0
+    assert (folder / "train_results.json").is_file()
+
+
+def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path, capsys):
     settings = {
         **tiny_run,
         "save_strategy": "steps",
@@ -189,6 +203,7 @@ def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path):
     ended = json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"]
     assert 2 <= ended < 40
     assert start(settings, tmp_path) == 0
+    assert f"finished at step {ended} of 40: nothing is left to do; raise early_stopping_steps" in capsys.readouterr().err
     assert json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"] == ended
 
 

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hone import log
+from hone.config.run import Run
 from hone.config.train import TrainConfig
 from hone.errors import CheckpointError
 from hone.training import checkpoint
 from hone.training.identity import Fingerprint, differences
+from hone.training.plan import Plan
+from hone.training.progress import Progress
 
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+
+_MAY_CHANGE = {"optimizer": None, "train": ("num_train_epochs", "max_steps", "max_grad_norm", "neftune_noise_alpha", "seed")}
+"""Settings of the loop with which a run may be continued, by section; None for all that `require_same_run` lets pass."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +108,59 @@ def require_same_run(folder: Path, fingerprint: Fingerprint) -> None:
             f"{folder} belongs to another run; continuing it would not give what either says:\n{rows}\n"
             "Put the settings back, or start anew: overwrite_output_dir: true, or another output_dir"
         )
+
+
+def changes(source: Path, settings: str) -> list[str]:
+    """Each setting of the loop that is another now than when `source` was saved, as "learning_rate: 0.002 there, 1e-06 now".
+
+    settings: the run's resolved settings, as they are kept beside a checkpoint.
+    """
+    there, now = _settings_of(source), yaml.safe_load(settings)
+    told = []
+    for section, names in _MAY_CHANGE.items():
+        old, new = there.get(section, {}), now[section]
+        for name in names or dict.fromkeys((*old, *new)):
+            if old and old.get(name) != new.get(name):
+                told.append(f"{name}: {_said(old.get(name))} there, {_said(new.get(name))} now")
+    return told
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """The settings a run left in a folder; none where they are not there or of another shape."""
+    file = folder / "run.yaml"
+    found = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found if isinstance(found, dict) else {}
+
+
+def _said(value: Any) -> str:
+    return "left out" if value is None else str(value)
+
+
+def told_finished(run: Run, plan: Plan, start: Start, settings: str) -> str:
+    """What to say of a run with nothing left to do: its model and all it was asked to leave stand in output_dir; else ""."""
+    folder = Path(plan.output_dir)
+    evaluates = run.train.do_eval and plan.num_eval_rows
+    wanted = ["trainer_state.json", "train_results.json", *["eval_results.json"] * bool(evaluates)]
+    wanted += ["training_loss.png"] * run.track.plot_loss
+    has_weights = any((folder / name).is_file() for name in _WEIGHTS)
+    if start.source is None or start.stale or not has_weights or not all((folder / name).is_file() for name in wanted):
+        return ""
+    if _settings_of(folder).get("train", {}).get("load_best_model_at_end") != run.train.load_best_model_at_end:
+        return ""  # another of the checkpoints becomes the model
+    progress = Progress.from_state((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    ended_early = 0 < (run.train.early_stopping_steps or 0) <= progress.stale_evaluations
+    if progress.step != _steps_done(start.source) or (progress.step < plan.num_steps and not ended_early):
+        return ""
+    raised = (
+        "raise early_stopping_steps"
+        if ended_early
+        else "raise max_steps"
+        if run.train.max_steps > 0
+        else "raise num_train_epochs"
+    )
+    differing = changes(start.source, settings)
+    without_effect = f" ({', '.join(differing)}: without effect)" if differing else ""
+    return (
+        f"{folder} is finished at step {progress.step} of {plan.num_steps}: nothing is left to do{without_effect}; {raised}, "
+        "or overwrite_output_dir: true starts anew"
+    )
