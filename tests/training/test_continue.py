@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hone.commands import train
+from hone.commands import check, train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
@@ -22,7 +22,7 @@ from hone.training.identity import SEQUENCES
 from hone.training.keeper import Keeper
 from hone.training.loop import StepResult
 from hone.training.progress import Progress
-from tests.runs import largest_difference, losses_of, weights_of, write_run
+from tests.runs import largest_difference, weights_of, write_run
 
 
 def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:
@@ -141,6 +141,35 @@ def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny
     older = str(folder / "checkpoint-2")
     assert start(settings, tmp_path, max_steps=4, resume_from_checkpoint=older, save_total_limit=1, learning_rate=0.02) == 0
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_name_or_path": "out"}, r"output_dir: .*out is the model_name_or_path of this run"),
+        ({"adapter_name_or_path": "out/checkpoint-2"}, r"out holds the adapter_name_or_path of this run \(.*checkpoint-2\)"),
+        ({"sft_loss": "asft", "ref_model": "out"}, "is the ref_model of this run"),
+    ],
+)
+def test_an_output_dir_that_the_run_reads_is_refused_before_anything_is_written(tiny_run, tmp_path, changes, said):
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    placed = {key: str(tmp_path / value) if value.startswith("out") else value for key, value in changes.items()}
+    for command in (train, check):
+        with pytest.raises(CheckpointError, match=said):
+            command.main([str(write_run({**tiny_run, **placed, "overwrite_output_dir": True}, tmp_path / "run.yaml"))])
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["checkpoint-2", "mine.txt", "mine.txt"]
+
+
+def test_a_folder_that_is_only_named_like_a_checkpoint_is_never_removed(tiny_run, tmp_path):
+    mine = tmp_path / "out" / "checkpoint-5" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for changes in ({"overwrite_output_dir": True}, {}):
+        with pytest.raises(CheckpointError, match=r"checkpoint-5 is named like a checkpoint and holds none .*Move or rename it"):
+            start(tiny_run, tmp_path, **changes)
+    assert mine.read_text() == "mine"
 
 
 def test_an_output_dir_that_cannot_be_written_is_told_first(tiny_run, tmp_path):

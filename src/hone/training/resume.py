@@ -41,12 +41,39 @@ NOTHING = Start(None, [])
 """A new run with nothing before it."""
 
 
+def require_free_output(run: Run) -> None:
+    """Refuse an output_dir that is a model or an adapter which the run reads, or has one among its checkpoints.
+
+    Its weights would be written over, or go with the checkpoints that a new run replaces. Raises: CheckpointError.
+    """
+    output = Path(run.train.output_dir).resolve()
+    for key, place in _read_by(run):
+        read = Path(place).expanduser().resolve()
+        if read == output or (read.parent == output and checkpoint.is_named_so(read)):
+            how = "is" if read == output else "holds"
+            raise CheckpointError(
+                f"output_dir: {run.train.output_dir} {how} the {key} of this run ({place}), which would be written over. "
+                "Name another folder"
+            )
+
+
+def _read_by(run: Run) -> list[tuple[str, str]]:
+    """(setting, folder or id) of every model and adapter the run reads."""
+    found = [("model_name_or_path", run.model.model_name_or_path)]
+    sections = {**vars(run.adapter), **vars(run.objective)}
+    for key in ("adapter_name_or_path", "ref_model", "ref_model_adapters", "teacher_model", "teacher_model_adapters"):
+        places = sections.get(key) or ()
+        found += [(key, place) for place in ([places] if isinstance(places, str) else places)]
+    return found
+
+
 def choose_start(train: TrainConfig) -> Start:
     """LLaMA-Factory's rule: a named checkpoint; else the newest complete one of output_dir, unless it may be overwritten.
 
     Clears away what an interrupted save left, so one process alone calls it and tells the others.
     """
     output_dir, asked = Path(train.output_dir), train.resume_from_checkpoint
+    _refuse_strangers(output_dir)
     checkpoint.sweep(output_dir)
     if isinstance(asked, str):
         source = _named(Path(asked))
@@ -88,6 +115,15 @@ def _refuse_to_overwrite(output_dir: Path) -> None:
         raise CheckpointError(
             f"{output_dir} already holds a trained model ({weights[0]}) and no checkpoint to continue. "
             "Write overwrite_output_dir: true to replace it, or another output_dir"
+        )
+
+
+def _refuse_strangers(output_dir: Path) -> None:
+    """Folders named like checkpoints that hold something else: saving or clearing away checkpoints would remove them."""
+    if strangers := [folder for folder in checkpoint.checkpoints(output_dir) if not checkpoint.is_ours(folder)]:
+        raise CheckpointError(
+            f"{strangers[0]} is named like a checkpoint and holds none (neither {checkpoint.MANIFEST} nor {checkpoint.STATE}), "
+            "so it is not removed. Move or rename it, or write another output_dir"
         )
 
 
@@ -151,16 +187,10 @@ def told_finished(run: Run, plan: Plan, start: Start, settings: str) -> str:
     ended_early = 0 < (run.train.early_stopping_steps or 0) <= progress.stale_evaluations
     if progress.step != _steps_done(start.source) or (progress.step < plan.num_steps and not ended_early):
         return ""
-    raised = (
-        "raise early_stopping_steps"
-        if ended_early
-        else "raise max_steps"
-        if run.train.max_steps > 0
-        else "raise num_train_epochs"
-    )
+    more = "early_stopping_steps" if ended_early else "max_steps" if run.train.max_steps > 0 else "num_train_epochs"
     differing = changes(start.source, settings)
     without_effect = f" ({', '.join(differing)}: without effect)" if differing else ""
     return (
-        f"{folder} is finished at step {progress.step} of {plan.num_steps}: nothing is left to do{without_effect}; {raised}, "
+        f"{folder} is finished at step {progress.step} of {plan.num_steps}: nothing is left to do{without_effect}; raise {more}, "
         "or overwrite_output_dir: true starts anew"
     )

@@ -19,6 +19,7 @@ from hone.data.build import first_samples
 from hone.training.draft import Material, draft_plan, gather_material, lay_steps
 from hone.training.means import require_means
 from hone.training.plan import Plan
+from hone.training.resume import require_free_output
 
 _COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
 
@@ -72,6 +73,8 @@ def _heading(sample: Shown) -> str:
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
     device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    if run.train.do_train:
+        require_free_output(run)
     require_means(run, device)
     material = gather_material(run)
     plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)

@@ -47,7 +47,7 @@ from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference
 from hone.training.results import plot_history, write_metrics
-from hone.training.resume import NOTHING, Start, changes, choose_start, require_same_run, told_finished
+from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
@@ -144,6 +144,8 @@ def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: 
 
 def _look_at_output(run: Run) -> Start:
     """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
+    if run.train.do_train:
+        require_free_output(run)
     make_output(Path(run.train.output_dir))
     return choose_start(run.train) if run.train.do_train else NOTHING
 
