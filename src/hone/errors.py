@@ -75,6 +75,12 @@ class ExportError(HoneError):
     exit_code = 1
 
 
+class PlaceError(ExportError):
+    """export_dir cannot be the export's place: another folder is needed."""
+
+    exit_code = 2
+
+
 class MissingExtra(HoneError):
     """An optional package is needed that is not installed. extra: hone's that brings it, "" where none does."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from hone.errors import ExportError
+from hone.errors import ExportError, PlaceError
 from hone.export import folder, job
 from hone.export.folder import REPORT, sizes_of
 from tests.export.whole import leftovers, run_export
@@ -148,6 +148,14 @@ def test_a_link_is_refused_with_what_to_write(tiny_model_dir, tmp_path) -> None:
         run_export(tiny_model_dir, [], tmp_path / "out")
     run_export(tiny_model_dir, [], tmp_path / "out" / "model")
     assert complete(tmp_path / "disk" / "model")
+
+
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_the_folder_one_is_in_is_refused_as_a_mistake_of_the_user(tiny_model_dir, tmp_path, monkeypatch, place) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlaceError, match=f"export_dir {place} is, or holds, ") as caught:
+        run_export(tiny_model_dir, [], Path(place))
+    assert caught.value.exit_code == 2
 
 
 def test_an_empty_folder_is_taken(tiny_model_dir, tmp_path) -> None:

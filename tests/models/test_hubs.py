@@ -18,7 +18,7 @@ from hone.models.catalog import model_catalog
 from hone.models.load import load_model
 from hone.models.place import hub_name, settle
 from hone.models.tokenizer import load_tokenizer
-from hone.training.session import carry_out, prepare
+from hone.training.session import Session, carry_out, prepare
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "for_training": False}
 
@@ -142,7 +142,9 @@ def test_a_run_from_modelscope_trains_and_its_adapter_names_the_hubs_id(asked, m
     monkeypatch.setenv("USE_MODELSCOPE_HUB", "1")
     settings = {**tiny_run, "model_name_or_path": "Llama-3.2-1B", "finetuning_type": "lora"}
     run = load([f"{key}={value}" for key, value in settings.items()], "train")
-    carry_out(prepare(run, settings=""))
+    session = prepare(run, settings="")
+    assert isinstance(session, Session)
+    carry_out(session)
     assert {call["place"] for call in asked} == {"LLM-Research/Llama-3.2-1B"}
     config = (Path(run.train.output_dir) / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "LLM-Research/Llama-3.2-1B"' in config

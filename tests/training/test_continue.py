@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hone.commands import train
+from hone.commands import check, train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
@@ -22,7 +22,7 @@ from hone.training.identity import SEQUENCES
 from hone.training.keeper import Keeper
 from hone.training.loop import StepResult
 from hone.training.progress import Progress
-from tests.runs import largest_difference, losses_of, weights_of, write_run
+from tests.runs import largest_difference, weights_of, write_run
 
 
 def start(settings: dict[str, Any], tmp_path: Path, **changes: object) -> int:
@@ -143,6 +143,35 @@ def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_name_or_path": "out"}, r"output_dir: .*out is the model_name_or_path of this run"),
+        ({"adapter_name_or_path": "out/checkpoint-2"}, r"out holds the adapter_name_or_path of this run \(.*checkpoint-2\)"),
+        ({"sft_loss": "asft", "ref_model": "out"}, "is the ref_model of this run"),
+    ],
+)
+def test_an_output_dir_that_the_run_reads_is_refused_before_anything_is_written(tiny_run, tmp_path, changes, said):
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    placed = {key: str(tmp_path / value) if value.startswith("out") else value for key, value in changes.items()}
+    for command in (train, check):
+        with pytest.raises(CheckpointError, match=said):
+            command.main([str(write_run({**tiny_run, **placed, "overwrite_output_dir": True}, tmp_path / "run.yaml"))])
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["checkpoint-2", "mine.txt", "mine.txt"]
+
+
+def test_a_folder_that_is_only_named_like_a_checkpoint_is_never_removed(tiny_run, tmp_path):
+    mine = tmp_path / "out" / "checkpoint-5" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for changes in ({"overwrite_output_dir": True}, {}):
+        with pytest.raises(CheckpointError, match=r"checkpoint-5 is named like a checkpoint and holds none .*Move or rename it"):
+            start(tiny_run, tmp_path, **changes)
+    assert mine.read_text() == "mine"
+
+
 def test_an_output_dir_that_cannot_be_written_is_told_first(tiny_run, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(CheckpointError, match=r"output_dir: .*out cannot be written to: it is a file"):
@@ -164,18 +193,32 @@ def test_a_run_that_only_evaluates_leaves_a_training_run_s_folder_alone(halfway,
 _OF_TRAINING = ("max_steps", "save_steps", "save_strategy", "learning_rate", "lr_scheduler_type", "warmup_steps")
 
 
-def test_a_finished_run_that_is_started_again_writes_no_line_twice(tiny_run, tmp_path):
-    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "do_eval": True, "val_size": 0.2}
-    assert start(settings, tmp_path) == 0
-    log_file = Path(settings["output_dir"]) / "trainer_log.jsonl"
-    steps = [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()]
-    losses = losses_of(settings["output_dir"])
-    assert start(settings, tmp_path) == 0
-    assert losses_of(settings["output_dir"]) == losses
-    assert [json.loads(line)["current_steps"] for line in log_file.read_text().splitlines()] == steps
+def test_changed_settings_of_the_loop_are_told(halfway, tmp_path, capsys):
+    assert start(halfway, tmp_path, learning_rate=0.001, weight_decay=0.1) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" now")]
+    assert told == ["note: learning_rate: 0.01 there, 0.001 now", "note: weight_decay: 0.0 there, 0.1 now"]
 
 
-def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path):
+def test_a_finished_run_is_left_as_it_is_until_something_is_left_to_do(tiny_run, tmp_path, capsys):
+    settings = {**tiny_run, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    assert start(settings, tmp_path) == 0
+    folder = Path(settings["output_dir"])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert start(settings, tmp_path, learning_rate=1e-6, max_steps=4) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == (
+        f"{folder} is finished at step 4 of 4: nothing is left to do (learning_rate: 0.01 there, 1e-06 now: without effect); "
+        "raise max_steps, or overwrite_output_dir: true starts anew"
+    )
+    assert "continuing" not in said and "train_loss" not in said
+    (folder / "train_results.json").unlink()  # it was killed before it had written all
+    assert start(settings, tmp_path) == 0
+    assert (folder / "train_results.json").is_file()
+
+
+def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path, capsys):
     settings = {
         **tiny_run,
         "save_strategy": "steps",
@@ -189,6 +232,7 @@ def test_a_run_that_ended_early_stays_ended(tiny_run, tmp_path):
     ended = json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"]
     assert 2 <= ended < 40
     assert start(settings, tmp_path) == 0
+    assert f"finished at step {ended} of 40: nothing is left to do; raise early_stopping_steps" in capsys.readouterr().err
     assert json.loads((Path(settings["output_dir"]) / "trainer_state.json").read_text())["global_step"] == ended
 
 

@@ -31,6 +31,9 @@ def _train(arguments: list[str]) -> int:
     if wants_launch(environment, use_cpu=run.train.use_cpu):
         return launch(environment, ["train", *arguments])
     session = prepare(run, settings=to_yaml(run))
+    if isinstance(session, str):
+        log.info(session)
+        return 0
     if not run.train.do_train:
         metrics = evaluate_only(session)
         log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in metrics.items()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hone import log
-from hone.errors import ExportError
+from hone.errors import ExportError, PlaceError
 from hone.export.source import read_json
 
 REPORT = "export_report.json"
@@ -27,28 +27,30 @@ def failed_place(place: Path) -> Path:
 
 
 def check_place(place: Path, sources: list[Path]) -> None:
-    """Refuse an export_dir that cannot be replaced, holds something else, or is read while exporting. Raises: ExportError."""
+    """Refuse an export_dir that cannot be replaced, holds something else, or is read while exporting. Raises: PlaceError."""
     target = place.resolve()
     for source in (path.resolve() for path in sources):
         if target == source or target in source.parents:
-            raise ExportError(f"export_dir {place} is, or holds, {source}, which is read while exporting; write another folder.")
+            raise PlaceError(f"export_dir {place} is, or holds, {source}, which is read while exporting; write another folder.")
+    if target in (Path.cwd(), *Path.cwd().parents):
+        raise PlaceError(f"export_dir {place} is, or holds, the folder you are in; write another folder.")
     if place.is_symlink() or place.is_mount():
-        raise ExportError(
+        raise PlaceError(
             f"export_dir {place} is a {'link' if place.is_symlink() else 'mounted disk'}, which a rename cannot replace; "
             f"write a folder inside it: {place / 'model'}"
         )
     if place.exists() and not place.is_dir():
-        raise ExportError(f"export_dir {place} is a file; write a folder.")
+        raise PlaceError(f"export_dir {place} is a file; write a folder.")
     strangers = sorted(sizes_of(place).keys() - _contents_of(place) - {REPORT})
     if not strangers:
         return
     shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
     if (place / REPORT).is_file():
-        raise ExportError(
+        raise PlaceError(
             f"export_dir {place} holds an earlier export and files that were not written by it: {shown}. "
             "Write another folder, or move those files; the export itself would be replaced."
         )
-    raise ExportError(
+    raise PlaceError(
         f"export_dir {place} holds files that are not an export (no {REPORT}): {shown}. Write another folder, or empty this one."
     )
 
@@ -88,7 +90,7 @@ def unfinished(place: Path) -> Iterator[Path]:
             _sweep(place)
             draft.mkdir()
         except OSError as fault:
-            raise ExportError(f"export_dir {place} cannot be made: {fault.strerror}") from None
+            raise PlaceError(f"export_dir {place} cannot be made: {fault.strerror}") from None
         try:
             yield draft
         except OSError as fault:
@@ -111,9 +113,9 @@ def _alone(place: Path) -> Iterator[None]:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ExportError(f"another export into {place} is running; wait for it, or write another export_dir") from None
+        raise PlaceError(f"another export into {place} is running; wait for it, or write another export_dir") from None
     except OSError as fault:
-        raise ExportError(f"export_dir {place} cannot be made: {fault.strerror}") from None
+        raise PlaceError(f"export_dir {place} cannot be made: {fault.strerror}") from None
     try:
         yield
     finally:

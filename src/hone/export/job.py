@@ -23,7 +23,7 @@ from hone.chat.codec import Codec
 from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
 from hone.config.use import ExportConfig
-from hone.errors import ExportError
+from hone.errors import ExportError, PlaceError
 from hone.export.beside import copy_embedding, copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
 from hone.export.lora import NeedsWholeModel, read_adapter, whole_tensors
@@ -103,12 +103,12 @@ def export(
     """
     began = time.monotonic()
     if not settings.export_dir:
-        raise ExportError("export_dir is missing: write the folder into which the merged model goes")
+        raise PlaceError("export_dir is missing: write the folder into which the merged model goes")
     plain = _unquantized(model)
     base, folders = _base_folder(plain), folders_of(adapter)
     place = Path(settings.export_dir).expanduser()
-    for one in (place, failed_place(place)):
-        check_place(one, [base, *folders])
+    check_place(place, [base, *folders])
+    check_place(failed_place(place), [base, *folders])  # has a name now: "." and "/" are refused above
     recipe, reason, target = _plan(plain, base, folders, tokenizer, dtype)
     device = _device(settings.export_device)
     shard_bytes = settings.export_size * 10**9

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from hone.errors import CheckpointError
 
-MANIFEST = "hone_manifest.json"
+MANIFEST, STATE = "hone_manifest.json", "trainer_state.json"
 _OF_THE_DISK = (OSError, RuntimeError, SafetensorError)
 """How a full disk is told: torch.save and safetensors wrap its error, and tokenizers raises a bare Exception."""
 
@@ -123,6 +123,16 @@ def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoint-N folders, oldest step first, complete or not."""
     found = [path for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)] if output_dir.is_dir() else []
     return sorted(found, key=step_of)
+
+
+def is_named_so(folder: Path) -> bool:
+    """Whether a folder is called checkpoint-N."""
+    return bool(_NAME.fullmatch(folder.name))
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a checkpoint-N folder holds hone's or Hugging Face's files, or nothing, so that it may be removed."""
+    return any((folder / name).is_file() for name in (MANIFEST, STATE)) or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def step_of(folder: Path) -> int:

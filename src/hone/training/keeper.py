@@ -19,6 +19,7 @@ from torch import nn
 from hone import log
 from hone.errors import CheckpointError
 from hone.training import checkpoint
+from hone.training.checkpoint import STATE
 from hone.training.device import Device
 from hone.training.feed import Feed
 from hone.training.plan import Plan
@@ -26,7 +27,7 @@ from hone.training.progress import Progress
 from hone.training.randomness import random_state, restore_random_state
 from hone.training.rollouts import RolloutFeed
 
-OPTIMIZER, SCHEDULER, STATE, SCALER, FEED = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt", "feed.pt"
+OPTIMIZER, SCHEDULER, SCALER, FEED = "optimizer.pt", "scheduler.pt", "scaler.pt", "feed.pt"
 
 
 _WEIGHTS = (

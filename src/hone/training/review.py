@@ -22,6 +22,7 @@ from hone.training.draft import PLAIN, Material, draft_plan, gather_material, la
 from hone.training.means import require_means
 from hone.training.plan import Plan
 from hone.training.prompts import ready_to_draw
+from hone.training.resume import require_free_output
 
 _COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
 
@@ -75,6 +76,8 @@ def _heading(sample: Shown) -> str:
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
     device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    if run.train.do_train:
+        require_free_output(run)
     require_means(run, device)
     material = gather_material(run)
     plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)

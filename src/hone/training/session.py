@@ -48,7 +48,7 @@ from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference
 from hone.training.results import plot_history, write_metrics
-from hone.training.resume import NOTHING, Start, choose_start, require_same_run
+from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
@@ -78,8 +78,11 @@ class Session:
     start: Start
 
 
-def prepare(run: Run, *, settings: str) -> Session:
-    """Everything up to the first step. settings: the run's resolved settings, to be kept beside every checkpoint."""
+def prepare(run: Run, *, settings: str) -> Session | str:
+    """Everything up to the first step; what to say instead, where nothing of the run is left to do.
+
+    settings: the run's resolved settings, to be kept beside every checkpoint.
+    """
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -98,6 +101,11 @@ def prepare(run: Run, *, settings: str) -> Session:
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
+        if finished := device.gather(told_finished(run, plan, start, settings))[0]:
+            device.close()
+            return finished
+        for line in changes(start.source, settings):
+            log.info(f"note: {line}")
     announce(material, plan)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
@@ -132,6 +140,8 @@ def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: 
 
 def _look_at_output(run: Run) -> Start:
     """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
+    if run.train.do_train:
+        require_free_output(run)
     make_output(Path(run.train.output_dir))
     return choose_start(run.train) if run.train.do_train else NOTHING
 
