@@ -31,7 +31,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "models": (2, 2400, ()),
     "adapters": (2, 600, ()),
     "optim": (2, 1000, ()),
-    "data": (3, 2900, ("chat", "models.hubs")),
+    "data": (3, 3300, ("chat", "models.hubs")),
     "inference": (3, 950, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 900, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),

@@ -31,9 +31,8 @@ from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
 from hone.training.memory import Memory, Trained, available_bytes, estimate, frozen_bytes
 from hone.training.plan import Plan
-from hone.training.precompute import asks
 from hone.training.prompts import prompt_steps, require_room
-from hone.training.reference import bytes_beside, require_same_tokens
+from hone.training.reference import bytes_beside, is_precomputed, require_same_tokens
 from hone.training.rollouts import answer_metric_names
 
 STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
@@ -207,7 +206,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             logits=material.objective.needs_logits,
             device=device,
             chunks=material.objective.logit_chunks,
-            reference=bytes_beside(run) if material.objective.needs_reference and not asks(run) else 0,
+            reference=bytes_beside(run) if material.objective.needs_reference and not is_precomputed(run) else 0,
         )
         for recompute in (False, True)
     )

@@ -18,7 +18,6 @@ import numpy as np
 from hone import log
 from hone.adapters.folder import locate
 from hone.chat.encoded import Example
-from hone.config.objective import Referring
 from hone.config.run import Run
 from hone.data.build import CACHE_HOME, TokenSet
 from hone.data.order import Steps
@@ -58,11 +57,6 @@ class Known:
         """With more; an example that is there twice is kept once."""
         unique, first = np.unique(np.concatenate([self.digests, digests]), return_index=True)
         return Known(unique, np.concatenate([self.numbers, numbers])[first])
-
-
-def asks(run: Run) -> bool:
-    """Whether the reference's numbers are computed before training."""
-    return isinstance(run.objective, Referring) and run.objective.precompute_ref
 
 
 def with_reference(

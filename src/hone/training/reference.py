@@ -16,6 +16,7 @@ from hone import log
 from hone.adapters.apply import attach, without_adapter
 from hone.config.adapter import Full, Lora
 from hone.config.model import ModelConfig, Quantization
+from hone.config.objective import Referring
 from hone.config.run import Run
 from hone.errors import ModelError
 from hone.models.load import load_config, load_model
@@ -76,6 +77,11 @@ def build_reference(run: Run, device: Device, policy: Policy, module: nn.Module)
     other.self_test()
     policy.can_pack = policy.can_pack and other.can_pack  # one batch goes through both
     return Reference(other)
+
+
+def is_precomputed(run: Run) -> bool:
+    """Whether the reference's numbers are computed before training, and the reference then let go."""
+    return isinstance(run.objective, Referring) and run.objective.precompute_ref
 
 
 def model_beside(run: Run) -> ModelConfig | None:

@@ -41,12 +41,12 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
-from hone.training.precompute import asks, rows_taken, with_reference
+from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.prompts import ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
-from hone.training.reference import build_reference
+from hone.training.reference import build_reference, is_precomputed
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
@@ -117,7 +117,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     module = build_module(run, device, recompute=plan.recompute)
     fit_heads(run, module, material.objective)
     work = make_work(run, plan, device, material, module)
-    if asks(run):
+    if is_precomputed(run):
         rows = rows_taken(steps, plan.num_steps, len(material.tokens)) if run.train.do_train else np.zeros(0, np.int64)
         build = partial(build_reference, run, device, work.policy, module)
         material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
@@ -198,7 +198,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     policy = Policy(wrapped, balanced)
     policy.temperature = run.generate.temperature if isinstance(material.objective, OnPolicy) else 1.0
     policy.self_test()
-    if material.objective.needs_reference and not asks(run):
+    if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
     if isinstance(material.objective, OnPolicy) and material.objective.needs_reward_model:
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
