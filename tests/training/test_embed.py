@@ -145,14 +145,14 @@ def test_texts_are_cut_each_by_itself_and_bad_rows_are_told(embed_run, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "code", "said"),
     [
-        ({"dataset": "rows"}, 'data set "rows" does not say which text answers a query'),
-        ({"template": "qwen"}, "has no effect with stage: embed"),
-        ({"dataset": "bare", "per_device_train_batch_size": 1}, "there are none; raise it, or name a column of negatives"),
-        ({"matryoshka_dims": "8,16", "matryoshka_weights": "1"}, "saw 1 for 2 widths in matryoshka_dims"),
+        ({"dataset": "rows"}, 2, 'data set "rows" does not say which text answers a query'),
+        ({"template": "qwen"}, 2, "has no effect with stage: embed"),
+        ({"dataset": "bare", "per_device_train_batch_size": 1}, 1, "there are none; raise it, or name a column of negatives"),
+        ({"matryoshka_dims": "8,16", "matryoshka_weights": "1"}, 2, "saw 1 for 2 widths in matryoshka_dims"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(changes, said, embed_run, tmp_path, capsys):
-    assert cli.main(["train", str(write_run({**embed_run, **changes}, tmp_path / "run.yaml"))]) == 2
+def test_what_cannot_be_meant_is_refused(changes, code, said, embed_run, tmp_path, capsys):
+    assert cli.main(["train", str(write_run({**embed_run, **changes}, tmp_path / "run.yaml"))]) == code
     assert said in capsys.readouterr().err
