@@ -21,7 +21,7 @@ from hone import cli
 @pytest.fixture
 def settings(tiny_run: dict[str, Any]) -> dict[str, Any]:
     """A run of one step that would work, for each test to spoil."""
-    return {**tiny_run, "max_steps": 1}
+    return {**tiny_run, "max_steps": 1, "warmup_steps": 0}
 
 
 def refused(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], *pattern: str) -> None:
