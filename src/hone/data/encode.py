@@ -69,9 +69,9 @@ class Recipe:
 class Outcome:
     """What became of one row: made of it (nothing where it was dropped as too long), or refused for `reason`, with `detail`.
 
-    answers_cut: truncated in what is learned. unasked: a question of it is empty. length: tokens before cutting; digest: 64 bits of
-    the tokens before cutting, equal for equal rows. examples: how many the row is learned as; repeated: tokens that this costs
-    beyond the longest of them.
+    answers_cut: truncated in what is learned. unasked: a question of it is empty. length: tokens before cutting; digest: 64 bits
+    of the tokens before cutting, equal for equal rows. examples: how many the row is learned as; repeated: tokens that this
+    costs beyond the longest of them.
     """
 
     row: int
