@@ -21,7 +21,7 @@ from hone import cli
 @pytest.fixture
 def settings(tiny_run: dict[str, Any]) -> dict[str, Any]:
     """A run of one step that would work, for each test to spoil."""
-    return {**tiny_run, "max_steps": 1}
+    return {**tiny_run, "max_steps": 1, "warmup_steps": 0}
 
 
 def refused(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], *pattern: str) -> None:
@@ -171,6 +171,8 @@ def test_an_unreadable_checkpoint(settings, tmp_path, capsys):
     folder = tmp_path / "out" / "checkpoint-3"
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"")
+    refused(settings, tmp_path, capsys, r"checkpoint-3 is named like a checkpoint and holds none")
+    (folder / "trainer_state.json").write_text("{}")
     refused(settings, tmp_path, capsys, r"checkpoint-3.*not written to its end", r"overwrite_output_dir")
     shutil.rmtree(folder)
 

@@ -58,6 +58,20 @@ def test_a_template_that_contradicts_the_tokenizer_is_a_fault(tiny_run, tmp_path
     assert "fault: template: vicuna contradicts the format the tokenizer carries" in capsys.readouterr().out
 
 
+def test_answers_that_are_cut_in_most_rows_are_warned_of(tiny_run, tmp_path, capsys):
+    assert check({**tiny_run, "cutoff_len": 28}, tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "warning: cutoff_len: 28 cuts the answers of" in shown and "of 23 rows of rows" in shown
+
+
+def test_a_run_whose_learning_rate_is_always_0_is_a_fault_and_does_not_start(tiny_run, tmp_path, capsys):
+    settings = {**tiny_run, "max_steps": 1, "warmup_steps": 1}
+    assert check(settings, tmp_path) == 1
+    assert "fault: the learning rate is 0 in each of the 1 steps" in capsys.readouterr().out
+    assert cli.main(["train", str(tmp_path / "run.yaml")]) == 1
+    assert "the learning rate is 0 in each of the 1 steps, so nothing would be learned" in capsys.readouterr().err
+
+
 def unlearn(monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
     """Make the codec learn only the first `keep` tokens of what it should."""
     real = Codec.encode

@@ -66,6 +66,18 @@ def test_the_report_counts_every_row(tmp_path):
     assert json.loads(json.dumps(tokens.report.to_dict()))["sets"][0]["read"] == 20
 
 
+def test_answers_that_are_cut_and_questions_that_are_empty_are_counted(tmp_path):
+    long_question, long_answer = {"instruction": "q" * 50, "output": "a"}, {"instruction": "q", "output": "a" * 50}
+    write_set(tmp_path, [long_question, long_answer, {"instruction": None, "output": "a"}, *alpaca_rows(2)])
+    report = build(tmp_path, cutoff_len=20).report.sets[0]
+    assert (report.truncated, report.answers_cut, report.unasked) == (2, 1, 1)
+    lines = "\n".join(report.lines())
+    assert "2 truncated (1 of them in their answers)" in lines
+    assert "1 rows ask nothing: a question is empty or null" in lines
+    passages = build(tmp_path, sample=Passage, cutoff_len=6, packing=False, max_bad_rows=0.5).report.sets[0]
+    assert (passages.truncated, passages.answers_cut, passages.unasked) == (3, 0, 0)
+
+
 def test_too_many_bad_rows_stop_the_run_with_the_reasons(tmp_path):
     rows = alpaca_rows(10)
     rows[2]["output"] = rows[4]["output"] = ""

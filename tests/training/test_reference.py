@@ -104,7 +104,7 @@ def test_a_teacher_s_adapter_is_on(settings, tmp_path, tiny_model_dir):
     """The base with an adapter teaches the base: at first they are as far apart as the adapter is from nothing."""
     adapter = run({**settings, "learning_rate": 0.1}, tmp_path, "adapter")
     assert weights_of(adapter)
-    distilled = {**settings, "stage": "distill", "teacher_model": str(tiny_model_dir), "max_steps": 1}
+    distilled = {**settings, "stage": "distill", "teacher_model": str(tiny_model_dir), "max_steps": 1, "warmup_steps": 0}
     bare = losses_of(run(distilled, tmp_path, "bare"))[0]
     adapted = losses_of(run({**distilled, "teacher_model_adapters": str(adapter)}, tmp_path, "adapted"))[0]
     assert abs(bare) < 1e-6 and adapted > 1e-3
@@ -131,11 +131,13 @@ def test_a_teacher_with_other_tokens_is_refused_by_name_with_both_sizes(settings
 
 
 def test_the_plan_counts_the_teacher(settings, teacher, tmp_path):
-    folder = run({**settings, "stage": "distill", "teacher_model": str(teacher), "max_steps": 1}, tmp_path, "planned")
+    folder = run(
+        {**settings, "stage": "distill", "teacher_model": str(teacher), "max_steps": 1, "warmup_steps": 0}, tmp_path, "planned"
+    )
     plan = json.loads((folder / "plan.json").read_text())["memory"]
     weights = sum(weight.numel() for weight in LlamaForCausalLM.from_pretrained(teacher).parameters())
     assert plan["reference"] == 4 * weights
-    alone = run({**settings, "max_steps": 1}, tmp_path, "alone")
+    alone = run({**settings, "max_steps": 1, "warmup_steps": 0}, tmp_path, "alone")
     assert json.loads((alone / "plan.json").read_text())["memory"]["reference"] == 0
 
 

@@ -52,7 +52,14 @@ def test_micro_batches_and_padding_change_nothing(name, settings, tmp_path, monk
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_evaluation_is_the_plain_loss(name, settings, tmp_path):
     """Before the first step the model is the same whatever will be learned, and so is its eval_loss; the logged loss is not."""
-    settings |= {"max_steps": 1, "val_size": 5, "eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    settings |= {
+        "max_steps": 1,
+        "warmup_steps": 0,
+        "val_size": 5,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_on_start": True,
+    }
     plain, other = run(settings, tmp_path, "plain"), run({**settings, **LOSSES[name]}, tmp_path, "other")
     first = [
         next(record["eval_loss"] for record in json.loads((folder / "trainer_state.json").read_text())["log_history"])

@@ -25,7 +25,7 @@ from hone.data.columns import RowError
 from hone.data.files import Source
 from hone.data.overlong import OVERLONG_VERSION, Fitted, fit
 from hone.data.report import Tally
-from hone.data.sample import Sample, texts_of
+from hone.data.sample import Passage, Sample, asks_nothing, texts_of
 from hone.data.shapes import SHAPES_VERSION, to_sample
 from hone.data.sources import RawRow
 from hone.data.workers import in_order
@@ -69,19 +69,22 @@ class Recipe:
 class Outcome:
     """What became of one row: made of it (nothing where it was dropped as too long), or refused for `reason`, with `detail`.
 
-    length: tokens before cutting; digest: 64 bits of the tokens before cutting, equal for equal rows. examples: how many the row
-    is learned as; repeated: tokens that this costs beyond the longest of them.
+    answers_cut: truncated in what is learned. unasked: a question of it is empty. length: tokens before cutting; digest: 64 bits
+    of the tokens before cutting, equal for equal rows. examples: how many the row is learned as; repeated: tokens that this
+    costs beyond the longest of them.
     """
 
     row: int
     sample: Sample | None = None
     made: tuple[Example, ...] = ()
     truncated: bool = False
+    answers_cut: bool = False
     reason: str = ""
     detail: str = ""
     length: int = 0
     digest: int = 0
     placeholder: bool = False
+    unasked: bool = False
     unread: tuple[str, ...] = ()
     examples: int = 1
     repeated: int = 0
@@ -147,14 +150,19 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Exam
     lengths = list(map(len, whole))
     sequences = [sequence for one in whole for sequence in one.sequences]
     digest = hashlib.blake2b(b"".join(one.ids.tobytes() + one.labels.tobytes() for one in sequences), digest_size=8).digest()
+    made = tuple(example for one in fitted for example in one.examples)
+    truncated = any(one.truncated for one in fitted)
+    fewer = sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
     return Outcome(
         row,
         samples[-1],
-        tuple(example for one in fitted for example in one.examples),
-        any(one.truncated for one in fitted),
+        made,
+        truncated,
+        answers_cut=truncated and fewer and not isinstance(samples[-1], Passage),
         length=max(lengths),
         digest=int.from_bytes(digest),
         placeholder=_has_placeholder(samples[-1]),
+        unasked=not isinstance(samples[-1], Passage) and asks_nothing(samples[-1]),
         examples=len(samples),
         repeated=sum(lengths) - max(lengths),
     )
@@ -213,6 +221,8 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
         tally.dropped += not outcome.made
         tally.kept += bool(outcome.made)
         tally.truncated += outcome.truncated
+        tally.answers_cut += outcome.answers_cut
+        tally.unasked += outcome.unasked
         tally.split += len(outcome.made) > outcome.examples
         tally.rewritten += outcome.examples > 1
         tally.examples += outcome.examples

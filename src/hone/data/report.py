@@ -42,6 +42,7 @@ class SetReport:
     length: tokens of a sequence at p50, p90, p99 and max; longest: tokens of the longest row before cutting.
     unread: rows that fill a column which the entry does not name, by column. rewritten: rows learned as several examples, as the
     template rewrites earlier answers; examples: of all rows together; repeated: tokens encoded again for that, before cutting.
+    answers_cut: rows truncated in what is learned. unasked: rows with an empty question.
     """
 
     name: str
@@ -62,6 +63,8 @@ class SetReport:
     rewritten: int = 0
     examples: int = 0
     repeated: int = 0
+    answers_cut: int = 0
+    unasked: int = 0
 
     @property
     def num_refused(self) -> int:
@@ -73,7 +76,8 @@ class SetReport:
         lines = [f"{self.name}: {self.read:,} rows read, {self.kept:,} kept, {self.num_refused:,} refused"]
         for refusal in self.refused:
             lines.append(f"  refused {refusal.count:,}: {refusal.reason}: {refusal.examples()}")
-        counts = {"dropped as too long": self.dropped, "truncated": self.truncated, "split": self.split}
+        cut = f"truncated ({self.answers_cut:,} of them in their answers)" if self.answers_cut else "truncated"
+        counts = {"dropped as too long": self.dropped, cut: self.truncated, "split": self.split}
         counts |= {"exact duplicates": self.duplicates}
         if any(counts.values()):
             lines.append("  " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
@@ -94,6 +98,8 @@ class SetReport:
                 f'  warning: {count:,} rows fill the column "{column}", which is not read; '
                 f'if it matters, name it in dataset_info.json: columns: {{"{column}": "{column}", ...}} with all the others'
             )
+        if self.unasked:
+            lines.append(f"  warning: {self.unasked:,} rows ask nothing: a question is empty or null; they are learned so")
         if self.placeholders:
             lines.append(
                 f"  warning: {self.placeholders:,} rows hold {{{{name}}}} or {{{{author}}}}, which is learned as it stands; "
@@ -167,6 +173,8 @@ class Tally:
     rewritten: int = 0
     examples: int = 0
     repeated: int = 0
+    answers_cut: int = 0
+    unasked: int = 0
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
         """Count a row that cannot be used."""
@@ -180,7 +188,7 @@ class Tally:
         return SetReport(
             name, self.read, self.kept, refused, self.dropped, self.truncated, self.split, duplicates, self.placeholders,
             len(lengths), int(lengths.sum()), int(trained.sum()), spread(lengths), self.longest,
-            dict(self.unread), self.rewritten, self.examples, self.repeated,
+            dict(self.unread), self.rewritten, self.examples, self.repeated, self.answers_cut, self.unasked,
         )  # fmt: skip
 
 

@@ -65,6 +65,12 @@ class Match:
 Sample = Passage | Dialog | Pair | Rated | Task | Match
 
 
+def asks_nothing(sample: Pair | Dialog | Rated | Task) -> bool:
+    """Whether a message of a user in it is empty, as of a column that is null."""
+    talk = sample.chosen if isinstance(sample, Pair) else sample.conversation
+    return any(said.role == "user" and not said.text.strip() for said in talk.messages)
+
+
 def texts_of(sample: Sample) -> list[str]:
     """Everything that somebody wrote in it."""
     if isinstance(sample, Passage):

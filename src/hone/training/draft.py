@@ -176,6 +176,17 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
     )
 
 
+def never_learns(run: Run, plan: Plan) -> str:
+    """What to say where the learning rate is 0 in every step, as in a single one that is the first of a warm-up; else ""."""
+    factor = schedule_factor(run.optimizer, plan.num_steps)
+    if not run.train.do_train or any(factor(step) > 0 for step in range(plan.num_steps)):
+        return ""
+    return (
+        f"the learning rate is 0 in each of the {plan.num_steps} steps, so nothing would be learned: take more steps, or lower "
+        "warmup_steps and warmup_ratio"
+    )
+
+
 def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, int, Memory, Memory]:
     """Weights, trained weights, and the memory of a step with activations kept and recomputed."""
     module = meta_model(run.model)

@@ -18,6 +18,7 @@ import numpy as np
 from hone import log
 from hone.adapters.folder import locate
 from hone.chat.encoded import Example
+from hone.config.objective import Referring
 from hone.config.run import Run
 from hone.data.build import CACHE_HOME, TokenSet
 from hone.data.order import Steps

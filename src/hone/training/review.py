@@ -18,12 +18,14 @@ from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
 from hone.objectives.onpolicy import OnPolicy
-from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps
+from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.means import require_means
 from hone.training.plan import Plan
 from hone.training.prompts import ready_to_draw
 from hone.training.resume import require_free_output
 
+_FEW = 0.1
+"""The share of rows whose answers may be cut without a warning."""
 _COLOUR, _PLAIN = ("\x1b[32m", "\x1b[0m"), ("[+", "+]")
 
 
@@ -39,19 +41,24 @@ class Shown:
 
 @dataclass(frozen=True)
 class Review:
-    """faults: reasons why the run would learn nothing, or the wrong thing; none of them is a matter of taste."""
+    """faults: reasons why the run would learn nothing, or the wrong thing; none of them is a matter of taste.
+
+    warnings: what may be meant and seldom is.
+    """
 
     samples: list[Shown]
     material: Material
     laws: list[LawResult]
     plan: Plan
     faults: list[str]
+    warnings: list[str]
 
     def lines(self) -> list[str]:
         """The review for people."""
         shown = [line for sample in self.samples for line in (_heading(sample), sample.text, "")]
         laws = [f"  {_VERDICT[law.held]:<8}{law.law}{': ' + law.detail if law.detail else ''}" for law in self.laws]
-        faults = [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
+        faults = [f"warning: {warning}" for warning in self.warnings]
+        faults += [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
         data = self.material.tokens.report.lines()
         return [*shown, *data, "", "laws of the chat format", *laws, "", *self.plan.lines(), "", *faults]
 
@@ -63,6 +70,7 @@ class Review:
             "laws": [vars(law) for law in self.laws],
             "plan": self.plan.to_dict(),
             "faults": self.faults,
+            "warnings": self.warnings,
         }
 
 
@@ -93,7 +101,9 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     ]
     laws = [] if run.objective.kind in PLAIN else _try_laws(material.codec)
     examples = [example for _, _, example in first]
-    return Review(samples, material, laws, plan, find_faults(run, material, laws, examples))
+    faults = find_faults(run, material, laws, examples)
+    faults += [problem] if (problem := never_learns(run, plan)) else []
+    return Review(samples, material, laws, plan, faults, find_warnings(run, material))
 
 
 def _try_laws(codec: Codec) -> list[LawResult]:
@@ -133,6 +143,16 @@ def find_faults(run: Run, material: Material, laws: list[LawResult], first: list
             "Name the template of this model, or leave template out to use the tokenizer's own"
         )
     return faults
+
+
+def find_warnings(run: Run, material: Material) -> list[str]:
+    """Sets of which more than a tenth of the rows lose a part of their answers."""
+    return [
+        f"cutoff_len: {run.data.cutoff_len} cuts the answers of {one.answers_cut:,} of {one.kept:,} rows of {one.name}: what is "
+        f"learned is to stop there; the longest row has {one.longest:,} tokens. Raise cutoff_len, or write overlong: drop"
+        for one in material.tokens.report.sets
+        if one.answers_cut > _FEW * one.kept
+    ]
 
 
 def _ends_in_stop(sequence: Encoded, stops: set[int]) -> bool:

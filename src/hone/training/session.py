@@ -33,7 +33,7 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
-from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps
+from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.heads import fit_heads, weights_of
@@ -99,6 +99,8 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError(problem)
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
+    if problem := never_learns(run, plan):
+        raise TrainingError(problem)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
         if finished := device.gather(told_finished(run, plan, start, settings))[0]:
