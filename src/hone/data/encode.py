@@ -162,7 +162,7 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Exam
         length=max(lengths),
         digest=int.from_bytes(digest),
         placeholder=_has_placeholder(samples[-1]),
-        unasked=not isinstance(samples[-1], Passage) and asks_nothing(samples[-1]),
+        unasked=asks_nothing(samples[-1]),
         examples=len(samples),
         repeated=sum(lengths) - max(lengths),
     )

@@ -65,8 +65,10 @@ class Match:
 Sample = Passage | Dialog | Pair | Rated | Task | Match
 
 
-def asks_nothing(sample: Pair | Dialog | Rated | Task) -> bool:
-    """Whether a message of a user in it is empty, as of a column that is null."""
+def asks_nothing(sample: Sample) -> bool:
+    """Whether it is a conversation with an empty message of a user, as of a column that is null."""
+    if isinstance(sample, Passage | Match):
+        return False
     talk = sample.chosen if isinstance(sample, Pair) else sample.conversation
     return any(said.role == "user" and not said.text.strip() for said in talk.messages)
 
