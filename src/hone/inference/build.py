@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import torch
 
+from hone import log
 from hone.adapters.apply import attach
 from hone.chat.codec import build_codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.config.trained import other_than_trained
 from hone.inference.hf import HfEngine
 from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
@@ -27,6 +29,8 @@ def build_engine(
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
+    for line in other_than_trained(model, adapter, chat):
+        log.once(f"note: {line}")
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
