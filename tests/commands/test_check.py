@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ def check(settings: dict[str, Any], tmp_path: Path, *more: str) -> int:
 
 def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
     assert check(tiny_run, tmp_path) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     assert "<|im_start|>assistant\n[+" in shown and "<|im_end|>+]" in shown
     assert "23 rows read, 23 kept, 0 refused" in shown
     assert "4 sequences = 2 x 2 accumulated x 1 processes, packed" in shown
+    (told,) = re.findall(r"([\d,]+) of ([\d,]+) weights are trained \(([\d.]+%)\)", said)
+    assert f"weights      {told[1]}, of which {told[0]} ({told[2]}) trained" in shown, "one figure of the weights"
     assert "8 steps" in shown and "activations" in shown and shown.rstrip().endswith("no fault found")
     assert not Path(tiny_run["output_dir"]).exists(), "a check writes nothing where the model would go"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from tests.runs import write_run
+
 from hone import log
 from hone.cli import main
 
@@ -24,8 +26,22 @@ def test_export_without_a_folder_or_over_other_files_is_refused(tiny_model_dir, 
     assert "export_dir" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    assert main(["export", str(tmp_path / "run.yaml"), f"export_dir={tmp_path / 'full'}"]) == 1
+    assert main(["export", str(tmp_path / "run.yaml"), f"export_dir={tmp_path / 'full'}"]) == 2
     assert "notes.txt" in capsys.readouterr().err
+
+
+def test_a_template_other_than_the_one_it_was_trained_with_is_told_in_use(tiny_run, tmp_path, capsys) -> None:
+    settings = {**tiny_run, "max_steps": 2, "warmup_steps": 0, "template": "chatml"}
+    assert main(["train", str(write_run(settings, tmp_path / "run.yaml"))]) == 0
+    folder = tiny_run["output_dir"]
+    use = [f"model_name_or_path={tiny_run['model_name_or_path']}", f"adapter_name_or_path={folder}", "finetuning_type=lora"]
+    said = f"note: template: vicuna here, and {folder} was trained with chatml"
+    for verb, *more in (("export", f"export_dir={tmp_path / 'merged'}"), ("chat", "--ask", "Hi", "max_new_tokens=2")):
+        capsys.readouterr()
+        assert main([verb, *use, *more, "template=vicuna"]) == 0
+        assert said in capsys.readouterr().err
+        assert main([verb, *use, *more, "template=chatml"]) == 0
+        assert "was trained with" not in capsys.readouterr().err
 
 
 def test_positions_are_stretched_for_the_length_of_the_training(tiny_model_dir, tmp_path, capsys) -> None:

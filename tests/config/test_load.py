@@ -132,6 +132,12 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path):
     assert run.optimizer.lr_scheduler_kwargs == {"min_lr": 2e-5, "num_cycles": 1}
 
 
+def test_a_key_given_twice_on_the_command_line_is_a_mistake_unless_it_says_the_same():
+    with pytest.raises(ConfigError, match="command line: lora_rank: this key stands twice, with 8 and 16; remove one"):
+        load(["model_name_or_path=m", "lora_rank=8", "--lora-rank", "16"], "chat")
+    load(["model_name_or_path=m", "lora_rank=8", "lora_rank=8"], "chat")
+
+
 def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
     text = "model_name_or_path: m\nlerning_rate: 1e-4\ncutoff_len: many\nstage: sfft\ndouble_quantization: false\n"
     text += "use_galore: true\nlora_rank: 0\noutput_dir: o\nmax_steps: 1.5\nbf16: [1]\n"

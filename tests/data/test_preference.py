@@ -5,6 +5,8 @@ Does not know any loss.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hone.chat.message import Conversation, message
 from hone.data.catalog import OPENAI_TAGS, Columns, DatasetSpec
 from hone.data.columns import RowError
+from hone.data.guess import guess_spec
 from hone.data.overlong import fit
 from hone.data.sample import Dialog, Pair, Rated, Task
 from hone.data.shapes import check_usable, to_sample
@@ -33,6 +36,34 @@ def talk(*said: tuple[str, str]) -> Conversation:
 
 
 PAIR = Pair(talk(("user", "2+2?"), ("assistant", "4")), talk(("user", "2+2?"), ("assistant", "5")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+        {"instruction": "2+2?", "input": "", "output": "4", "chosen": "4", "rejected": "5"},
+        {
+            "conversations": [{"from": "human", "value": "2+2?"}],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+        },
+        {
+            "prompt": "2+2?",
+            "chosen": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
+            "rejected": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5"}],
+        },
+    ],
+)
+def test_a_plain_file_of_pairs_is_read_as_such_and_refused_for_answers(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    assert to_sample(row, guess_spec(str(path), Pair), Pair) == PAIR
+    single = guess_spec(str(path), Dialog)
+    if "output" in row:
+        return check_usable(single, Dialog)
+    with pytest.raises(DataError, match=r"holds pairs .*\(columns chosen and rejected\).*stage: dpo"):
+        check_usable(single, Dialog)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_one_object_and_objects_one_after_another_are_rows_too():
     assert values(as_jsonl(ROWS), "x.json") == ROWS
 
 
+@pytest.mark.parametrize("wrapped", [{"data": TEXTS}, {"version": "1", "data": TEXTS}, {"mine": TEXTS}])
+def test_an_object_around_the_list_of_rows_is_told_by_its_key(wrapped):
+    key = list(wrapped)[-1]
+    with pytest.raises(DataError, match=f'wanted a list of rows; it is an object whose key "{key}" holds one'):
+        values(json.dumps(wrapped).encode(), "x.json")
+    row = {"messages": [{"role": "user", "content": "q"}]}
+    assert values(json.dumps(row).encode(), "x.json") == [row]
+
+
 def test_json_lines_with_blank_lines_a_mark_and_windows_ends():
     data = b"\xef\xbb\xbf" + as_jsonl(ROWS).replace(b"\n", b"\r\n\r\n")
     assert values(data, "x.jsonl") == ROWS
@@ -153,6 +162,12 @@ def test_a_line_of_jsonl_beyond_reading_is_that_rows_problem_alone():
 def test_a_csv_column_named_twice_is_refused():
     with pytest.raises(DataError, match='names the column "a" twice'):
         rows_of(b"a,b,a\n1,2,3\n", "x.csv")
+
+
+@pytest.mark.parametrize(("mark", "said"), [(b";", "semicolons"), (b"\t", "tabs")])
+def test_a_csv_with_other_marks_between_its_cells_is_told(mark, said):
+    with pytest.raises(DataError, match=f"its cells are parted by {said}, wanted commas"):
+        rows_of(mark.join((b"instruction", b"output\na", b"b\n")), "x.csv")
 
 
 def test_a_csv_line_with_too_few_cells_is_that_rows_problem_alone():

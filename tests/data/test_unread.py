@@ -14,10 +14,13 @@ from hone.data.build import build_data
 from hone.objectives.build import build_objective
 
 
-def report_of(tmp_path, tokenizer, entry: dict) -> str:
-    rows = [
+def report_of(tmp_path, tokenizer, entry: dict, given: list | None = None) -> str:
+    rows = given or [
         {"instruction": f"Say {n}", "input": "now", "output": "Yes", "system": "Be short." if n % 2 else ""} for n in range(6)
     ]
+    if entry.get("formatting") and not given:
+        talk = [{"from": "human", "value": "Say"}, {"from": "gpt", "value": "Yes"}]
+        rows = [{**row, "conversations": talk} for row in rows]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     data = DataConfig(
         dataset=("rows",),
@@ -34,6 +37,7 @@ def report_of(tmp_path, tokenizer, entry: dict) -> str:
         ({}, ['3 rows fill the column "system"']),
         ({"columns": {"prompt": "instruction", "response": "output", "system": "system"}}, ['6 rows fill the column "input"']),
         ({"columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}}, []),
+        ({"formatting": "sharegpt"}, ['6 rows fill the column "input"', '3 rows fill the column "system"']),
     ],
 )
 def test_filled_columns_that_nobody_named_are_told(entry, unread, tmp_path, tiny_tokenizer):
@@ -41,3 +45,11 @@ def test_filled_columns_that_nobody_named_are_told(entry, unread, tmp_path, tiny
     assert said.count("which is not read") == len(unread)
     for text in unread:
         assert text in said
+
+
+def test_answers_that_only_a_preference_learns_from_are_told_in_sft(tmp_path, tiny_tokenizer):
+    talk = [{"from": "human", "value": "Say"}, {"from": "gpt", "value": "Yes"}]
+    rows = [{"conversations": talk, "chosen": {"from": "gpt", "value": "Oh"}, "rejected": {"from": "gpt", "value": "No"}}] * 2
+    said = report_of(tmp_path, tiny_tokenizer, {"formatting": "sharegpt"}, rows)
+    assert '2 rows fill the column "chosen", which is not read; if it matters, train with stage: dpo on an entry' in said
+    assert '2 rows fill the column "rejected"' in said and '"conversations"' not in said

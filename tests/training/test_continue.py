@@ -174,8 +174,10 @@ def test_a_folder_that_is_only_named_like_a_checkpoint_is_never_removed(tiny_run
 
 def test_an_output_dir_that_cannot_be_written_is_told_first(tiny_run, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(CheckpointError, match=r"output_dir: .*out cannot be written to: it is a file"):
+    with pytest.raises(CheckpointError, match=r"output_dir: .*out cannot be written to: it is no folder"):
         start(tiny_run, tmp_path)
+    with pytest.raises(CheckpointError, match=r"/dev/full cannot be written to: it is no folder"):
+        start(tiny_run, tmp_path, output_dir="/dev/full")
     with pytest.raises(CheckpointError, match="cannot be written to: Not a directory"):
         start(tiny_run, tmp_path, output_dir=str(tmp_path / "out" / "deeper"))
 

@@ -56,7 +56,7 @@ class Trainable:
     def __str__(self) -> str:
         share = 100 * self.num_trained / max(1, self.num_weights)
         return (
-            f"{self.num_trained:,} of {self.num_weights:,} weights are trained ({share:.3g} %), in {'/'.join(self.dtypes) or '-'}"
+            f"{self.num_trained:,} of {self.num_weights:,} weights are trained ({share:.2f}%), in {'/'.join(self.dtypes) or '-'}"
         )
 
 

@@ -46,7 +46,19 @@ def read_arguments(words: list[str]) -> Arguments:
             mistakes.append(Mistake(COMMAND_LINE, word, message))
         else:
             file = word
-    return Arguments(file, tuple(overrides), tuple(mistakes))
+    return Arguments(file, tuple(overrides), (*mistakes, *_twice(overrides)))
+
+
+def _twice(overrides: list[Item]) -> list[Mistake]:
+    """A mistake for each key that is given two values: the last would silently be taken."""
+    first: dict[str, Value] = {}
+    mistakes = []
+    for item in overrides:
+        before = first.setdefault(item.key, item.value)
+        if before.data != item.value.data:
+            message = f"this key stands twice, with {before.text} and {item.value.text}; remove one"
+            mistakes.append(Mistake(COMMAND_LINE, item.key, message))
+    return mistakes
 
 
 def _key(word: str) -> str:

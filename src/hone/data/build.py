@@ -113,7 +113,8 @@ def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str
         log.once("streaming: rows are read in a stream and kept encoded on disk, so memory is bounded and runs can be continued")
     root = Path(data.tokenized_path or CACHE_HOME).expanduser()
     entries, reused = [], []
-    for spec in find_specs(data, names):
+    specs = find_specs(data, names, objective.sample)
+    for spec in specs:
         check_usable(spec, objective.sample)
         recipe = make_recipe(data, spec, objective, codec)
         source = open_source(spec, streaming=data.streaming)
@@ -128,18 +129,18 @@ def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str
         entry.report.check(data.max_bad_rows)
         entries.append(entry)
         reused += [spec.name] * found
-    return _mixed(data, find_specs(data, names), entries, reused, seed)
+    return _mixed(data, specs, entries, reused, seed)
 
 
-def find_specs(data: DataConfig, names: Sequence[str]) -> list[DatasetSpec]:
+def find_specs(data: DataConfig, names: Sequence[str], wanted: type[Sample]) -> list[DatasetSpec]:
     """The spec of each name: an entry of the catalog, or else a file of that path whose shape its first row shows."""
     catalog = load_catalog(data.dataset_dir)
-    return [_find_spec(catalog, name) for name in names]
+    return [_find_spec(catalog, name, wanted) for name in names]
 
 
-def _find_spec(catalog: Catalog, name: str) -> DatasetSpec:
+def _find_spec(catalog: Catalog, name: str, wanted: type[Sample]) -> DatasetSpec:
     if name not in catalog and Path(name).expanduser().exists():
-        return guess_spec(name)
+        return guess_spec(name, wanted)
     return catalog.find(name)
 
 
@@ -222,7 +223,7 @@ def first_samples(
     Reads no further than it must and leaves the cache alone.
     """
     shown = []
-    for spec in find_specs(data, names):
+    for spec in find_specs(data, names, objective.sample):
         check_usable(spec, objective.sample)
         rows = open_source(spec, streaming=True).rows()
         found = encoded_rows(rows, make_recipe(data, spec, objective, codec))

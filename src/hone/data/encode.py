@@ -25,13 +25,16 @@ from hone.data.columns import RowError
 from hone.data.files import Source
 from hone.data.overlong import OVERLONG_VERSION, Fitted, fit
 from hone.data.report import Tally
-from hone.data.sample import Passage, Sample, asks_nothing, texts_of
+from hone.data.sample import Pair, Passage, Rated, Sample, Task, asks_nothing, texts_of
 from hone.data.shapes import SHAPES_VERSION, to_sample
 from hone.data.sources import RawRow
 from hone.data.workers import in_order
 from hone.errors import DataError, TemplateError
 
-MEANINGFUL = ("input", "system", "history", "tools", "images", "videos", "audios")
+MEANINGFUL = (
+    "input", "system", "history", "messages", "conversations", "tools", "images", "videos", "audios", "chosen", "rejected",
+    "kto_tag",
+)  # fmt: skip
 """Column names that many data sets use for what an entry may forget to name."""
 
 _UNRENDERED = "the template cannot render it"
@@ -102,13 +105,21 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
     encoded = iter(_encoded(recipe, [sample for several in samples.values() for sample in several]))
     for number, several in samples.items():
         outcomes[number] = _outcome(recipe, number, several, list(islice(encoded, len(several))))
-    return [replace(outcomes[row.number], unread=_unread(recipe.spec, row)) for row in rows]
+    return [replace(outcomes[row.number], unread=_unread(recipe, row)) for row in rows]
 
 
-def _unread(spec: DatasetSpec, row: RawRow) -> tuple[str, ...]:
-    """Columns the row fills whose names mean something to hone and that the entry does not name: they are not learned."""
-    named = set(asdict(spec.columns).values())
-    return tuple(word for word in MEANINGFUL if row.value is not None and row.value.get(word) and word not in named)
+def _unread(recipe: Recipe, row: RawRow) -> tuple[str, ...]:
+    """Columns the row fills whose names mean something to hone and that are not read as its shape and the objective are."""
+    spec, wanted, value = recipe.spec, recipe.objective.sample, row.value
+    unused = {"messages"} if spec.shape == "alpaca" else {"prompt", "query", "response", "history"}
+    unused |= set() if wanted is Pair else {"chosen", "rejected"}
+    unused |= set() if wanted is Rated else {"kto_tag"}
+    read = {name for column, name in asdict(spec.columns).items() if column not in unused}
+    if spec.shape == "openai":
+        read |= {"tools"} | ({"messages"} if value is not None and "conversations" not in value else set())
+    if wanted is Task:  # a reward may read them
+        read |= {"chosen", "rejected", "kto_tag"}
+    return tuple(word for word in MEANINGFUL if value is not None and value.get(word) and word not in read)
 
 
 def _samples(recipe: Recipe, row: RawRow) -> list[Sample]:

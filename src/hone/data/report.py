@@ -16,6 +16,8 @@ from hone.errors import DataError
 
 EXAMPLES = 5
 """How many rows of each reason are named."""
+_STAGES = {"chosen": "stage: dpo", "rejected": "stage: dpo", "kto_tag": "stage: kto"}
+"""What learns from a column that nothing else reads."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,11 @@ class SetReport:
             f"  tokens a sequence: {spread}" + (f" (longest row {self.longest:,})" if self.truncated or self.split else "")
         )
         for column, count in self.unread.items():
-            lines.append(
-                f'  warning: {count:,} rows fill the column "{column}", which is not read; '
-                f'if it matters, name it in dataset_info.json: columns: {{"{column}": "{column}", ...}} with all the others'
-            )
+            stage = _STAGES.get(column)
+            advice = f'name it in dataset_info.json: columns: {{"{column}": "{column}", ...}} with all the others'
+            if stage:
+                advice = f"train with {stage} on an entry that names it"
+            lines.append(f'  warning: {count:,} rows fill the column "{column}", which is not read; if it matters, {advice}')
         if self.unasked:
             lines.append(f"  warning: {self.unasked:,} rows ask nothing: a question is empty or null; they are learned so")
         if self.placeholders:

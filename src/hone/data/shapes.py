@@ -36,10 +36,10 @@ def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
     """Raise DataError where no row of the set can be a `wanted` sample."""
     if spec.is_preference and wanted in (Dialog, Passage, Rated if spec.ranking else Pair):
         kind = "pairs of a chosen and a rejected answer" if spec.ranking else "answers rated good or bad"
-        hint = "ranking" if spec.ranking else "columns.kto_tag"
+        hint = f"columns {spec.columns.chosen} and {spec.columns.rejected}" if spec.ranking else "columns.kto_tag in its entry"
         instead = "stage: dpo, rm" if spec.ranking else "stage: kto"
         raise DataError(
-            f'data set "{spec.name}" holds {kind} ({hint} in its entry), which {_MEANS[wanted]} cannot learn from; '
+            f'data set "{spec.name}" holds {kind} ({hint}), which {_MEANS[wanted]} cannot learn from; '
             f"choose another set, an entry that names only the answers to learn, or {instead}"
         )
     if wanted is Match and (spec.columns.positive is None or spec.shape != "alpaca"):

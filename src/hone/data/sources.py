@@ -61,7 +61,19 @@ def ending(name: str) -> str:
 def _json(file: BinaryIO, name: str) -> Iterator[RawRow]:
     """An array of objects, or objects one after another (a single one, too)."""
     for number, (value, line) in enumerate(JsonStream(file, name)):
+        if number == 0 and (key := _list_inside(value)):
+            raise DataError(f'{name}: wanted a list of rows; it is an object whose key "{key}" holds one: save that list alone')
         yield _object(number, value, line)
+
+
+def _list_inside(value: Any) -> str:
+    """The key of an object that wraps a list of rows, "" of a row: that has other keys beside a list, and messages in it."""
+    for key, inside in value.items() if isinstance(value, dict) else ():
+        wraps = len(value) == 1 or key in ("data", "rows", "train", "examples")
+        rows = wraps and isinstance(inside, list) and inside and all(isinstance(row, dict) for row in inside[:3])
+        if rows and not {"role", "from"} & set(inside[0]):
+            return key
+    return ""
 
 
 def _jsonl(file: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -119,6 +131,8 @@ def _csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
         header = next(reader)
         if twice := [key for key in dict.fromkeys(header) if header.count(key) > 1]:
             raise DataError(f'{name}: the header names the column "{twice[0]}" twice; rename one')
+        if len(header) == 1 and (mark := next((mark for mark in _OTHER_MARKS if mark in header[0]), "")):
+            raise DataError(f"{name}: its cells are parted by {_OTHER_MARKS[mark]}, wanted commas; save it again with commas")
         for number, cells in enumerate(cells for cells in reader if cells):
             if len(cells) == len(header):
                 yield RawRow(number, {key: cell or None for key, cell in zip(header, cells, strict=True)})
@@ -127,6 +141,9 @@ def _csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
                 yield RawRow(number, None, "wrong number of cells", detail)
     except csv.Error as error:
         raise DataError(f"{name}: broken CSV at line {reader.line_num}: {error}") from error
+
+
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs"}
 
 
 def _utf8_text(file: BinaryIO, name: str) -> Iterator[str]:

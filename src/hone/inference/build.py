@@ -16,6 +16,7 @@ from hone.chat.codec import build_codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.config.trained import other_than_trained
 from hone.errors import ModelError
 from hone.inference.hf import HfEngine
 from hone.models.catalog import family_template
@@ -34,6 +35,8 @@ def build_engine(
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
     _refuse_writing_nothing(model, adapter)
+    for line in other_than_trained(model, adapter, chat):
+        log.once(f"note: {line}")
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)

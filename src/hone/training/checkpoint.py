@@ -87,7 +87,7 @@ def make_output(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as problem:
-        seen = "it is a file" if folder.is_file() else problem.strerror or str(problem)
+        seen = "it is no folder" if folder.exists() and not folder.is_dir() else problem.strerror or str(problem)
         raise CheckpointError(f"output_dir: {folder} cannot be written to: {seen}. Name another folder") from problem
 
 

@@ -221,7 +221,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
         )
         for recompute in (False, True)
     )
-    return shape.num_weights, trained.num, kept, recomputed
+    return trained.num + trained.frozen, trained.num, kept, recomputed
 
 
 def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:

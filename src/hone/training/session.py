@@ -99,7 +99,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError(problem)
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, device=device.device, world=device.world)
-    if problem := never_learns(run, plan):
+    if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
