@@ -65,6 +65,14 @@ def test_keys_that_are_written_with_a_value_exist(page: Path):
         assert keys <= {*knobs(), "packing_", "use_galore"}, keys - set(knobs())
 
 
+@EVERY_PAGE
+def test_no_heading_stands_twice_and_a_bold_opening_begins_a_paragraph(page: Path):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ .*", text, re.MULTILINE)
+    assert sorted(set(headings)) == sorted(headings)
+    assert not re.findall(r"(?<=[^\n]\n)\*\*[^*\n]+\.\*\*.*", text)
+
+
 def test_the_settings_page_is_current():
     made = runpy.run_path(str(PROJECT / "docs" / "make_config.py"))["page"]()
     assert (PROJECT / "docs" / "config.md").read_text(encoding="utf-8") == made, "write it anew: make docs"
