@@ -149,6 +149,7 @@ def test_an_older_checkpoint_that_is_continued_leaves_the_later_ones_behind(tiny
         ({"model_name_or_path": "out"}, r"output_dir: .*out is the model_name_or_path of this run"),
         ({"adapter_name_or_path": "out/checkpoint-2"}, r"out holds the adapter_name_or_path of this run \(.*checkpoint-2\)"),
         ({"sft_loss": "asft", "ref_model": "out"}, "is the ref_model of this run"),
+        ({"stage": "ppo", "reward_model_type": "full", "reward_model": "out"}, "is the reward_model of this run"),
     ],
 )
 def test_an_output_dir_that_the_run_reads_is_refused_before_anything_is_written(tiny_run, tmp_path, changes, said):

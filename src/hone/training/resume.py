@@ -61,7 +61,8 @@ def _read_by(run: Run) -> list[tuple[str, str]]:
     """(setting, folder or id) of every model and adapter the run reads."""
     found = [("model_name_or_path", run.model.model_name_or_path)]
     sections = {**vars(run.adapter), **vars(run.objective)}
-    for key in ("adapter_name_or_path", "ref_model", "ref_model_adapters", "teacher_model", "teacher_model_adapters"):
+    beside = [f"{name}_model{part}" for name in ("ref", "teacher", "reward") for part in ("", "_adapters")]
+    for key in ("adapter_name_or_path", *beside):
         places = sections.get(key) or ()
         found += [(key, place) for place in ([places] if isinstance(places, str) else places)]
     return found
