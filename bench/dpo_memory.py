@@ -96,7 +96,7 @@ def settings_for(program: str, case: Case, num_pairs: int) -> Told:
         own = {"gradient_checkpointing": False, "tokenized_path": "cache", "precompute_ref": case.precompute}
     return {
         **shared, **adapter, **own, "model_name_or_path": "model", "template": "llama3", "stage": "dpo", "do_train": True,
-        "pref_beta": 0.1, "dataset": "pairs", "dataset_dir": ".", "cutoff_len": 2048, "overwrite_output_dir": True,
+        "pref_beta": 0.1, "dataset": "pairs", "dataset_dir": ".", "cutoff_len": 2048,
     }  # fmt: skip
 
 
@@ -106,8 +106,8 @@ def measure(program: str, python: str, case: Case, vocabulary: int, pad_id: int)
         home = Path.cwd()
         os.chdir(name)
         Path("model").symlink_to(home / "model")
-        Path("run.json").write_text(json.dumps(settings_for(program, case, len(case.lengths))))
-        words = [python, Path(__file__).resolve().with_name("dpo_side.py"), "notes.json", program, "run.json", vocabulary, pad_id]
+        Path("run.yaml").write_text(json.dumps(settings_for(program, case, len(case.lengths))))
+        words = [python, Path(__file__).resolve().with_name("dpo_side.py"), "notes.json", program, "run.yaml", vocabulary, pad_id]
         done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         os.chdir(home)
         if done.returncode:
