@@ -217,7 +217,7 @@ def test_a_reward_model_of_stage_rm_scores_as_it_does_by_itself(ppo, tiny_model_
     }
     own = ("reward_model", "ppo_", "max_new_tokens")
     reward = train({key: value for key, value in ppo.items() if not key.startswith(own)} | lora | paired, tmp_path)
-    scored = {"reward_model": str(reward), "reward_model_type": "lora", "max_steps": 1, "ppo_epochs": 1}
+    scored = {"reward_model": str(reward), "reward_model_type": "lora", "max_steps": 1, "warmup_steps": 0, "ppo_epochs": 1}
     seen: list[list[int]] = []
     with pytest.MonkeyPatch.context() as patch:
         kept = Ppo.take

@@ -121,7 +121,13 @@ def test_training_goes_on_from_a_reward_model(kind, reward_run, tmp_path):
     named = "adapter_name_or_path" if kind == "lora" else "model_name_or_path"
     # A rate too small to move anything: what is written is what was read.
     second = start(
-        settings, tmp_path, max_steps=1, learning_rate=1e-20, output_dir=str(tmp_path / "second"), **{named: str(first)}
+        settings,
+        tmp_path,
+        max_steps=1,
+        warmup_steps=0,
+        learning_rate=1e-20,
+        output_dir=str(tmp_path / "second"),
+        **{named: str(first)},
     )
     assert largest_difference(load_file(first / HEAD), load_file(second / HEAD)) == 0.0
 
@@ -182,7 +188,7 @@ def test_it_scores_alike_alone_and_among_others_and_after_export(reward_run, tmp
 
 
 def test_it_does_not_chat_and_another_model_does_not_score(reward_run, tmp_path, capsys):
-    base, adapter = reward_run["model_name_or_path"], start(reward_run, tmp_path, max_steps=1)
+    base, adapter = reward_run["model_name_or_path"], start(reward_run, tmp_path, max_steps=1, warmup_steps=0)
     assert cli.main(["chat", f"model_name_or_path={base}", f"adapter_name_or_path={adapter}", "--ask", "Hello"]) == 2
     assert "is a reward model (stage: rm)" in capsys.readouterr().err
     judged = write_run({**reward_run, "do_train": False, "do_eval": True, "eval_dataset": "held"}, tmp_path / "judged.yaml")
@@ -194,7 +200,7 @@ def test_it_does_not_chat_and_another_model_does_not_score(reward_run, tmp_path,
 
 def test_a_reward_model_of_llamafactory_is_read(reward_run, tmp_path, capsys):
     """Its files are the same; the metadata say nothing of what the head was learned for."""
-    folder = start(of_kind(reward_run, "full"), tmp_path, max_steps=1)
+    folder = start(of_kind(reward_run, "full"), tmp_path, max_steps=1, warmup_steps=0)
     save_file(load_file(folder / HEAD), folder / HEAD, metadata={"format": "pt"})
     scores = scorer_of(folder).score([asked("Gladly")])
     torch.save(load_file(folder / HEAD), folder / "value_head.bin")
