@@ -8,9 +8,10 @@ from __future__ import annotations
 from hone import log
 from hone.config import load, to_yaml
 from hone.config.environment import read_environment
+from hone.config.run import Run
 from hone.errors import HoneError
-from hone.training.launch import launch, wants_launch
-from hone.training.session import carry_out, evaluate_only, prepare
+from hone.training.launch import launch, leave, wants_launch
+from hone.training.session import Session, carry_out, evaluate_only, prepare
 from hone.training.voice import has_the_word
 
 
@@ -31,6 +32,11 @@ def _train(arguments: list[str]) -> int:
     if wants_launch(environment, use_cpu=run.train.use_cpu):
         return launch(environment, ["train", *arguments])
     session = prepare(run, settings=to_yaml(run))
+    code = _carried_out(run, session)
+    return leave(code) if environment.launched else code  # while the session is still whole
+
+
+def _carried_out(run: Run, session: Session | str) -> int:
     if isinstance(session, str):
         log.info(session)
         return 0
