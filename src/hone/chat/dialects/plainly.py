@@ -44,16 +44,21 @@ class Lfm2(Plain):
         yield from scan.word("[")
         while True:
             yield from scan.space()
-            name, _ = yield from scan.upto(re.compile(r"\("), _LONGEST)
-            name = _checked(name)
-            index = yield from scan.begin(name)
-            arguments = yield from _arguments(scan, index)
-            yield from scan.finish(index, name, arguments)
+            yield from _call(scan)
             yield from scan.space()
             if (yield from scan.word(",", "]")) == "]":
                 break
         yield from scan.space()
         yield from scan.word(self.closing)
+
+
+def _call(scan: Scan) -> Step[None]:
+    """name(argument=value, ...), to its closing bracket."""
+    name, _ = yield from scan.upto(re.compile(r"\("), _LONGEST)
+    name = _checked(name)
+    index = yield from scan.begin(name)
+    arguments = yield from _arguments(scan, index)
+    yield from scan.finish(index, name, arguments)
 
 
 def _arguments(scan: Scan, index: int) -> Step[dict[str, Any]]:
@@ -127,11 +132,7 @@ class MiniCpm(Plain):
         yield from scan.word("```python")
         yield from scan.space()
         while True:
-            name, _ = yield from scan.upto(re.compile(r"\("), _LONGEST)
-            name = _checked(name)
-            index = yield from scan.begin(name)
-            arguments = yield from _arguments(scan, index)
-            yield from scan.finish(index, name, arguments)
+            yield from _call(scan)
             yield from scan.space()
             if (yield from scan.maybe("```")):
                 break
