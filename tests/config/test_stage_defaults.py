@@ -29,6 +29,7 @@ def test_words_of_trl() -> None:
 
 
 def test_the_resolved_settings_read_back_the_same(tmp_path) -> None:
-    run = read([*BASE, "epsilon_high=0.28", "reward_funcs=numeric,r.py:f", "reward_weights=1,0.5"], "train").run
+    several = [*BASE[:-1], "reward_funcs=numeric,r.py:f", "reward_weights=1,0.5"]
+    run = read([*several, "epsilon_high=0.28"], "train").run
     (tmp_path / "run.yaml").write_text(to_yaml(run))
     assert read([str(tmp_path / "run.yaml")], "train").run == run
