@@ -7,10 +7,7 @@ test_invariance. Resume is compared with no tolerance at all.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from hone.commands import check, train
 from hone.errors import TrainingError
 from hone.models.policy import Policy
 from hone.models.reference import Reference
+from tests import worlds
 from tests.families import tiny
 from tests.runs import largest_difference, losses_of, make_rows, weights_of, write_run
 
@@ -90,10 +88,7 @@ def launch(settings: dict, tmp_path: Path, name: str, **changes: object) -> Path
     """Train on two processes."""
     folder = tmp_path / name
     path = write_run({**settings, "output_dir": str(folder), **changes}, tmp_path / f"{name}.yaml")
-    environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29631", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hone", "train", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
-    assert done.returncode == 0, done.stderr
+    worlds.train(path, 2)
     return folder
 
 

@@ -6,10 +6,7 @@ Does not know the loss's formula; tests/objectives does.
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from hone.config import load
 from hone.config.adapter import Full
 from hone.errors import ModelError
 from hone.inference.embed import build_embedder
+from tests import worlds
 from tests.runs import WORDS, largest_difference, losses_of, weights_of, write_run
 
 KINDS = dict(zip(WORDS[:8], WORDS[8:16], strict=True))
@@ -119,11 +117,7 @@ def test_two_processes_learn_what_one_does(embed_run, tmp_path):
     settings = full(embed_run) | {"disable_shuffling": False}
     alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
     path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
-    launched = {**os.environ, "FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29653"}
-    done = subprocess.run(
-        [sys.executable, "-m", "hone", "train", str(path)], capture_output=True, text=True, timeout=300, env=launched
-    )
-    assert done.returncode == 0, done.stderr
+    worlds.train(path, 2)
     # Sums in another order are divided by the temperature, 20 times larger than an SFT run's.
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-4)
     assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 1e-3

@@ -6,16 +6,14 @@ Tolerances: fp32 sums in another order; 1e-5 in losses and rewards, 2e-5 in weig
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hone import cli
+from tests import worlds
 from tests.runs import largest_difference, weights_of, write_run
 
 REWARDS = """
@@ -56,15 +54,8 @@ def grpo(tiny_run: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 def train(settings: dict[str, Any], path: Path, world: int = 1) -> str:
-    """Run it (in this process where it is one) and give what it said on standard error."""
-    file = write_run({key: value for key, value in settings.items() if value is not None}, path)
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": "29633"} if world > 1 else {}
-    command = [sys.executable, "-m", "hone", "train", str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **launched}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    """Run it in processes of its own and give what they said."""
+    return worlds.train(write_run(_without_none(settings), path), world)
 
 
 def history(folder: Path, name: str) -> list[float]:
@@ -205,8 +196,6 @@ def test_a_reward_that_fails_on_one_process_ends_both(grpo, tmp_path):
     )
     settings = grpo | {"per_device_train_batch_size": 2, "reward_funcs": f"{tmp_path / 'rewards.py'}:one"}
     file = write_run(_without_none(settings | {"gradient_accumulation_steps": 1}), tmp_path / "r.yaml")
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29637", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hone", "train", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **launched})
+    done = worlds.command(file, 2)
     assert done.returncode == 1 and done.stderr.count("one failed on rows row") == 1, done.stderr
     assert "ZeroDivisionError" in done.stderr

@@ -14,6 +14,7 @@ import pytest
 from hone.commands import train
 from hone.training import signals
 from hone.training.signals import StopRequest, saying
+from tests import worlds
 from tests.runs import largest_difference, weights_of, write_run
 
 KILLS = 20
@@ -49,15 +50,15 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("launched", [{}, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29617"}])
-def test_a_polite_stop_saves_and_says_so(number, launched, tiny_run, tmp_path):
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_polite_stop_saves_and_says_so(number, world, tiny_run, tmp_path):
     settings = {**tiny_run, "save_strategy": "no", "max_steps": 50000}
     path = write_run(settings, tmp_path / "run.yaml")
     process = subprocess.Popen(
         [sys.executable, "-m", "hone", "train", str(path)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **launched},
+        env=worlds.launched(world) if world > 1 else None,
     )
     assert process.stderr is not None
     said = []
@@ -70,7 +71,7 @@ def test_a_polite_stop_saves_and_says_so(number, launched, tiny_run, tmp_path):
     assert "Traceback" not in "".join(said)
     saved = list(Path(settings["output_dir"]).glob("checkpoint-*"))
     assert len(saved) == 1 and str(saved[0]) in "".join(said)
-    if launched:  # one process goes on with the same sequences a step
+    if world > 1:  # one process goes on with the same sequences a step
         settings["gradient_accumulation_steps"] *= 2
     more = {**settings, "max_steps": int(saved[0].name.split("-")[1]) + 1}
     assert train.main([str(write_run(more, path))]) == 0

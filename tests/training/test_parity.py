@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hone.commands import train
+from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 from tests.training import reference_trainer
 
@@ -49,11 +50,12 @@ def test_two_processes(tiny_run, tmp_path):
     # 16 rows fill whole steps of 8: of an uneven last one the reference repeats rows, which would be another loss.
     settings = {**tiny_run, "max_samples": 16}
     path = write_run(settings, tmp_path / "run.yaml")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    ours = subprocess.run([*launch, "--master_port=29511", "-m", "hone", "train", str(path)], env=environment, check=False)
-    assert ours.returncode == 0
-    script = [*launch, "--master_port=29512", "-m", "tests.training.reference_trainer", str(path), str(tmp_path / "reference")]
-    assert subprocess.run(script, env=environment, check=False, cwd=root).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
+    ours = ["-m", "hone", "train", str(path)]
+    theirs = ["-m", "tests.training.reference_trainer", str(path), str(tmp_path / "reference")]
+    for words in (ours, theirs):
+        launch = [*torchrun, f"--master_port={worlds.free_port()}", *words]
+        assert subprocess.run(launch, env=environment, check=False, cwd=root).returncode == 0
     require_parity(settings, tmp_path / "reference")

@@ -6,10 +6,7 @@ Tolerances: fp32 sums in another order; 2e-5 in losses and weights after a few s
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from hone.config import load
 from hone.data.batch import pack
 from hone.inference.score import build_scorer
 from hone.objectives.ppo import Ppo
+from tests import worlds
 from tests.desk import Desk
 from tests.runs import largest_difference, weights_of, write_run
 from tests.scoring import write_reward_adapter, write_value_head
@@ -237,21 +235,18 @@ def test_two_processes_equal_one(ppo, tmp_path):
     settings = ppo | {"ppo_buffer_size": 2, "per_device_train_batch_size": 2, "max_steps": 6, "ppo_whiten_rewards": True}
     settings |= {"save_strategy": "steps", "save_steps": 1}
     one = train(settings | {"gradient_accumulation_steps": 4, "output_dir": str(tmp_path / "one")}, tmp_path)
-    launch(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    on_two(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
     shutil.copytree(one / "checkpoint-3", tmp_path / "moved" / "checkpoint-3")
-    launch(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "moved")}, tmp_path / "moved.yaml")
+    on_two(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "moved")}, tmp_path / "moved.yaml")
     for other in (tmp_path / "two", tmp_path / "moved"):
         for name in ("loss", "reward", "objective/kl", "objective/kl_coef", "val/error"):
             assert history(other, name) == pytest.approx(history(one, name), abs=2e-5, rel=2e-5)
         assert largest_difference(weights_of(other), weights_of(one)) < 5e-5
 
 
-def launch(settings: dict[str, Any], file: Path) -> None:
+def on_two(settings: dict[str, Any], file: Path) -> None:
     """Run it in two processes."""
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29641", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hone", "train", str(write_run(settings, file))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **launched})
-    assert done.returncode == 0, done.stderr
+    worlds.train(write_run(settings, file), 2)
 
 
 def test_an_evaluation_scores_answers(ppo, tmp_path):

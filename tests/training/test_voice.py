@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 from torch.distributed import TCPStore
 
@@ -13,6 +9,7 @@ from hone import cli
 from hone.commands import train
 from hone.errors import TrainingError
 from hone.training import voice
+from tests import worlds
 from tests.runs import write_run
 
 
@@ -56,8 +53,6 @@ def test_outside_torchrun_every_error_is_told():
 @pytest.mark.slow
 def test_two_processes_refuse_in_one_line_with_their_own_exit_code(tiny_run, tmp_path):
     path = write_run({**tiny_run, "lora_target": "nowhere"}, tmp_path / "run.yaml")
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29618", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hone", "train", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, **launched})
+    done = worlds.command(path, 2)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("hone train: ") == 1 and "Traceback" not in done.stderr

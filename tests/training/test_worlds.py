@@ -5,25 +5,15 @@ Tolerance as in test_invariance: fp32 sums in another order; 1e-5 in losses, 2e-
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hone.training import checkpoint
+from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
-
-
-def free_port() -> int:
-    """A port nobody listens on: another suite on this machine must not be taken for a process of this run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(settings: dict[str, Any], tmp_path: Path, name: str, *, world: int, source: Path | None = None) -> Path:
@@ -33,13 +23,9 @@ def run(settings: dict[str, Any], tmp_path: Path, name: str, *, world: int, sour
         shutil.copytree(source, folder / source.name)
     settings = {**settings, "output_dir": str(folder), "gradient_accumulation_steps": 2 // world}
     path = write_run(settings, tmp_path / f"{name}.yaml")
-    launched = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": str(free_port())} if world > 1 else {}
-    command = [sys.executable, "-m", "hone", "train", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **launched}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert not source or f"continuing {folder / source.name} at step {checkpoint.step_of(source)} of 12" in done.stderr
-    assert not source or done.stderr.count("was saved by another number of processes") == 1
+    said = worlds.train(path, world)
+    assert not source or f"continuing {folder / source.name} at step {checkpoint.step_of(source)} of 12" in said
+    assert not source or said.count("was saved by another number of processes") == 1
     return folder
 
 

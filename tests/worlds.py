@@ -1,0 +1,71 @@
+"""`hone train` in processes of its own: forked from one that has imported everything, or started as users start it.
+
+Does not know what is trained.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["hone.cli", "hone.training.session", "transformers.models.llama.modeling_llama", "peft", "accelerate", "datasets"]
+)
+_LONGEST = 300
+"""Seconds that a run may take, far more than any takes here."""
+
+
+def free_port() -> int:
+    """A port nobody listens on: another suite on this machine must not be taken for a process of this run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launched(world: int) -> dict[str, str]:
+    """The variables with which `hone train` starts `world` processes by itself."""
+    return {**os.environ, "FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": str(free_port())}
+
+
+def command(file: Path, world: int) -> subprocess.CompletedProcess[str]:
+    """`hone train FILE` as a user starts it on `world` processes; what it said and its exit code."""
+    environment = launched(world) if world > 1 else dict(os.environ)
+    words = [sys.executable, "-m", "hone", "train", str(file)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST, env=environment, check=False)
+
+
+def train(file: Path, world: int) -> str:
+    """Train what `file` says on `world` processes (gloo), as torchrun would have started them; what they said.
+
+    The imports, most of a small run's time, were done once, in the process that these are forked from.
+    """
+    port, logs = free_port(), [file.with_suffix(f".rank{rank}.log") for rank in range(world)]
+    processes = []
+    for rank, log_file in enumerate(logs):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {name: str(value) for name, value in place.items()} if world > 1 else {}
+        processes.append(_FORKS.Process(target=_run, args=(str(file), str(log_file), variables)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(_LONGEST)
+        process.kill()
+    said = "".join(log_file.read_text() for log_file in logs)
+    assert [process.exitcode for process in processes] == [0] * world, said
+    return said
+
+
+def _run(file: str, log_file: str, variables: dict[str, str]) -> None:
+    from hone import cli
+
+    os.environ.update(variables)
+    with open(log_file, "w") as opened:
+        os.dup2(opened.fileno(), 1)
+        os.dup2(opened.fileno(), 2)
+    sys.exit(cli.main(["train", file]))
