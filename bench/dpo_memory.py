@@ -215,7 +215,9 @@ def main() -> None:
         os.chdir("/")
     print("", *plan_lines(found), "", sep="\n")
     told = [(label.partition(",")[0], notes) for runs in found.values() for label, notes in runs.items()]
-    ran = {program: notes["versions"] for program, notes in told if "peak" in notes}
+    ran: dict[str, Told] = {}
+    for program, notes in told:
+        ran[program] = ran.get(program, {}) | notes.get("versions", {})
     print(*(f"{program}: {known}" for program, known in ran.items()), f"{time.monotonic() - start:.0f} s", sep="\n")
 
 
