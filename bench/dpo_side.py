@@ -1,8 +1,8 @@
 """One run of dpo_memory.py, watched, in its program's environment: `python dpo_side.py NOTES PROGRAM SETTINGS VOCABULARY PAD_ID`.
 
 Knows nothing of hone: a program's own entry (hone, llamafactory or trl) is called as its command calls it. Writes to NOTES the
-resident size when weights are first asked for and at the first forward pass, the peak of the whole process, and what token ids
-went through each forward that was made with gradient.
+resident size when a tokenizer or weights are first asked for, the peak of the whole process, the loss of each step, and what
+token ids went through each forward that was made with gradient.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "llamafactory")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "llamafactory", "liger_kernel")
 
 
 def resident(name: str) -> int:
@@ -32,27 +32,50 @@ def resident(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def draw_alike() -> None:
+    """From now on LoRA's random matrices depend on their shape alone, so that every program starts from the same."""
+    draw = nn.init.kaiming_uniform_
+
+    def drawn(tensor: Tensor, *args: Any, **more: Any) -> Tensor:
+        if tensor.device.type == "cpu":
+            more["generator"] = torch.Generator().manual_seed(tensor.numel())
+        return draw(tensor, *args, **more)
+
+    nn.init.kaiming_uniform_ = drawn
+
+
 class Watch:
     """Notes of a run. vocabulary: rows of the embedding whose input is looked at; pad_id: the id that is no token of a text."""
 
     def __init__(self, vocabulary: int, pad_id: int):
         self.vocabulary, self.pad_id = vocabulary, pad_id
-        self.notes: dict[str, Any] = {"batches": []}
+        self.notes: dict[str, Any] = {"batches": [], "losses": []}
 
     def start(self) -> None:
-        """Look at every load of weights and every forward pass from now on."""
-        load = PreTrainedModel.from_pretrained.__func__
+        """Look at every load, forward pass and backward pass from now on."""
+        for kind in (PreTrainedTokenizerBase, PreTrainedModel):
+            self.mark_loads(kind)
+        register_module_forward_pre_hook(self.look)
+        backward = Tensor.backward
+
+        def watched(loss: Tensor, *args: Any, **more: Any) -> None:
+            self.notes["losses"].append(loss.item())
+            backward(loss, *args, **more)
+
+        Tensor.backward = watched  # type: ignore[method-assign]
+
+    def mark_loads(self, kind: Any) -> None:
+        """Note what is resident before the first load of all."""
+        load = kind.from_pretrained.__func__
 
         def from_pretrained(cls: type, *args: Any, **more: Any) -> Any:
-            self.notes.setdefault("libraries", resident("VmRSS"))
+            self.notes.setdefault("imported", resident("VmRSS"))
             return load(cls, *args, **more)
 
-        PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[method-assign, assignment]
-        register_module_forward_pre_hook(self.look)
+        kind.from_pretrained = classmethod(from_pretrained)
 
     def look(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Note the first forward of all, and the ids of each that is made with gradient."""
-        self.notes.setdefault("loaded", resident("VmRSS"))
+        """Note the ids of each forward that is made with gradient."""
         if isinstance(module, nn.Embedding) and module.num_embeddings == self.vocabulary and torch.is_grad_enabled():
             ids = inputs[0]
             texts = ids[ids != self.pad_id].sort().values.tolist()
@@ -98,6 +121,7 @@ def run(program: str, settings: Path) -> None:
 
 def main(notes: str, program: str, settings: str, vocabulary: int, pad_id: int) -> None:
     """Run, and leave the notes."""
+    draw_alike()
     watch = Watch(vocabulary, pad_id)
     watch.start()
     run(program, Path(settings))
