@@ -99,6 +99,7 @@ class PlainObjective:
     def __init__(self, sample: type[Sample] = Dialog, learn: str = "answers"):
         self.sample, self.learn = sample, learn
         self.fingerprint = f"{sample.__name__}:{learn}"
+        self.unit = "pairs" if sample is Pair else "sequences"
 
     def examples(self, sample: Any, codec: PlainCodec) -> list[Any]:
         """Itself, as the plain codec rewrites nothing."""

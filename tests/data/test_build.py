@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hone.data.build import build_data, first_samples, split_validation
-from hone.data.sample import Dialog, Passage
+from hone.data.sample import Dialog, Pair, Passage
 from hone.errors import DataError
 from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, only, settings, spelled, write_set
 
@@ -64,6 +64,13 @@ def test_the_report_counts_every_row(tmp_path):
     assert "row 7 (this word cannot be written)" in lines
     assert "1 rows hold {{name}} or {{author}}" in lines
     assert json.loads(json.dumps(tokens.report.to_dict()))["sets"][0]["read"] == 20
+
+
+def test_examples_are_called_what_they_are(tmp_path):
+    rows = [{"instruction": "q", "chosen": "good", "rejected": "b" * number} for number in range(1, 4)]
+    write_set(tmp_path, rows, ranking=True, columns={"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"})
+    lines = build(tmp_path, sample=Pair).report.lines()
+    assert any(line.startswith("  3 pairs, ") for line in lines), lines
 
 
 def test_answers_that_are_cut_and_questions_that_are_empty_are_counted(tmp_path):

@@ -129,7 +129,8 @@ def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str
         entry.report.check(data.max_bad_rows)
         entries.append(entry)
         reused += [spec.name] * found
-    return _mixed(data, specs, entries, reused, seed)
+    tokens = _mixed(data, specs, entries, reused, seed)
+    return replace(tokens, report=replace(tokens.report, unit=objective.unit))
 
 
 def find_specs(data: DataConfig, names: Sequence[str], wanted: type[Sample]) -> list[DatasetSpec]:

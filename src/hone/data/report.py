@@ -73,8 +73,8 @@ class SetReport:
         """Rows refused, whatever the reason."""
         return sum(refusal.count for refusal in self.refused)
 
-    def lines(self) -> list[str]:
-        """The report for people, one fact a line."""
+    def lines(self, unit: str = "sequences") -> list[str]:
+        """The report for people, one fact a line. unit: what its examples are called."""
         lines = [f"{self.name}: {self.read:,} rows read, {self.kept:,} kept, {self.num_refused:,} refused"]
         for refusal in self.refused:
             lines.append(f"  refused {refusal.count:,}: {refusal.reason}: {refusal.examples()}")
@@ -90,11 +90,9 @@ class SetReport:
                 "none, write preserve_thinking: true or mask_history: true, or name a template without thoughts"
             )
         share = f"{self.trained_tokens / self.tokens:.0%}" if self.tokens else "0%"
-        lines.append(f"  {self.sequences:,} sequences, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share})")
+        lines.append(f"  {self.sequences:,} {unit}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share})")
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length.items())
-        lines.append(
-            f"  tokens a sequence: {spread}" + (f" (longest row {self.longest:,})" if self.truncated or self.split else "")
-        )
+        lines.append(f"  tokens each: {spread}" + (f" (longest row {self.longest:,})" if self.truncated or self.split else ""))
         for column, count in self.unread.items():
             stage = _STAGES.get(column)
             advice = f'name it in dataset_info.json: columns: {{"{column}": "{column}", ...}} with all the others'
@@ -136,22 +134,23 @@ class SetReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The sets of one run, and how many sequences their mixture has. reused: names of those found in the cache."""
+    """The sets of one run, and how many examples their mixture has, called `unit`. reused: names of sets found in the cache."""
 
     sets: tuple[SetReport, ...]
     sequences: int
     tokens: int
     trained_tokens: int
     reused: tuple[str, ...] = ()
+    unit: str = "sequences"
 
     def lines(self) -> list[str]:
         """The report for people, one fact a line."""
-        lines = [line for report in self.sets for line in report.lines()]
+        lines = [line for report in self.sets for line in report.lines(self.unit)]
         if self.reused:
             lines.append(f"found encoded in the cache: {', '.join(self.reused)}")
         if len(self.sets) > 1 or self.sequences != sum(report.sequences for report in self.sets):
             lines.append(
-                f"together: {self.sequences:,} sequences, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
+                f"together: {self.sequences:,} {self.unit}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
             )
         return lines
 
