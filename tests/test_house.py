@@ -38,7 +38,10 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "objectives": (
         4,
         3000,
-        ("chat", "data", "models.policy", "models.reference", "models.pooling", "inference.base", "inference.rollout"),
+        (
+            *("chat", "data", "models.policy", "models.reference", "models.pooling", "models.score_head"),
+            *("inference.base", "inference.rollout"),
+        ),
     ),
     "serving": (4, 500, ("chat", "inference.base")),
     "training": (

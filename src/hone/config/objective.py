@@ -9,10 +9,24 @@ from typing import Literal
 
 from hone.config.objectives.drawn import BUILTIN_REWARDS, Grpo, Ppo
 from hone.config.objectives.referenced import Referenced
-from hone.config.objectives.texts import Embed
+from hone.config.objectives.texts import Classify, Embed, Rerank
 from hone.config.section import Section, knob
 
-__all__ = ["BUILTIN_REWARDS", "Distill", "Embed", "Grpo", "Kto", "Objective", "Ppo", "Preference", "Pretrain", "Reward", "Sft"]
+__all__ = [
+    "BUILTIN_REWARDS",
+    "Classify",
+    "Distill",
+    "Embed",
+    "Grpo",
+    "Kto",
+    "Objective",
+    "Ppo",
+    "Preference",
+    "Pretrain",
+    "Rerank",
+    "Reward",
+    "Sft",
+]
 
 
 class _Likelihood(Section):
@@ -230,4 +244,4 @@ class Distill(_Answers):
     )
 
 
-Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Embed
+Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Embed | Classify | Rerank

@@ -1,4 +1,4 @@
-"""Settings of learning something of texts as they stand: vectors.
+"""Settings of learning something of texts as they stand: vectors, what they are, how well they answer.
 
 Does not know the texts, nor how they become tokens.
 """
@@ -42,4 +42,47 @@ class Embed(Section):
         "What the loss at each of matryoshka_dims is multiplied by; 1 each where left out.",
         level="advanced",
         example="1,1,1",
+    )
+
+
+class Classify(Section):
+    """Learn what a text is: of which class, or what number it has."""
+
+    kind: Literal["classify"] = "classify"
+    label_kind: Literal["class", "number"] = knob(
+        "class",
+        "What the labels are. class: names, whole numbers, or true and false; a text has one of them, and learned is the "
+        "cross-entropy. number: how much of something a text has, as stars or prices; learned is the squared distance.",
+    )
+    class_names: tuple[str, ...] = knob(
+        (),
+        "The classes, in the order in which the model shall number them. Left out, they are those of dataset, sorted, or those "
+        "of a base that is a classifier already. Write them where the order matters, or where dataset has not all of them.",
+        example="negative,neutral,positive",
+    )
+    class_weights: Literal["none", "balanced"] = knob(
+        "none",
+        "balanced: each row of dataset counts texts / (classes x texts of its class), so that a rare class weighs as much as a "
+        "frequent one. eval_loss is without it.",
+    )
+
+
+RERANK_TEXT = "Query: {query}\nDocument: {document}"
+
+
+class Rerank(Section):
+    """Learn how well a text answers a query, reading both together."""
+
+    kind: Literal["rerank"] = "rerank"
+    rerank_loss: Literal["listwise", "pointwise"] = knob(
+        "listwise",
+        "What is learned of a query's texts. listwise: that the one which answers it is above its negatives, whatever the scores "
+        "(Gao et al. 2021). pointwise: whether each text answers, by itself; a score's sigmoid is then a probability.",
+    )
+    rerank_text: str = knob(
+        RERANK_TEXT,
+        "How a query and a text are written as one, with {query} and {document} in it. It is saved with the model, and read from "
+        "there when the model is used. Put {document} last: what is longer than cutoff_len is cut at the end.",
+        level="advanced",
+        example='"Query: {query}\\nDocument: {document}"',
     )
