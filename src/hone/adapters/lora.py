@@ -114,7 +114,10 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
 def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
     """Weights fresh from their files only: bitsandbytes repacks them after a forward pass and would merge garbage."""
     for folder in folders:
-        module = fold(PeftModel.from_pretrained(module, str(folder.path)))
+        config = LoraConfig.from_pretrained(str(folder.path))
+        if score_head(module) is not None and config.task_type == "CAUSAL_LM":
+            config.task_type = None  # peft would look for what a model needs to write
+        module = fold(PeftModel.from_pretrained(module, str(folder.path), config=config))
         log.info(f"merged {folder.path}")
     return module
 

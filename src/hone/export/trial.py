@@ -46,7 +46,7 @@ def measure_parity(
     dtype: of the exported weights. head: as for load_model; its scores are then what is compared.
     Raises: ExportError where the folder lacks weights or has another vocabulary.
     """
-    lack = _lack_of_memory(model, device)
+    lack = _lack_of_memory(model, device, head)
     if lack:
         log.warn(f"parity is not measured: {lack}")
         return None, lack
@@ -105,8 +105,8 @@ def _values(module: nn.Module, texts: list[list[int]], file: Path) -> list[Tenso
     return values_of(module, texts, head)
 
 
-def _lack_of_memory(model: ModelConfig, device: torch.device) -> str:
-    needed = _SPARE * 4 * sum(weight.numel() for weight in meta_model(model).parameters())
+def _lack_of_memory(model: ModelConfig, device: torch.device, head: ScoreHead | None) -> str:
+    needed = _SPARE * 4 * sum(weight.numel() for weight in meta_model(model, head).parameters())
     free = available_bytes(device)
     if free is None or needed <= free:
         return ""

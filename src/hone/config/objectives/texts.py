@@ -62,8 +62,8 @@ class Classify(Section):
     )
     class_weights: Literal["none", "balanced"] = knob(
         "none",
-        "balanced: each row of dataset counts texts / (classes x texts of its class), so that a rare class weighs as much as a "
-        "frequent one. eval_loss is without it.",
+        "What a text's loss is multiplied by. balanced: texts / (classes x texts of its class), all of dataset, so that a rare "
+        "class weighs as much as a frequent one. eval_loss is without it.",
     )
 
 
