@@ -131,6 +131,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
     ("stage=classify label_kind=number class_names=a,b", "class_names", "which has no classes"),
     ("stage=classify class_names=a", "class_names", "saw a alone"),
+    ("stage=classify class_names=a,b,a", "class_names", "saw a twice"),
     ("stage=classify template=qwen", "template", "has no effect with stage: classify"),
     ("stage=rerank rerank_text={query}", "rerank_text", "wanted a text with {query} and {document}"),
     ("stage=rerank class_weights=balanced", "class_weights", "write stage: classify"),

@@ -6,8 +6,11 @@ Does not know the losses' formulas; tests/objectives does.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +169,21 @@ def test_training_goes_on_from_a_classifier_with_its_classes(method, classify_ru
     assert "there is no head that scores texts to evaluate" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_processes_learn_what_one_does(method, classify_run, tmp_path):
+    settings = of_method(classify_run, method)
+    alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
+    path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
+    launched = {**os.environ, "FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29659"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hone", "train", str(path)], capture_output=True, text=True, timeout=300, env=launched
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-5)
+    assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 2e-5
+
+
 def test_numbers_are_learned(classify_run, tmp_path):
     changes = {"dataset": "size", "label_kind": "number", "max_steps": 60, "per_device_train_batch_size": 8}
     folder = start(of_method(classify_run, "full"), tmp_path, **changes, gradient_accumulation_steps=1, learning_rate=0.005)
@@ -218,6 +236,7 @@ def test_a_reranker_learns_which_text_answers(loss, classify_run, tmp_path):
         ({"template": "qwen"}, 2, "has no effect with stage: classify"),
         ({"lora_target": "score"}, 2, "trained whole in any case; leave it out"),
         ({"class_names": "glad,rude"}, 1, "is of the class 'blue', and the classes of class_names are glad, rude"),
+        ({"stage": "sft", "dataset": "few"}, 1, "holds labelled texts"),
         ({"stage": "rerank", "dataset": "few"}, 1, "does not say which text answers a query"),
         ({"stage": "rerank", "dataset": "match"}, 1, "no text that does not answer"),
     ],

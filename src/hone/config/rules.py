@@ -161,6 +161,8 @@ def _of_plain_texts(settings: Settings) -> Iterator[Finding]:
         yield "rerank_text", f"saw {pattern!r}, wanted a text with {{query}} and {{document}} in it"
     if stage == "classify" and len(names) == 1:
         yield "class_names", f"saw {names[0]} alone, wanted two classes or more with commas between them"
+    if stage == "classify" and (twice := next((name for name in names if names.count(name) > 1), None)):
+        yield "class_names", f"saw {twice} twice, wanted each class once"
 
 
 def _of_vectors(settings: Settings) -> Iterator[Finding]:

@@ -54,6 +54,11 @@ def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
             f'data set "{spec.name}" does not say which column is the label, and {_MEANS[wanted]} needs that; write '
             '"columns": {"prompt": NAME, "label": NAME} into its entry, without "formatting"'
         )
+    if wanted is Dialog and spec.columns.label and not spec.columns.response and spec.shape == "alpaca":
+        raise DataError(
+            f'data set "{spec.name}" holds labelled texts (columns.label in its entry) and no answers for {_MEANS[wanted]}; '
+            'write stage: classify, or name the answers: "columns": {..., "response": NAME}'
+        )
     if wanted is Pair and not spec.ranking:
         raise DataError(
             f'data set "{spec.name}" holds single answers, and {_MEANS[wanted]} needs two to each question; write '
