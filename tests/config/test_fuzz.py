@@ -87,7 +87,8 @@ def valid(knob: Knob) -> st.SearchStrategy[Any]:
     low = None if knob.lowest is None else knob.lowest[0] + (0 if knob.lowest[1] else 0.5 if high == 1 else 1)
     names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=9)
     if isinstance(knob.default, tuple):
-        return st.lists(st.floats(0.1, 1) if "float" in str(knob.annotation) else names, max_size=3)
+        numbers = {"float": st.floats(0.1, 1), "int": st.integers(1, 999)}
+        return st.lists(next((kind for word, kind in numbers.items() if word in str(knob.annotation)), names), max_size=3)
     if isinstance(knob.default, bool) or "bool" in str(knob.annotation):
         return st.booleans()
     if "float" in str(knob.annotation):

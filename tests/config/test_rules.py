@@ -129,6 +129,12 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("length_penalty=2.0", "length_penalty", "write that"),
     ("max_length=99", "max_length", "write max_new_tokens instead"),
     ("swanlab_project=p", "swanlab_project", "report_to: swanlab"),
+    ("stage=classify label_kind=number class_names=a,b", "class_names", "which has no classes"),
+    ("stage=classify class_names=a", "class_names", "saw a alone"),
+    ("stage=classify class_names=a,b,a", "class_names", "saw a twice"),
+    ("stage=classify template=qwen", "template", "has no effect with stage: classify"),
+    ("stage=rerank rerank_text={query}", "rerank_text", "wanted a text with {query} and {document}"),
+    ("stage=rerank class_weights=balanced", "class_weights", "write stage: classify"),
     # preference
     ("pref_beta=0.2", "pref_beta", "write stage: dpo or kto"),
     ("stage=dpo kto_chosen_weight=2", "kto_chosen_weight", "write stage: kto"),

@@ -8,13 +8,14 @@ from __future__ import annotations
 from torch import nn
 
 from hone.adapters.full import refuse_quantized
+from hone.adapters.targets import score_head
 from hone.config.adapter import Freeze
 from hone.errors import ModelError
 from hone.table import nearest
 
 
 def attach_freeze(module: nn.Module, adapter: Freeze, *, base_name: str, trainable: bool) -> nn.Module:
-    """Let the chosen modules of the chosen layers learn, and embeddings that grew.
+    """Let the chosen modules of the chosen layers learn, and embeddings that grew, and a head that scores texts.
 
     Raises ModelError for more layers than there are, and unknown names.
     """
@@ -25,6 +26,8 @@ def attach_freeze(module: nn.Module, adapter: Freeze, *, base_name: str, trainab
     chosen = _choose(layers, adapter.freeze_trainable_layers, base_name)
     extra = [part for name in adapter.freeze_extra_modules for part in _outside(module, prefix, name)]
     extra += [part for name in vars(module).get("resized_modules", ()) for part in _outside(module, prefix, name)]
+    if (head := score_head(module)) is not None:
+        extra.append(head)
     module.requires_grad_(False)
     for layer in chosen:
         for name in adapter.freeze_trainable_modules:

@@ -19,7 +19,7 @@ from hone import log
 from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import AdapterFolder, locate
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
-from hone.adapters.targets import check_apart, check_fit, choose_targets, find_modules
+from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head
 from hone.config.adapter import Lora
 from hone.errors import ModelError
 
@@ -47,6 +47,11 @@ def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: 
         raise ModelError(
             f"adapter_name_or_path: {merged[0].path} would be merged into weights held in few bits, which spoils them; "
             "export it into the base first, or leave quantization_bit out"
+        )
+    if continued and score_head(module) is not None and continued[0].config.get("task_type") != "SEQ_CLS":
+        raise ModelError(
+            f"adapter_name_or_path: {continued[0].path} has no head that scores texts, which would not be trained; write "
+            "create_new_adapter: true to merge it and train another one on top"
         )
     on_meta = any(weight.is_meta for weight in module.parameters())
     if on_meta and continued:  # a draft: the shapes count, there is nothing to read into
@@ -109,7 +114,10 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
 def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
     """Weights fresh from their files only: bitsandbytes repacks them after a forward pass and would merge garbage."""
     for folder in folders:
-        module = fold(PeftModel.from_pretrained(module, str(folder.path)))
+        config = LoraConfig.from_pretrained(str(folder.path))
+        if score_head(module) is not None and config.task_type == "CAUSAL_LM":
+            config.task_type = None  # peft would look for what a model needs to write
+        module = fold(PeftModel.from_pretrained(module, str(folder.path), config=config))
         log.info(f"merged {folder.path}")
     return module
 
@@ -146,6 +154,7 @@ def _stacked(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.Module:
     tuned = PeftModel.from_pretrained(module, str(folder.path), is_trainable=True)
     tuned.peft_config[OWN].base_model_name_or_path = base_name
+    _name_head(tuned)
     config = folder.config
     log.info(f"continuing {folder.path}: rank {config.get('r')}, alpha {config.get('lora_alpha')}, as it was made")
     return tuned
@@ -164,8 +173,9 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     check_apart(module, targets, whole, pissa=adapter.pissa_init)
     on_meta = any(weight.is_meta for weight in module.parameters())
     tied = bool(module.config.get_text_config().tie_word_embeddings)
+    scores = score_head(module) is not None
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if scores else "CAUSAL_LM",
         r=adapter.lora_rank,
         lora_alpha=adapter.lora_alpha or 2 * adapter.lora_rank,
         lora_dropout=adapter.lora_dropout,
@@ -179,9 +189,20 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     )
     tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
     tuned.peft_config[OWN].base_model_name_or_path = base_name
+    _name_head(tuned)
     if adapter.pissa_init and not on_meta:
         remember_start(tuned, get_peft_model_state_dict(tuned, save_embedding_layers=False))
     return tuned
+
+
+def _name_head(tuned: PeftModel) -> None:
+    """peft 0.21 trains the head that scores texts by itself and writes two names of it, one of them of other families, again
+    with each time that the adapter is read.
+    """
+    config = tuned.peft_config[OWN]
+    if config.task_type == "SEQ_CLS":
+        config.modules_to_save = list(dict.fromkeys([name for name in config.modules_to_save if name != "classifier"]))
+        assert SCORE in config.modules_to_save
 
 
 def _rerouted(module: nn.Module) -> frozenset[str]:

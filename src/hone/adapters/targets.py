@@ -24,6 +24,8 @@ def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozense
     """
     if "all" not in names:
         for name in names:
+            if name == SCORE and score_head(module) is not None:
+                raise ModelError(f"lora_target: {SCORE}: the head that scores texts is trained whole in any case; leave it out")
             find_modules(module, name, "lora_target", carriers(module))
             if name.rpartition(".")[-1] in rerouted:
                 raise ModelError(
@@ -31,7 +33,7 @@ def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozense
                     "fused weights, not for this layer; leave it out, or write finetuning_type: full or freeze"
                 )
         return list(names)
-    head = module.get_output_embeddings()
+    head = module.get_output_embeddings() or score_head(module)
     linear = [path for path, inner in carriers(module).items() if inner is not head and not isinstance(inner, nn.Embedding)]
     past = _PAST_THE_MODULE.get(module.config.get_text_config().model_type, ())
     paths = [path for path in linear if not _left_out(path, rerouted) and not path.endswith(past)]
@@ -39,6 +41,15 @@ def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozense
         raise ModelError(f"lora_target: all: {type(module).__name__} has no linear layer but its output head; name the modules")
     _say_left(module, sorted(set(linear) - set(paths)))
     return _short_names(module, paths)
+
+
+SCORE = "score"
+"""transformers' name of the head that scores whole texts."""
+
+
+def score_head(module: nn.Module) -> nn.Module | None:
+    """The head that scores whole texts, which every method trains whole; None in a model that writes."""
+    return module._modules.get(SCORE) if module.get_output_embeddings() is None else None
 
 
 _ROUTES = {"gate", "router", "modality_router", "shared_expert_gate", "indexer"}
@@ -119,6 +130,11 @@ def check_apart(module: nn.Module, targets: list[str], whole: list[str], *, piss
 
 def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
     """Raise ModelError where the adapter's matrices do not fit the model's layers: it belongs to another base."""
+    if folder.config.get("task_type") == "SEQ_CLS" and score_head(module) is None:
+        raise ModelError(
+            f"{folder.path} is an adapter of a model that scores texts (stage: classify or rerank), and here one is wanted that "
+            "writes"
+        )
     modules = dict(module.named_modules())
     for name, shape in shapes_of(folder.path / WEIGHTS).items():
         path, side = _layer_and_side(name)

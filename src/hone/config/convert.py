@@ -203,7 +203,11 @@ def wanted(knob: Knob) -> str:
 
 def _noun(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return "numbers with commas between them" if get_args(kind)[0] is float else "names with commas between them, or a list"
+        return (
+            "numbers with commas between them"
+            if get_args(kind)[0] in (int, float)
+            else "names with commas between them, or a list"
+        )
     nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
     if get_origin(kind) is dict:
         return "a mapping"

@@ -39,12 +39,14 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
             "grpo": "grpo",
             "distill": "distill",
             "embed": "embed",
+            "classify": "classify",
+            "rerank": "rerank",
         },
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of a "
         "better and a worse one (rm), which of two answers is better (dpo), whether an answer is good (kto), the better ones of "
         "the model's own answers, by a reward model's scores (ppo) or by rewards that can be checked (grpo), a larger model's "
-        "distribution at each token of the answers (distill), or vectors of texts, near to each other where one answers the "
-        "other (embed).",
+        "distribution at each token of the answers (distill), vectors of texts, near to each other where one answers the "
+        "other (embed), of which class a text is (classify), or how well a text answers a query (rerank).",
     ),
 }
 
@@ -53,6 +55,8 @@ DEFAULTS_OF_STAGE = {"grpo": _DRAWN, "ppo": _DRAWN}
 """Other defaults where a stage is written: what is learned must be what was drawn, so it is drawn from the whole distribution."""
 OWN_ANSWERS = tuple(DEFAULTS_OF_STAGE)
 """Stages that learn from answers which the model draws."""
+SCORES_TEXTS = ("classify", "rerank")
+"""Stages that learn a head which scores whole texts, in the place of the one that gives words."""
 
 
 @dataclass(frozen=True)

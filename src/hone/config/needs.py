@@ -90,6 +90,11 @@ NEEDS = (
     Need(("asft_alpha",), lambda s: s["sft_loss"] == "asft", "without sft_loss: asft (use_asft_loss: true); write that"),
     Need(("eaft_alpha",), lambda s: s["sft_loss"] == "eaft", "without sft_loss: eaft (use_eaft_loss: true); write that"),
     Need(("distill_beta",), lambda s: s["distill_loss"] == "js", "without distill_loss: js; write that, or remove it"),
+    Need(
+        ("class_names", "class_weights"),
+        lambda s: s["label_kind"] == "class",
+        "with label_kind: number, which has no classes; write label_kind: class, or remove it",
+    ),
     Need(("simpo_gamma",), lambda s: s["pref_loss"] == "simpo", "without pref_loss: simpo; write that, or remove it"),
     Need(
         ("dpo_label_smoothing",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hone.config.knobs import SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
@@ -126,8 +127,8 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "pissa_init", "changes the base, which sft_loss: asft holds the model against; remove it, or name ref_model"
     if settings["label_smoothing_factor"] and settings["sft_loss"] != "cross_entropy":
         yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
-    if settings["stage"] == "embed":
-        yield from _of_vectors(settings)
+    if settings["stage"] in ("embed", *SCORES_TEXTS):
+        yield from _of_plain_texts(settings)
     resume = settings["resume_from_checkpoint"]
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
@@ -150,14 +151,26 @@ def _of_preference(settings: Settings) -> Iterator[Finding]:
         yield "pref_loss", f"robust {message}; write that share, or pref_loss: sigmoid"
 
 
+def _of_plain_texts(settings: Settings) -> Iterator[Finding]:
+    stage, pattern, names = settings["stage"], settings["rerank_text"], settings["class_names"]
+    if settings["template"]:
+        yield "template", f"has no effect with stage: {stage}, which encodes texts as the tokenizer does by itself; remove it"
+    if stage == "embed":
+        yield from _of_vectors(settings)
+    if stage == "rerank" and not ("{query}" in pattern and "{document}" in pattern):
+        yield "rerank_text", f"saw {pattern!r}, wanted a text with {{query}} and {{document}} in it"
+    if stage == "classify" and len(names) == 1:
+        yield "class_names", f"saw {names[0]} alone, wanted two classes or more with commas between them"
+    if stage == "classify" and (twice := next((name for name in names if names.count(name) > 1), None)):
+        yield "class_names", f"saw {twice} twice, wanted each class once"
+
+
 def _of_vectors(settings: Settings) -> Iterator[Finding]:
     widths, weights = settings["matryoshka_dims"], settings["matryoshka_weights"]
     if any(width < 1 for width in widths):
         yield "matryoshka_dims", f"saw {min(widths)}, wanted widths of 1 or more"
     if weights and len(weights) != len(widths):
         yield "matryoshka_weights", f"saw {len(weights)} for {len(widths)} widths in matryoshka_dims; write one for each"
-    if settings["template"]:
-        yield "template", "has no effect with stage: embed, which encodes texts as the tokenizer does by itself; remove it"
 
 
 def _of_evaluation(settings: Settings) -> Iterator[Finding]:

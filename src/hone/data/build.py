@@ -72,6 +72,11 @@ class TokenSet:
             found[here] = entry.values[self.places[here]]
         return found
 
+    @property
+    def notes(self) -> list[str]:
+        """The note of each example."""
+        return [self.entries[number].note(int(place)) for number, place in zip(self.sets, self.places, strict=True)]
+
     def joined(self, partners: np.ndarray, join: Callable[[Example, Example], Example], lengths: np.ndarray) -> TokenSet:
         """The same examples, each as `join` makes it of itself and of example `partners[i]`; lengths: tokens it has then."""
         return replace(self, partners=partners, join=join, lengths=lengths.astype(np.int32))

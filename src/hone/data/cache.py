@@ -60,8 +60,11 @@ class Entry:
     def __getitem__(self, index: int) -> Example:
         """Example `index`: int32 ids and labels, without pieces."""
         sequences = tuple(map(self._sequence, range(int(self.firsts[index]), int(self.firsts[index + 1]))))
-        note = self.notes[int(self.note_ends[index]) : int(self.note_ends[index + 1])].tobytes().decode("utf-8")
-        return Example(sequences, float(self.values[index]), note)
+        return Example(sequences, float(self.values[index]), self.note(index))
+
+    def note(self, index: int) -> str:
+        """The note of example `index`."""
+        return self.notes[int(self.note_ends[index]) : int(self.note_ends[index + 1])].tobytes().decode("utf-8")
 
     def _sequence(self, index: int) -> Encoded:
         place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))

@@ -46,6 +46,7 @@ class Columns:
     kto_tag: str | None = None
     positive: str | None = None
     negative: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hone.data.catalog import OPENAI_TAGS, Columns, DatasetSpec
 from hone.data.files import open_source
-from hone.data.sample import Dialog, Pair, Sample
+from hone.data.sample import Dialog, Labelled, Pair, Sample
 from hone.errors import DataError
 
 _EMPTY = {"prompt": None, "query": None, "response": None, "messages": None}
@@ -23,7 +23,7 @@ def guess_spec(path: str, wanted: type[Sample] = Dialog) -> DatasetSpec:
     """`guess_spec("rows.jsonl")`; DataError where the first row could be read in no way or in several.
 
     wanted: what its rows are to be. Those with a chosen and a rejected answer are pairs, unless one answer is wanted and they
-    have it too.
+    have it too. A labelled text is `text` and `label`.
     """
     plain = DatasetSpec(path, "file", str(Path(path).expanduser().absolute()))
     first = next((row.value for row in open_source(plain).rows() if row.value is not None), None)
@@ -31,6 +31,8 @@ def guess_spec(path: str, wanted: type[Sample] = Dialog) -> DatasetSpec:
         raise DataError(f"{path} holds no row that can be read")
     single, pairs = _readings(first), _pairs(first)
     chosen = pairs if pairs and (wanted is Pair or not single) else single
+    if wanted is Labelled and {"text", "label"} <= set(first):
+        chosen = [{"columns": Columns(**{**_EMPTY, "prompt": "text", "label": "label"})}]
     shapes = [DatasetSpec(path, "file", plain.place, **reading) for reading in chosen]
     if len(shapes) != 1:
         seen = "fits several shapes" if shapes else "fits no shape"

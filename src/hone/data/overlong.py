@@ -23,7 +23,7 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.message import Conversation, ToolCall
 from hone.data.columns import RowError
 from hone.data.cut import contents, keep_only, level_cut, windows
-from hone.data.sample import Dialog, Match, Pair, Passage, Rated, Sample, Task
+from hone.data.sample import Dialog, Labelled, Match, Pair, Passage, Rated, Sample, Task
 from hone.errors import DataError
 
 OVERLONG_VERSION = "overlong-2"
@@ -81,7 +81,7 @@ def _shorter(sample: Sample, example: Example, cutoff_len: int, overlong: str, e
             return _one(conversation, example, cutoff_len, left, lambda talk: encode(Dialog(talk)).sequences[0])
         case Rated(conversation, good):
             return _one(conversation, example, cutoff_len, left, lambda talk: encode(Rated(talk, good)).sequences[0])
-        case Match():
+        case Match() | Labelled():
             cut = tuple(_clipped(sequence, cutoff_len, left) for sequence in example.sequences)
             return Fitted((replace(example, sequences=cut),), truncated=True)
         case Pair():

@@ -55,19 +55,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Match:
-    """A query, texts that answer it and texts that seem to and do not: embeddings."""
+    """A query, texts that answer it and texts that seem to and do not: embeddings, rerankers."""
 
     query: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...] = ()
 
 
-Sample = Passage | Dialog | Pair | Rated | Task | Match
+@dataclass(frozen=True)
+class Labelled:
+    """A text and what somebody said of it, as the row has it, a class or a number: classifiers."""
+
+    text: str
+    label: str | int | float
+
+
+Sample = Passage | Dialog | Pair | Rated | Task | Match | Labelled
 
 
 def asks_nothing(sample: Sample) -> bool:
     """Whether it is a conversation with an empty message of a user, as of a column that is null."""
-    if isinstance(sample, Passage | Match):
+    if isinstance(sample, Passage | Match | Labelled):
         return False
     talk = sample.chosen if isinstance(sample, Pair) else sample.conversation
     return any(said.role == "user" and not said.text.strip() for said in talk.messages)
@@ -75,7 +83,7 @@ def asks_nothing(sample: Sample) -> bool:
 
 def texts_of(sample: Sample) -> list[str]:
     """Everything that somebody wrote in it."""
-    if isinstance(sample, Passage):
+    if isinstance(sample, Passage | Labelled):
         return [sample.text]
     if isinstance(sample, Match):
         return [sample.query, *sample.positives, *sample.negatives]

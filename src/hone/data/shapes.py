@@ -11,9 +11,10 @@ from typing import Any
 from hone.data.alpaca import alpaca, user_text
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
+from hone.data.label import labelled
 from hone.data.match import match
 from hone.data.preference import pair, rated, task
-from hone.data.sample import Dialog, Match, Pair, Passage, Rated, Sample, Task
+from hone.data.sample import Dialog, Labelled, Match, Pair, Passage, Rated, Sample, Task
 from hone.data.sharegpt import openai, sharegpt
 from hone.errors import DataError
 
@@ -28,7 +29,8 @@ _MEANS: dict[type[Sample], str] = {
     Passage: "pretraining (stage: pt)",
     Pair: "learning from pairs (stage: dpo or rm)",
     Rated: "learning from rated answers (stage: kto)",
-    Match: "learning of vectors (stage: embed)",
+    Match: "learning which text answers a query (stage: embed or rerank)",
+    Labelled: "learning what a text is (stage: classify)",
 }
 
 
@@ -46,6 +48,16 @@ def check_usable(spec: DatasetSpec, wanted: type[Sample]) -> None:
         raise DataError(
             f'data set "{spec.name}" does not say which text answers a query, and {_MEANS[wanted]} needs that; write '
             '"columns": {"query": NAME, "positive": NAME, "negative": NAME} into its entry, without "formatting"'
+        )
+    if wanted is Labelled and (spec.columns.label is None or spec.shape != "alpaca"):
+        raise DataError(
+            f'data set "{spec.name}" does not say which column is the label, and {_MEANS[wanted]} needs that; write '
+            '"columns": {"prompt": NAME, "label": NAME} into its entry, without "formatting"'
+        )
+    if wanted is Dialog and spec.columns.label and not spec.columns.response and spec.shape == "alpaca":
+        raise DataError(
+            f'data set "{spec.name}" holds labelled texts (columns.label in its entry) and no answers for {_MEANS[wanted]}; '
+            'write stage: classify, or name the answers: "columns": {..., "response": NAME}'
         )
     if wanted is Pair and not spec.ranking:
         raise DataError(
@@ -69,6 +81,8 @@ def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -
         return _passage(row, spec)
     if wanted is Match:
         return match(row, spec)
+    if wanted is Labelled:
+        return labelled(row, spec)
     if wanted is Pair:
         return pair(row, spec)
     if wanted is Task:

@@ -20,19 +20,30 @@ from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
 from hone.models.load import load_config
 from hone.models.rope import stretch
+from hone.models.score_head import ScoreHead
 
 _KEPT = ("*.py", "LICENSE*", "NOTICE*", "USE_POLICY*", "preprocessor_config.json", "processor_config.json")
 """Files of the base that belong to every copy of it."""
 
 
-def write_config(model: ModelConfig, base: Path, draft: Path, recipe: Recipe, dtype: str, length: int | None) -> None:
+def write_config(
+    model: ModelConfig,
+    base: Path,
+    draft: Path,
+    recipe: Recipe,
+    dtype: str,
+    length: int | None,
+    head: ScoreHead | None,
+    pad_id: int,
+) -> None:
     """The base's config.json with what the export changed: number format, tied embeddings, vocabulary, stretched positions.
 
-    dtype: safetensors' name of the main number format written; length: in tokens, for rope_scaling.
+    dtype: safetensors' name of the main number format written; length: in tokens, for rope_scaling. head: of a
+    model that scores texts, which is padded with pad_id.
     """
     data = read_json(base / "config.json")
     if model.rope_scaling:
-        config = load_config(model)
+        config = load_config(model, scores=head is not None)
         stretch(config, model.rope_scaling, length)
         data = config.to_dict()
     # Older readers look for torch_dtype; transformers 5 writes dtype and reads both.
@@ -42,6 +53,8 @@ def write_config(model: ModelConfig, base: Path, draft: Path, recipe: Recipe, dt
         data["tie_word_embeddings"] = False
     if recipe.rows is not None:
         data["vocab_size"] = recipe.rows
+    if head is not None:
+        data |= {**head.settings(), "architectures": [recipe.architecture], "pad_token_id": pad_id}
     _write_json(draft / "config.json", data)
 
 
@@ -96,16 +109,20 @@ def copy_kept(base: Path, draft: Path) -> None:
             shutil.copyfile(path, draft / path.name)
 
 
-def write_card(draft: Path, *, name: str, base: str, adapters: Sequence[str], dtype: str, parity: str) -> None:
-    """README.md: what this model is made of, how to load it, and how exactly it is the trained one."""
+def write_card(draft: Path, *, name: str, base: str, adapters: Sequence[str], dtype: str, parity: str, scores: bool) -> None:
+    """README.md: what this model is made of, how to load it, and how exactly it is the trained one.
+
+    scores: the model scores texts and writes none.
+    """
+    task, kind = ("text-classification", "SequenceClassification") if scores else ("text-generation", "CausalLM")
     made = "".join(f"- adapter, merged: `{adapter}`\n" for adapter in adapters)
     text = (
-        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- hone\n---\n\n"
+        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: {task}\ntags:\n- hone\n---\n\n"
         f"# {name}\n\n"
         f"- base model: `{base}`\n{made}- number format: {dtype}\n- written by hone {hone.__version__}\n- {parity}\n\n"
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"```python\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
-        'model = AutoModelForCausalLM.from_pretrained("this folder")\n```\n'
+        f'model = AutoModelFor{kind}.from_pretrained("this folder")\n```\n'
     )
     (draft / "README.md").write_text(text, encoding="utf-8")
 

@@ -36,6 +36,7 @@ from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
 from hone.export.write import Written
 from hone.models.place import is_local, settle
+from hone.models.score_head import ScoreHead, find_score_head
 from hone.models.shape import meta_model
 from hone.models.value_head import FILE, copy_value_head, find_value_head
 
@@ -109,23 +110,26 @@ def export(
     place = Path(settings.export_dir).expanduser()
     check_place(place, [base, *folders])
     check_place(failed_place(place), [base, *folders])  # has a name now: "." and "/" are refused above
-    recipe, reason, target = _plan(plain, base, folders, tokenizer, dtype)
+    head = find_score_head(plain, folders)
+    recipe, reason, target = _plan(plain, base, folders, tokenizer, dtype, head)
     device = _device(settings.export_device)
     shard_bytes = settings.export_size * 10**9
     with unfinished(place) as draft:
         if recipe is not None:
             check_space(draft, recipe.num_bytes)
             written = merge(recipe, draft, shard_bytes=shard_bytes, device=str(device))
-            write_config(plain, base, draft, recipe, target, length)
+            write_config(plain, base, draft, recipe, target, length, head, tokenizer.pad_token_id)
         else:
             log.info(f"the whole model is merged in memory: {reason}")
-            written = merge_whole(plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length)
+            written = merge_whole(
+                plain, adapter, draft, dtype=target, shard_bytes=shard_bytes, device=device, length=length, head=head
+            )
         _read_back(draft, written)
-        if head := find_value_head(plain, folders):
-            copy_value_head(head, draft)
+        if file := find_value_head(plain, folders):
+            copy_value_head(file, draft)
         copy_embedding([base, *folders], draft)
-        template = _write_beside(base, draft, tokenizer, codec)
-        parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length)
+        template = _write_beside(base, draft, tokenizer, codec, writes=head is None)
+        parity, unmeasured = measure_parity(plain, adapter, draft, codec, dtype=target, device=device, length=length, head=head)
         method = "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"
         names = tuple(str(folder) for folder in folders)
         report = Report(
@@ -140,7 +144,7 @@ def export(
             unmeasured,
             time.monotonic() - began,
         )
-        _finish(report, draft)
+        _finish(report, draft, scores=head is not None)
     return report
 
 
@@ -156,10 +160,11 @@ def _read_back(draft: Path, written: Written) -> None:
         )
 
 
-def _finish(report: Report, draft: Path) -> None:
+def _finish(report: Report, draft: Path, *, scores: bool) -> None:
     """Write card and report and give the folder its name; a folder that failed parity gets another one. Raises: ExportError."""
     verdict = str(report.parity) if report.parity else f"parity not measured: {report.unmeasured}"
-    write_card(draft, name=report.folder.name, base=report.base, adapters=report.adapters, dtype=report.dtype, parity=verdict)
+    named = {"name": report.folder.name, "base": report.base, "adapters": report.adapters, "dtype": report.dtype}
+    write_card(draft, **named, parity=verdict, scores=scores)
     said = report.as_dict() | {"contents": sizes_of(draft)}
     (draft / REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     if report.parity is None or report.parity.passed:
@@ -171,13 +176,20 @@ def _finish(report: Report, draft: Path) -> None:
 
 
 def _plan(
-    model: ModelConfig, base: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase, dtype: str
+    model: ModelConfig,
+    base: Path,
+    folders: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+    head: ScoreHead | None,
 ) -> tuple[Recipe | None, str, str]:
     """The recipe, or None and why the whole model is needed; and safetensors' name of the main number format written."""
     tensors = read_checkpoint(base)
     stored = main_dtype(tensors) if tensors else _said_dtype(base)
     target = stored if dtype == "auto" else _CODES[dtype]
-    skeleton = meta_model(model)
+    skeleton = meta_model(model, head)
+    if head is not None:  # what gave words has no place in it
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("lm_head.")}
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         _check_rows(tensors, folders, skeleton, len(tokenizer))
     try:
@@ -212,8 +224,9 @@ def _check_rows(base: dict[str, Stored], folders: Sequence[Path], skeleton: nn.M
         )
 
 
-def _write_beside(base: Path, draft: Path, tokenizer: PreTrainedTokenizerBase, codec: Codec) -> ChatTemplate:
-    write_generation_config(base, draft, codec.stop_ids, tokenizer.pad_token_id)
+def _write_beside(base: Path, draft: Path, tokenizer: PreTrainedTokenizerBase, codec: Codec, *, writes: bool) -> ChatTemplate:
+    if writes:
+        write_generation_config(base, draft, codec.stop_ids, tokenizer.pad_token_id)
     template = choose_template(codec, tokenizer)
     write_tokenizer(tokenizer, draft, template.text)
     copy_kept(base, draft)

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from hone.chat.codec import Codec
 from hone.chat.message import Conversation, message
 from hone.errors import ExportError
 from hone.export.source import torch_name
+from hone.models.load import auto_class
+from hone.models.score_head import NAME as SCORE
+from hone.models.score_head import ScoreHead
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,27 @@ def probe_texts(codec: Codec) -> list[list[int]]:
 
 @torch.inference_mode()
 def logits_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The logits of every text, fp32 on the CPU, [T, V] each."""
+    """The logits of every text, fp32 on the CPU, [T, V] each; of a head that scores texts the scores at every token, [T, C]."""
+    if module.get_output_embeddings() is None:
+        return _scores_of(module, texts)
     return [module(input_ids=torch.tensor([ids], device=module.device)).logits[0].float().cpu() for ids in texts]
+
+
+def _scores_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Of its logits the model itself gives those at the end of a text alone."""
+    seen: list[Tensor] = []
+    hook = module.get_submodule(_score_path(module)).register_forward_hook(lambda _, inputs, output: seen.append(output))
+    try:
+        for ids in texts:
+            module(input_ids=torch.tensor([ids], device=module.device))
+    finally:
+        hook.remove()
+    return [scores_1TC[0].float().cpu() for scores_1TC in seen]
+
+
+def _score_path(module: nn.Module) -> str:
+    """Of the head itself, also under an adapter that trains it."""
+    return next(path for path, _ in module.named_modules() if path.rpartition(".")[-1] == SCORE)
 
 
 def values_of(module: nn.Module, texts: Sequence[Sequence[int]], head: nn.Module) -> list[Tensor]:
@@ -174,10 +195,11 @@ def _carried(wanted_TV: Tensor, got_TV: Tensor, spread: Tensor) -> float | None:
 
     None where what is wanted is no more than the noise of sums in fp32.
     """
-    wanted_TV = wanted_TV - wanted_TV.mean(-1, keepdim=True)
+    shifts = wanted_TV.shape[-1] > 1  # one score has no others to be shifted with
+    wanted_TV = wanted_TV - wanted_TV.mean(-1, keepdim=True) * shifts
     if wanted_TV.square().mean().sqrt() <= 1e-5 * spread:
         return None
-    got_TV = got_TV - got_TV.mean(-1, keepdim=True)
+    got_TV = got_TV - got_TV.mean(-1, keepdim=True) * shifts
     return ((wanted_TV * got_TV).sum() / wanted_TV.square().sum()).item()
 
 
@@ -188,12 +210,12 @@ def _divergence(one_TV: Tensor, other_TV: Tensor) -> float:
     return max((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), 0.0)
 
 
-def load_plain(folder: Path, device: torch.device, *, trust_remote_code: bool) -> nn.Module:
+def load_plain(folder: Path, device: torch.device, *, trust_remote_code: bool, head: ScoreHead | None = None) -> nn.Module:
     """The exported folder through transformers alone, in fp32.
 
     Raises: ExportError where a weight of the model is not in its files: transformers would draw it at random.
     """
-    module, found = AutoModelForCausalLM.from_pretrained(
+    module, found = auto_class(head).from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
     )
     absent = sorted({*found["missing_keys"], *map(str, found["mismatched_keys"])})

@@ -14,6 +14,7 @@ from hone.errors import ExportError, ModelError
 from hone.export.lora import Adapter, Addition, NeedsWholeModel
 from hone.export.source import Stored, main_dtype
 from hone.export.write import Slot
+from hone.models.score_head import NAME as SCORE
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Step:
 class Recipe:
     """Every step in file order.
 
-    untied: input and output embeddings were one tensor and are now two; rows: the size of a vocabulary that grew.
+    untied: input and output embeddings were one tensor and are now two; rows: the size of a vocabulary that grew. architecture:
+    of the model that the tensors are of.
     """
 
     steps: tuple[Step, ...]
     untied: bool = False
     rows: int | None = None
+    architecture: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -61,6 +64,7 @@ def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.M
     steps = {name: _copied(tensor, main, target) for name, tensor in base.items()}
     ties, untied = list(tied), False
     for adapter in adapters:
+        steps |= _new_head(adapter, steps, skeleton, target)
         for name in (*adapter.additions, *adapter.replacements):
             _check_known(adapter, name, steps, tied, skeleton)
         alone = [name for name in adapter.replacements if name in adapter.apart]
@@ -73,7 +77,16 @@ def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.M
             steps[name] = _replaced(adapter, steps[name], adapter.replacements[name])
         for name, addition in adapter.additions.items():
             steps[name] = _added(adapter, steps[name], addition, skeleton)
-    return Recipe(tuple(steps.values()), untied, _new_rows(base, steps, skeleton))
+    return Recipe(tuple(steps.values()), untied, _new_rows(base, steps, skeleton), type(skeleton).__name__)
+
+
+def _new_head(adapter: Adapter, steps: dict[str, Step], skeleton: nn.Module, target: str) -> dict[str, Step]:
+    """The head that scores texts, which an adapter brings to a base that has none."""
+    name = f"{SCORE}.weight"
+    brought = adapter.replacements.get(name)
+    if brought is None or name in steps or skeleton.get_output_embeddings() is not None:
+        return {}
+    return {name: Step(Slot(name, tuple(skeleton.get_submodule(SCORE).weight.shape), target), brought)}
 
 
 def _copied(tensor: Stored, main: str, target: str) -> Step:

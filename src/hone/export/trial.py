@@ -22,6 +22,7 @@ from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts, values_of
 from hone.models.load import load_model
 from hone.models.policy import find_causal
+from hone.models.score_head import ScoreHead
 from hone.models.shape import meta_model
 from hone.models.value_head import FILE, NAME, add_value_head, find_value_head
 
@@ -30,20 +31,29 @@ _SPARE = 1.2
 
 
 def measure_parity(
-    model: ModelConfig, adapter: Adapter, folder: Path, codec: Codec, *, dtype: str, device: torch.device, length: int | None
+    model: ModelConfig,
+    adapter: Adapter,
+    folder: Path,
+    codec: Codec,
+    *,
+    dtype: str,
+    device: torch.device,
+    length: int | None,
+    head: ScoreHead | None = None,
 ) -> tuple[Parity | None, str]:
     """The parity of `folder` with base + adapter, both in fp32; or None and why it cannot be measured here.
 
-    dtype: of the exported weights. Raises: ExportError where the folder lacks weights or has another vocabulary.
+    dtype: of the exported weights. head: as for load_model; its scores are then what is compared.
+    Raises: ExportError where the folder lacks weights or has another vocabulary.
     """
-    lack = _lack_of_memory(model, device)
+    lack = _lack_of_memory(model, device, head)
     if lack:
         log.warn(f"parity is not measured: {lack}")
         return None, lack
-    texts, head = probe_texts(codec), find_value_head(model, folders_of(adapter))
-    trained = _of_parts(model, adapter, texts, device, length, head)
+    texts, file = probe_texts(codec), find_value_head(model, folders_of(adapter))
+    trained = _of_parts(model, adapter, texts, device, length, file, head)
     gc.collect()
-    module = load_plain(folder, device, trust_remote_code=model.trust_remote_code)
+    module = load_plain(folder, device, trust_remote_code=model.trust_remote_code, head=head)
     exported = logits_of(module, texts)
     wrong = differing(trained.means, row_means(module), dtype=dtype)
     found = compare(trained.logits, exported, dtype=dtype, base=trained.without, wrong=wrong)
@@ -68,17 +78,23 @@ class _Trained:
 
 
 def _of_parts(
-    model: ModelConfig, adapter: Adapter, texts: list[list[int]], device: torch.device, length: int | None, head: Path | None
+    model: ModelConfig,
+    adapter: Adapter,
+    texts: list[list[int]],
+    device: torch.device,
+    length: int | None,
+    file: Path | None,
+    head: ScoreHead | None,
 ) -> _Trained:
     """The logits come before peft merges the last adapter, which the means need: they would tell if that merge were wrong."""
-    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
+    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length, head=head)
     without = None
     if isinstance(adapter, Lora) and adapter.adapter_name_or_path:
         beside = adapter.model_copy(update={"create_new_adapter": False})
         module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
         with module.disable_adapter():
             without = logits_of(module, texts)
-    logits, values = logits_of(module, texts), None if head is None else _values(module, texts, head)
+    logits, values = logits_of(module, texts), None if file is None else _values(module, texts, file)
     return _Trained(logits, without, values, row_means(module if without is None else fold(module)))
 
 
@@ -89,8 +105,8 @@ def _values(module: nn.Module, texts: list[list[int]], file: Path) -> list[Tenso
     return values_of(module, texts, head)
 
 
-def _lack_of_memory(model: ModelConfig, device: torch.device) -> str:
-    needed = _SPARE * 4 * sum(weight.numel() for weight in meta_model(model).parameters())
+def _lack_of_memory(model: ModelConfig, device: torch.device, head: ScoreHead | None) -> str:
+    needed = _SPARE * 4 * sum(weight.numel() for weight in meta_model(model, head).parameters())
     free = available_bytes(device)
     if free is None or needed <= free:
         return ""

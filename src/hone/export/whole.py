@@ -18,16 +18,25 @@ from hone.errors import ExportError
 from hone.export.source import DTYPES, stored_tensors, torch_name
 from hone.export.write import Written
 from hone.models.load import load_model
+from hone.models.score_head import ScoreHead
 
 
 def merge_whole(
-    model: ModelConfig, adapter: Adapter, folder: Path, *, dtype: str, shard_bytes: int, device: torch.device, length: int | None
+    model: ModelConfig,
+    adapter: Adapter,
+    folder: Path,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    device: torch.device,
+    length: int | None,
+    head: ScoreHead | None = None,
 ) -> Written:
     """Load base and adapters, merge in fp32, write `folder` with its config.json. dtype: safetensors' name of the format written.
 
     Raises: ModelError where something cannot be loaded or does not fit.
     """
-    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length)
+    module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length, head=head)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).to(DTYPES[dtype])
     try:
         module.save_pretrained(folder, max_shard_size=shard_bytes)

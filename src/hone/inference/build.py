@@ -21,6 +21,8 @@ from hone.errors import ModelError
 from hone.inference.hf import HfEngine
 from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
+from hone.models.score_head import FILE as SCORE_FILE
+from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import find_value_head, learned_by
 
@@ -49,6 +51,13 @@ def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:
     for folder in (Path(model.model_name_or_path), *adapters):
         if (folder / "modules.json").is_file():
             raise ModelError(f"{folder} is an embedding model (stage: embed): it gives vectors of texts and no answers")
+    if (head := find_score_head(model, adapters)) is not None:
+        of = [one for one in adapters if (one / SCORE_FILE).is_file()]
+        what, stage = ("a reranker", "rerank") if head.text else ("a classifier", "classify")
+        raise ModelError(
+            f"{of[-1] if of else model.model_name_or_path} is {what} (stage: {stage}): it scores texts and gives no answers; use "
+            f"hone.inference.classify.build_{what.split()[1]}"
+        )
     file = find_value_head(model, adapters)
     if file is None:
         return
@@ -62,11 +71,14 @@ def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:
         log.once(f"note: {file} is of a reward model or of PPO and does not say which; a reward model's answers mean nothing")
 
 
-def choose_dtype(model: ModelConfig, name: str) -> torch.dtype:
-    """torch's type for infer_dtype; "auto" is what the base's config.json says, fp32 where it says nothing."""
+def choose_dtype(model: ModelConfig, name: str, *, scores: bool = False) -> torch.dtype:
+    """torch's type for infer_dtype; "auto" is what the base's config.json says, fp32 where it says nothing.
+
+    scores: as for load_config.
+    """
     if name != "auto":
         return getattr(torch, name)
-    return load_config(model).dtype or torch.float32
+    return load_config(model, scores=scores).dtype or torch.float32
 
 
 def choose_device() -> torch.device:

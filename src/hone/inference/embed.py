@@ -21,10 +21,9 @@ from hone.chat.codec import Codec, build_codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
-from hone.data.batch import pack, pad
 from hone.errors import ModelError
 from hone.inference.build import choose_device, choose_dtype
-from hone.inference.score import batches_of, require_fit
+from hone.inference.score import read_all
 from hone.models.load import load_model
 from hone.models.place import hub_name
 from hone.models.policy import Policy
@@ -51,14 +50,8 @@ class Embedder:
         Raises: ModelError where a text is longer than the model can hold; TemplateError where it is not valid Unicode.
         """
         encoded = self.codec.encode_plain([self.query_prompt + text if query else text for text in texts])
-        require_fit(self.policy, encoded)
-        rows: dict[int, Tensor] = {}
-        for numbers in batches_of(list(map(len, encoded))):
-            chosen = [encoded[number] for number in numbers]
-            batch = pack(chosen) if self.policy.can_pack else pad(chosen, self.codec.tokenizer.pad_token_id)
-            vectors_SD = pooled(self.policy, batch.to(self.policy.causal.device), self.pooling)
-            rows |= zip(numbers, torch.nn.functional.normalize(vectors_SD, dim=-1).cpu(), strict=True)
-        return torch.stack([rows[number] for number in range(len(encoded))])
+        vectors_SD = read_all(self.policy, self.codec, encoded, lambda batch: pooled(self.policy, batch, self.pooling))
+        return torch.nn.functional.normalize(vectors_SD, dim=-1)
 
 
 def build_embedder(model: ModelConfig, adapter: Adapter, *, dtype: str = "auto", length: int | None = None) -> Embedder:

@@ -7,9 +7,10 @@ Axes: B row, T token, S sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from hone.adapters.apply import attach
 from hone.adapters.folder import folders_of
@@ -19,7 +20,7 @@ from hone.chat.message import Conversation
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
-from hone.data.batch import pack, pad
+from hone.data.batch import Batch, pack, pad
 from hone.errors import ModelError
 from hone.inference.build import choose_device, choose_dtype
 from hone.models.catalog import family_template
@@ -49,15 +50,19 @@ class Scorer:
         Raises: TemplateError where one cannot be written; ModelError where one is longer than the model can hold.
         """
         encoded = self.codec.encode(conversations)
-        require_fit(self.policy, encoded)
-        scores = [0.0] * len(encoded)
-        for numbers in batches_of(list(map(len, encoded))):
-            rows = [encoded[number] for number in numbers]
-            batch = pack(rows) if self.policy.can_pack else pad(rows, self.codec.tokenizer.pad_token_id)
-            batch = batch.to(self.policy.causal.device)
-            for number, score in zip(numbers, self.policy.scores(batch, batch.ends_BT).tolist(), strict=True):
-                scores[number] = score
-        return scores
+        scores_S = read_all(self.policy, self.codec, encoded, lambda batch: self.policy.scores(batch, batch.ends_BT))
+        return scores_S.tolist()
+
+
+def read_all(policy: Policy, codec: Codec, encoded: Sequence[Encoded], read: Callable[[Batch], Tensor]) -> Tensor:
+    """On the CPU, [S, ...]: what `read` makes of each sequence, batch by batch; ModelError where one is too long."""
+    require_fit(policy, encoded)
+    rows: dict[int, Tensor] = {}
+    for numbers in batches_of(list(map(len, encoded))):
+        chosen = [encoded[number] for number in numbers]
+        batch = pack(chosen) if policy.can_pack else pad(chosen, codec.tokenizer.pad_token_id)
+        rows |= zip(numbers, read(batch.to(policy.causal.device)).cpu(), strict=True)
+    return torch.stack([rows[number] for number in range(len(encoded))]) if rows else torch.zeros(0)
 
 
 def require_fit(policy: Policy, encoded: Sequence[Encoded]) -> None:

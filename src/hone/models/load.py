@@ -1,4 +1,4 @@
-"""A causal language model out of its files, or at random, with the type, attention, positions and bits asked for.
+"""A language model out of its files, or at random, with the head, type, attention, positions and bits asked for.
 
 Does not know adapters, data or the optimizer.
 """
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from hone import log
@@ -24,6 +25,7 @@ from hone.models.place import check_folder, check_hub, explain, hub_arguments, s
 from hone.models.prepared import bound_prepared
 from hone.models.quantize import freeze, quantization_config
 from hone.models.rope import stretch
+from hone.models.score_head import NAME, ScoreHead, draw_head, is_scoring
 from hone.models.tokenizer import load_tokenizer
 
 
@@ -50,28 +52,35 @@ def load_model(
     for_training: bool,
     recompute: bool = False,
     length: int | None = None,
+    head: ScoreHead | None = None,
 ) -> PreTrainedModel:
     """The model of `model` on `device`, weights in `dtype`; in evaluation mode unless for_training.
 
     recompute: activations are recomputed in the backward pass. length: longest text in tokens, for rope_scaling.
-    train_from_scratch draws from torch's generator, which the caller seeds. A quantized base comes frozen.
+    head: in place of the head of words one that scores texts: the model's own, or a new one where it has none.
+    train_from_scratch and a new head draw from torch's generator, which the caller seeds. A quantized base comes frozen.
     Raises ModelError for missing or unreadable files, weights that the files lack, and what the family cannot do.
     """
     model = settle(model, weights=not model.train_from_scratch)
     bound_prepared(device)
-    config = load_config(model)
+    config = load_config(model, scores=head is not None)
+    if head is not None:
+        head.apply(config, load_tokenizer(model).pad_token_id)
     if model.rope_scaling:
         stretch(config, model.rope_scaling, length)
     attention = choose_attention(model, config, device)
     module = (
-        _random(model, config, dtype, attention) if model.train_from_scratch else _read(model, config, dtype, device, attention)
+        _random(model, config, dtype, attention, head)
+        if model.train_from_scratch
+        else _read(model, config, dtype, device, attention, head)
     )
     if not model.quantization:
         module = module.to(device)
     if for_training:
         module.config.use_cache = False
         module.train()
-    _mend_generation(module)
+    if head is None:
+        _mend_generation(module)
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         _resize(module, model)
     if for_training and model.quantization:
@@ -82,8 +91,16 @@ def load_model(
     return module if for_training else module.eval()
 
 
-def load_config(model: ModelConfig) -> PretrainedConfig:
-    """The model's config; ModelError where there is none or it is not of a causal language model."""
+def auto_class(head: ScoreHead | None) -> Any:
+    """transformers' class of models that write, or, with a head, of those that score whole texts."""
+    return AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+
+
+def load_config(model: ModelConfig, *, scores: bool = False) -> PretrainedConfig:
+    """The model's config; ModelError where there is none or it is not of a causal language model.
+
+    scores: it is to score whole texts, which not every family can.
+    """
     model = settle(model)
     place = model.model_name_or_path
     check_folder(place, ("config.json",), "config")
@@ -96,7 +113,28 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
     if type(config) not in AutoModelForCausalLM._model_mapping and not (remote and model.trust_remote_code):
         hint = "; write trust_remote_code: true to run the code that comes with it" if remote else ""
         raise ModelError(f"{place} is a {config.model_type}, which transformers does not know as a causal language model{hint}")
+    if scores:
+        _require_scoring(place, config)
+    elif is_scoring(config):
+        raise ModelError(
+            f"{place} is a {config.architectures[0]}: its head scores texts and writes none; name a model that writes, or train "
+            "it on with stage: classify or stage: rerank"
+        )
     return config
+
+
+def _require_scoring(place: str, config: PretrainedConfig) -> None:
+    families = AutoModelForSequenceClassification._model_mapping
+    if type(config) not in families:
+        raise ModelError(
+            f"{place} is a {config.model_type}, for which transformers has no class that scores texts "
+            "(ForSequenceClassification); take a model of another family, such as Llama, Qwen or Gemma"
+        )
+    if not issubclass(families[type(config)], GenericForSequenceClassification):
+        raise ModelError(
+            f"{place} is a {config.model_type}, whose {families[type(config)].__name__} goes a way of its own, which is not "
+            "known here; take a model of another family, such as Llama, Qwen or Gemma"
+        )
 
 
 def describe(module: PreTrainedModel) -> Loaded:
@@ -114,28 +152,44 @@ def describe(module: PreTrainedModel) -> Loaded:
     )
 
 
-def _random(model: ModelConfig, config: PretrainedConfig, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+def _random(
+    model: ModelConfig, config: PretrainedConfig, dtype: torch.dtype, attention: str | None, head: ScoreHead | None
+) -> PreTrainedModel:
     if model.quantization:
         raise ModelError("train_from_scratch trains every weight; quantization_bit freezes them: leave one of them out")
-    return AutoModelForCausalLM.from_config(
+    return auto_class(head).from_config(
         config, dtype=dtype, attn_implementation=attention, trust_remote_code=model.trust_remote_code
     )
 
 
 def _read(
-    model: ModelConfig, config: PretrainedConfig, dtype: torch.dtype, device: torch.device, attention: str | None
+    model: ModelConfig,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    head: ScoreHead | None,
 ) -> PreTrainedModel:
-    place = model.model_name_or_path
+    place, is_new = model.model_name_or_path, head is not None and not is_scoring(config)
     arguments: dict[str, Any] = {**hub_arguments(model), "config": config, "dtype": dtype, "attn_implementation": attention}
     if model.quantization:
-        arguments["quantization_config"] = quantization_config(model.quantization, dtype)
+        arguments["quantization_config"] = quantization_config(model.quantization, dtype, None if head is None else [NAME])
     if model.quantization or device.type != "cpu":
         arguments["device_map"] = {"": str(device)}  # straight to the device, never whole in host memory
     transformers_logging.disable_progress_bar()
+    spoken = transformers_logging.get_verbosity()
+    if is_new:  # it would report the head as missing, which it is and must be
+        transformers_logging.set_verbosity_error()
     try:
-        module, found = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments)
+        module, found = auto_class(head).from_pretrained(place, output_loading_info=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as problem:
         raise explain(place, "model", problem) from problem
+    finally:
+        transformers_logging.set_verbosity(spoken)
+    if is_new:  # what a base has in the head's place, and what it lacks, is as it must be
+        found["missing_keys"] = [name for name in found["missing_keys"] if name != f"{NAME}.weight"]
+        found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not name.startswith("lm_head.")]
+        draw_head(module)
     _check_complete(place, found)
     return module
 

@@ -23,7 +23,7 @@ from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare
-from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, predicting, rows_at_labels
+from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, output_head, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Policy:
         self.module = module
         self.causal = find_causal(module)
         self.can_pack = not padded_only(self.causal.config)
-        self.fast = self.causal.get_output_embeddings() is not None
+        self.fast = output_head(self.causal) is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         self.temperature = 1.0
         self.reference: Reference | None = None
@@ -124,6 +124,24 @@ class Policy:
         if not self.fast:
             return self._checked(head(self._plain_hidden(batch)[where_BT]))
         return self._checked(self._read(batch, lambda hidden_BTD: head(hidden_BTD[where_BT.to(hidden_BTD.device)])))
+
+    @property
+    def scores_texts(self) -> bool:
+        """Whether its head scores whole texts, so that it has `label_scores` and nothing else."""
+        return self.fast and self.causal.get_output_embeddings() is None
+
+    def label_scores(self, batch: TokenBatch, where_BT: Tensor) -> Tensor:
+        """fp32 [N, C]: the numbers of the head that scores texts where `where_BT` is true, N tokens in order; with gradient."""
+        head = output_head(self.causal)
+        assert head is not None and self.scores_texts, "scores of labels of a model that writes"
+        project, dtype = head.forward, [*head.parameters()][-1].dtype  # the copy that an adapter trains comes last
+
+        def read(hidden_BTD: Tensor) -> Tensor:
+            hidden_ND = hidden_BTD[where_BT.to(hidden_BTD.device)]
+            with torch.autocast(hidden_BTD.device.type, enabled=False):
+                return project(hidden_ND.to(dtype)).float()
+
+        return self._checked(self._read(batch, read))
 
     def logprobs_and_values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """`token_logprobs` and `values` of one forward."""

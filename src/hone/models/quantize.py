@@ -15,18 +15,22 @@ from hone.config.model import Quantization
 from hone.errors import MissingExtra
 
 
-def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers needs to quantize while loading. dtype: of the products; MissingExtra without bitsandbytes."""
+def quantization_config(quantization: Quantization, dtype: torch.dtype, whole: list[str] | None = None) -> BitsAndBytesConfig:
+    """What transformers needs to quantize while loading; MissingExtra without bitsandbytes.
+
+    dtype: of the products. whole: names of modules that stay as they are; None for the output head.
+    """
     if find_spec("bitsandbytes") is None:
         raise MissingExtra("bitsandbytes", "quant", f"quantization_bit: {quantization.bit}")
     if quantization.bit == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type,
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=torch.uint8,
+        llm_int8_skip_modules=whole,
     )
 
 

@@ -54,16 +54,23 @@ def compare(policy: Policy) -> SelfTest:
     training = {module: module.training for module in policy.module.modules()}
     policy.module.eval()
     try:
-        apart_T = torch.cat([policy._plain(row)[0] for row in rows])
-        why, difference = _tapped_difference(policy, rows, apart_T)
+        apart_T = torch.cat([_numbers(policy, row) for row in rows])
+        why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
         if difference > tolerance:
             why = why or f"log-probs differ by {difference:.2g}"
-        packed_T = policy._plain(_packed(rows))[0]
+        packed_T = _numbers(policy, _packed(rows))
         packed_difference = max(float((packed_T - apart_T).abs().max()), 2 * _leak(policy, rows, packed_T))
     finally:
         for module, was in training.items():
             module.training = was
     return SelfTest(not why, packed_difference <= tolerance, why, difference, packed_difference)
+
+
+def _numbers(policy: Policy, row: _Row) -> Tensor:
+    """[T], or [T, C]: the log-probs of the row's labels, or the scores at each of its tokens, which only a tap can read."""
+    if policy.scores_texts:
+        return policy.label_scores(row, row.segments_BT != 0)
+    return policy._plain(row)[0]
 
 
 def _tapped_difference(policy: Policy, rows: list[_Row], apart_T: Tensor) -> tuple[str, float]:
@@ -83,7 +90,7 @@ def _leak(policy: Policy, rows: list[_Row], packed_T: Tensor) -> float:
     """
     first, second = rows
     other = replace(first, ids_BT=first.ids_BT.flip(1))
-    swapped_T = policy._plain(_packed([other, second]))[0]
+    swapped_T = _numbers(policy, _packed([other, second]))
     start = first.ids_BT.shape[1]
     return float((swapped_T[start:] - packed_T[start:]).abs().max())
 

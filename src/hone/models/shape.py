@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from hone.config.model import ModelConfig
 from hone.models.embeddings import grow
-from hone.models.load import load_config
+from hone.models.load import auto_class, load_config
+from hone.models.score_head import ScoreHead
 from hone.models.tokenizer import load_tokenizer
 
 
@@ -30,11 +30,16 @@ class Shape:
     vocabulary: int
 
 
-def meta_model(model: ModelConfig) -> nn.Module:
-    """The model with weights that have a shape and no memory (device "meta"), its vocabulary as large as it will be."""
-    config = load_config(model)
+def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
+    """The model with weights that have a shape and no memory (device "meta"), its vocabulary as large as it will be.
+
+    head: as for load_model.
+    """
+    config = load_config(model, scores=head is not None)
+    if head is not None:
+        head.apply(config, load_tokenizer(model).pad_token_id)
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+        module = auto_class(head).from_config(config, trust_remote_code=model.trust_remote_code)
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         grow(module, load_tokenizer(model))
     return module

@@ -19,6 +19,7 @@ from hone.errors import ModelError
 from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, chunked, through
+from hone.models.score_head import NAME as SCORE
 
 IGNORE = -100
 """The label of a token from which nothing is learned: Hugging Face's own."""
@@ -94,6 +95,12 @@ def rows_at_labels(numbers_MN: Tensor, labels_BT: Tensor) -> Tensor:
     return torch.stack([at_labels(row_N, labels_BT) for row_N in numbers_MN])
 
 
+def output_head(causal: nn.Module) -> nn.Module | None:
+    """What makes the model's last numbers: its head of words, or the one that scores whole texts; None where it has neither."""
+    head = causal.get_output_embeddings()
+    return causal._modules.get(SCORE) if head is None else head
+
+
 class HeadTap:
     """Stands in for the output head and the loss function of `causal` during one forward.
 
@@ -103,7 +110,7 @@ class HeadTap:
     """
 
     def __init__(self, causal: PreTrainedModel, shape: tuple[int, ...], read: Callable[[Tensor], Tensor]):
-        head = causal.get_output_embeddings()
+        head = output_head(causal)
         assert head is not None, "a model without an output head is not tapped"
         self._causal, self._head, self._shape, self._read = causal, head, tuple(shape), read
         self._found: Tensor | None = None

@@ -17,6 +17,7 @@ from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Sample
 from hone.models.policy import Policy
+from hone.models.score_head import ScoreHead
 
 REFERENCE = "reference"
 """The name in batch.aside of the reference's numbers, where they were computed before training."""
@@ -66,6 +67,12 @@ class Objective(Protocol):
     needs_value_head: bool
     """Whether its loss asks for policy.values or policy.scores."""
 
+    needs_score_head: bool
+    """Whether its loss asks for policy.label_scores, of a model whose head scores whole texts."""
+
+    head: ScoreHead | None
+    """That head, once `settled` knows it; None before, and where none is needed."""
+
     needs_logits: bool
     """Whether its loss asks for log-probs; the output head rests where it does not."""
 
@@ -79,6 +86,13 @@ class Objective(Protocol):
 
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """The samples it is learned as: itself, or several where the template writes it otherwise the longer it goes on."""
+        ...
+
+    def settled(self, tokens: TokenSet, found: ScoreHead | None) -> Objective:
+        """The objective as its whole training set makes it: itself, or one that knows what the set has to say.
+
+        found: the head that scores texts which the model, or its adapter, has already. Raises DataError where the two disagree.
+        """
         ...
 
     def problem_of(self, tokens: TokenSet) -> str:
@@ -108,6 +122,10 @@ class Objective(Protocol):
         """
         ...
 
+    def told(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The figures of an evaluation as they are told: themselves, and what follows from several of them."""
+        ...
+
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """The batch's share of `of_step`, without gradient: asked of every batch of a step before the first loss.
 
@@ -132,6 +150,8 @@ class Usual:
     has_labels = True
     needs_reference = False
     needs_value_head = False
+    needs_score_head = False
+    head: ScoreHead | None = None
     logit_chunks = 2
     needs_logits = True
     mixes_rows = False
@@ -139,6 +159,11 @@ class Usual:
     def examples(self, sample: Sample, codec: Codec) -> list[Sample]:
         """Itself."""
         return [sample]
+
+    def settled(self, tokens: TokenSet, found: ScoreHead | None) -> Objective:
+        """Itself."""
+        del tokens, found
+        return self
 
     def problem_of(self, tokens: TokenSet) -> str:
         """Nothing is wrong."""
@@ -153,6 +178,10 @@ class Usual:
     def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:
         """Not asked."""
         raise AssertionError("numbers of a reference, of an objective that has none")
+
+    def told(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Themselves."""
+        return dict(figures)
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """Nothing."""

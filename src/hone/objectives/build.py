@@ -22,6 +22,8 @@ OBJECTIVES = Table(
         "ppo": "hone.objectives.ppo:Ppo",
         "reward": "hone.objectives.reward:Reward",
         "embed": "hone.objectives.embed:Embed",
+        "classify": "hone.objectives.classify:build_classify",
+        "rerank": "hone.objectives.rerank:Rerank",
     },
     group="hone.objectives",
     error=ConfigError,

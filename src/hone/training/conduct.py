@@ -32,7 +32,7 @@ def choose_metric(train: TrainConfig, best_by: str) -> Choice:
     metric = train.metric_for_best_model or best_by
     metric = metric if metric.startswith("eval_") else f"eval_{metric}"
     greater = train.greater_is_better
-    greater = not metric.endswith(("loss", "perplexity")) if greater is None else greater
+    greater = not metric.endswith(("loss", "perplexity", "mse", "mae")) if greater is None else greater
     return Choice(train.load_best_model_at_end, metric, greater, train.early_stopping_steps or 0)
 
 

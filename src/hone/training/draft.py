@@ -12,13 +12,16 @@ from torch import nn
 
 from hone import log
 from hone.adapters.apply import attach, rest_output_head
+from hone.adapters.folder import folders_of
 from hone.chat.codec import Codec, build_codec
 from hone.chat.table import rows
+from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
 from hone.errors import TrainingError
 from hone.models.catalog import family_template
+from hone.models.score_head import find_score_head
 from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
@@ -39,7 +42,7 @@ STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit"
 """Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
 
 
-PLAIN = ("pretrain", "embed")
+PLAIN = ("pretrain", "embed", *SCORES_TEXTS)
 """Kinds that learn from texts as they stand, in no chat format."""
 
 
@@ -68,6 +71,8 @@ def gather_material(run: Run) -> Material:
         return objective.complete(tokens, seed=seed, longest=run.data.cutoff_len)
 
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
+    if objective.needs_score_head:
+        objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals: dict[str, TokenSet] = {}
     in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
     if run.data.val_size:
@@ -189,7 +194,7 @@ def never_learns(run: Run, plan: Plan) -> str:
 
 def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, int, Memory, Memory]:
     """Weights, trained weights, and the memory of a step with activations kept and recomputed."""
-    module = meta_model(run.model)
+    module = meta_model(run.model, material.objective.head)
     shape = shape_of(module)
     mixed, quantization = planning.precision_of(run.train) != "no", run.model.quantization
     compute = 2 if mixed else 4

@@ -47,10 +47,10 @@ def evaluate(policy: Policy, objective: Objective, sets: dict[str, TokenSet], de
             if name:
                 own = Progress()
                 own.add(found)
-                metrics |= {f"eval_{name}_{figure}": value for figure, value in own.take_metrics().items()}
+                metrics |= {f"eval_{name}_{figure}": value for figure, value in objective.told(own.take_metrics()).items()}
     policy.module.train(was_training)
     seconds = time.monotonic() - started
-    together = {f"eval_{figure}": value for figure, value in whole.take_metrics().items()}
+    together = {f"eval_{figure}": value for figure, value in objective.told(whole.take_metrics()).items()}
     if objective.has_perplexity:
         together["eval_perplexity"] = math.exp(together["eval_loss"]) if together["eval_loss"] < 700 else math.inf
     rates = {"eval_runtime": round(seconds, 4), "eval_samples_per_second": round(samples / seconds, 3)}
@@ -59,7 +59,7 @@ def evaluate(policy: Policy, objective: Objective, sets: dict[str, TokenSet], de
 
 def metric_names(objective: Objective, sets: dict[str, TokenSet]) -> list[str]:
     """The names `evaluate` gives its figures for these sets."""
-    figures = ("loss", *objective.metrics)
+    figures = objective.told(dict.fromkeys(("loss", *objective.metrics), 0.0))
     perplexity = ("eval_perplexity",) if objective.has_perplexity else ()
     names = [f"eval_{name}_{figure}" for name in sets if name for figure in figures]
     return [*(f"eval_{figure}" for figure in figures), *perplexity, *names, "eval_runtime", "eval_samples_per_second"]

@@ -17,7 +17,9 @@ from hone.adapters.apply import load_trained, rest_output_head, save_trained
 from hone.adapters.folder import folders_of
 from hone.config.run import Run
 from hone.errors import ModelError
+from hone.models import score_head
 from hone.models.policy import find_causal
+from hone.models.score_head import find_score_head
 from hone.models.value_head import (
     FILE,
     add_value_head,
@@ -45,6 +47,11 @@ def fit_heads(run: Run, module: nn.Module, objective: Objective) -> None:
     """
     if not objective.needs_logits:
         rest_output_head(module, run.adapter)
+    if objective.needs_score_head and not run.train.do_train and find_score_head(run.model, folders_of(run.adapter)) is None:
+        raise ModelError(
+            "there is no head that scores texts to evaluate: name a model or adapter of stage: classify or rerank, or write "
+            "do_train: true"
+        )
     if objective.needs_value_head:
         add_value_head(find_causal(module), _saved_head(run))
 
@@ -68,6 +75,8 @@ def weights_of(run: Run, module: nn.Module, objective: Objective) -> Weights:
     causal = find_causal(module)
     beside = objective.beside(run.data.cutoff_len, causal.config.get_text_config().hidden_size)
     head = value_head_of(causal)
+    if objective.head is not None and run.adapter.kind == "lora":
+        beside |= {score_head.FILE: objective.head.settings()}
 
     def save(folder: Path) -> None:
         with without_value_head(causal):

@@ -32,7 +32,7 @@ OPTIMIZER, SCHEDULER, SCALER, FEED = "optimizer.pt", "scheduler.pt", "scaler.pt"
 
 _WEIGHTS = (
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_*", "value_head.*",
-    "modules.json",
+    "modules.json", "score_head.json",
 )  # fmt: skip
 """Files of a trained model's own, in output_dir."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
@@ -19,7 +20,7 @@ from hone.training.results import require_plots
 
 def require_means(run: Run, device: torch.device) -> None:
     """Raise the error of the first thing that is asked for and is not here: a package, a kernel, a kind of hardware or model."""
-    config = load_config(run.model)
+    config = load_config(run.model, scores=run.objective.kind in SCORES_TEXTS)
     choose_attention(run.model, config, device)
     if run.model.rope_scaling:
         stretch(config, run.model.rope_scaling, run.data.cutoff_len)

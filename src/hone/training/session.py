@@ -27,6 +27,7 @@ from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
 from hone.models.policy import Policy
+from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
@@ -116,7 +117,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     sampling = None
     if isinstance(material.objective, OnPolicy):
         sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
-    module = build_module(run, device, recompute=plan.recompute)
+    module = build_module(run, device, recompute=plan.recompute, head=material.objective.head)
     fit_heads(run, module, material.objective)
     work = make_work(run, plan, device, material, module)
     if is_precomputed(run):
@@ -173,12 +174,18 @@ def announce(material: Material, plan: Plan) -> None:
         log.info(line)
 
 
-def build_module(run: Run, device: Device, *, recompute: bool) -> nn.Module:
+def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead | None = None) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
     module = load_model(
-        run.model, dtype=dtype, device=device.device, for_training=True, recompute=recompute, length=run.data.cutoff_len
+        run.model,
+        dtype=dtype,
+        device=device.device,
+        for_training=True,
+        recompute=recompute,
+        length=run.data.cutoff_len,
+        head=head,
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
     return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)

@@ -1,0 +1,106 @@
+"""Both losses of a reranker by hand, whichever way a query's texts are laid out; how a query and a text become one.
+
+Does not train.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from hone.chat.codec import build_codec
+from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.chat.query_text import write_pair
+from hone.config.chat import ChatConfig
+from hone.config.objective import Rerank as RerankConfig
+from hone.data.batch import pack, pad
+from hone.data.columns import RowError
+from hone.data.sample import Match
+from hone.errors import DataError
+from hone.models.policy import Policy
+from hone.models.score_head import ScoreHead
+from hone.objectives.rerank import Rerank, listwise, pointwise
+from tests.families import tiny
+
+
+def test_listwise_is_the_log_softmax_of_the_first_of_each_query():
+    scores = torch.tensor([[1.0, 0.0, 2.0], [3.0, 1.0, -math.inf]])
+    wanted = [math.log(math.e + 1 + math.e**2) - 1, math.log(math.e**3 + math.e) - 3]
+    assert listwise(scores).tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_pointwise_is_minus_the_log_of_what_is_right():
+    found = pointwise(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
+    assert found.tolist() == pytest.approx([math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1))], rel=1e-6)
+
+
+def test_braces_in_a_query_or_text_mean_nothing():
+    assert (
+        write_pair("{query} | {document} | {query}", "a {document}", "b {query} {x}")
+        == "a {document} | b {query} {x} | a {document}"
+    )
+
+
+def sequence(*ids: int) -> Encoded:
+    array = np.array(ids, np.int32)
+    return Encoded(array, np.full_like(array, IGNORE))
+
+
+ROWS = [
+    Example((sequence(5, 6, 7), sequence(5, 9), sequence(11, 12, 13, 14)), value=1),
+    Example((sequence(3, 4), sequence(3, 8, 10), sequence(3, 8, 10)), value=2),
+    Example((sequence(21, 22),), value=1),
+]
+
+
+@pytest.mark.parametrize("layout", [pack, lambda rows: pad(rows, 0)])
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+def test_the_loss_is_that_of_the_scores_of_plain_transformers(loss, layout):
+    config = tiny("llama").config
+    ScoreHead(("score",), "").apply(config, 0)
+    torch.manual_seed(1)
+    module = AutoModelForSequenceClassification.from_config(config).eval()
+    module.score.weight.data.mul_(20)
+    rows = ROWS[:1] if loss == "listwise" else ROWS
+    with torch.no_grad():
+        scores = [[float(module(input_ids=torch.tensor([one.ids.tolist()])).logits) for one in row.sequences] for row in rows]
+        found = Rerank(RerankConfig(rerank_loss=loss)).loss(Policy(module), layout(rows))
+    first, *others = scores[0]
+    if loss == "listwise":
+        wanted = math.log(sum(map(math.exp, scores[0]))) - first
+    else:
+        signed = [
+            (-1 if number < row.value else 1) * one
+            for row, own in zip(rows, scores, strict=True)
+            for number, one in enumerate(own)
+        ]
+        wanted = sum(math.log(1 + math.exp(one)) for one in signed)
+    assert float(found.total) == pytest.approx(wanted, abs=1e-4)
+    ranks = [1 + sum(one >= first for one in others)]
+    if loss == "pointwise":  # of two that answer the better one counts; its equal, which does not answer, is before it
+        ranks.append(1 + (scores[1][2] >= max(scores[1][:2])))
+    assert float(found.metrics["mrr"][0]) == pytest.approx(sum(1 / rank for rank in ranks))
+    assert float(found.metrics["accuracy"][0]) == ranks.count(1) and float(found.metrics["mrr"][1]) == len(ranks)
+
+
+def test_rows_are_written_and_encoded_as_the_tokenizer_does(tiny_tokenizer):
+    codec = build_codec(ChatConfig(template="empty"), tiny_tokenizer)
+    row = Match("Where?", ("Here.", "There."), ("Nowhere.",))
+    listed = Rerank(RerankConfig(rerank_text="{query} # {document}"))
+    samples = listed.examples(row, codec)
+    assert [one.positives for one in samples] == [("Here.",), ("There.",)]
+    first, second = listed.encode(samples, codec)
+    ids = [one.ids.tolist() for one in second.sequences]
+    assert ids == [tiny_tokenizer(text)["input_ids"] for text in ("Where? # There.", "Where? # Nowhere.")]
+    assert first.value == second.value == 1
+    alone = Rerank(RerankConfig(rerank_loss="pointwise"))
+    (whole,) = alone.encode(alone.examples(row, codec), codec)
+    assert whole.value == 2 and len(whole.sequences) == 3
+    with pytest.raises(RowError, match="no text that does not answer"):
+        listed.examples(Match("q", ("p",)), codec)
+    with pytest.raises(DataError, match=r"trained with .*; write that"):
+        listed.settled(None, ScoreHead(("score",), "", "Q {query} D {document}"))
