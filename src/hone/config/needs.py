@@ -135,12 +135,13 @@ NEEDS = (
     Need(
         ("per_device_eval_batch_size",),
         lambda s: s["stage"] not in OWN_ANSWERS,
-        "with a stage whose evaluation draws answers (grpo, ppo); write rollout_batch_size, or remove it",
+        f"with a stage whose evaluation draws answers ({', '.join(OWN_ANSWERS)}); write rollout_batch_size, or remove it",
     ),
     Need(
         ("packing",),
         lambda s: s["stage"] not in OWN_ANSWERS,
-        "with a stage that draws answers (grpo, ppo): they are laid end to end in any case; write another stage, or remove it",
+        f"with a stage that draws answers ({', '.join(OWN_ANSWERS)}): they are laid end to end in any case; write another stage, "
+        "or remove it",
     ),
     Need(
         ("scale_rewards",),

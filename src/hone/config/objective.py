@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.config.section import Section, knob
+from hone.config.taught import Drawing, Gkd, Taught
 
 
 class Referenced(Section):
@@ -28,37 +29,14 @@ class Referenced(Section):
     )
 
 
-class _OwnAnswers(Referenced):
-    """What all share that learn from answers which the model that learns has drawn."""
+class _OwnAnswers(Referenced, Drawing):
+    """What all share that learn by rewards from answers which the model that learns has drawn."""
 
     reward_timeout: float = knob(
         60.0,
         "Longest a reward function of your own, or a reward model behind HTTP, may take for a process's answers of a step. A "
         "function is stopped then, and the run too; a server is asked again first.",
         unit="seconds",
-        gt=0,
-    )
-    rollout_batch_size: int | None = knob(
-        None,
-        "Answers that a process draws at once; all of its answers of a step where left out. Lower it where drawing runs out of "
-        "memory; the answers stay the same.",
-        level="advanced",
-        ge=1,
-        example="16",
-    )
-    sync_check_steps: int = knob(
-        100,
-        "Steps between two checks that the engine which draws runs the present policy: the log-probs of both are compared. It is "
-        "done at the start in any case; 0 leaves out the later ones.",
-        unit="steps",
-        level="advanced",
-        ge=0,
-    )
-    sync_check_bound: float = knob(
-        0.1,
-        "Mean difference of a drawn token's log-prob, in nats, beyond which the check ends the run. Rounding in bf16 "
-        "gives about 0.01.",
-        level="advanced",
         gt=0,
     )
 
@@ -256,44 +234,10 @@ class Kto(Referring):
     kto_rejected_weight: float = knob(1.0, "Weight of a bad answer's loss; see kto_chosen_weight.", gt=0)
 
 
-class Distill(_Answers):
+class Distill(_Answers, Taught):
     """Learn a larger model's distribution at each token of the answers."""
 
     kind: Literal["distill"] = "distill"
-    teacher_model: str | None = knob(
-        None,
-        "Folder or hub id of the model that is learned from. Its tokenizer must be the same. It is held beside the model that "
-        "learns, and reads the same rows.",
-        example="Qwen/Qwen3-32B",
-    )
-    teacher_model_adapters: tuple[str, ...] = knob(
-        (), "Adapters on top of teacher_model, applied in this order.", level="advanced", example="saves/qwen3-32b/lora/sft"
-    )
-    teacher_model_quantization_bit: Literal[4, 8] | None = knob(
-        None, "Holds the teacher's weights in this many bits, where it would not fit.", unit="bits", level="advanced"
-    )
-    distill_loss: Literal["forward_kl", "reverse_kl", "js"] = knob(
-        "forward_kl",
-        "How far the two distributions are apart. forward_kl, KL(teacher || student): the student covers all that the teacher "
-        "may say (Hinton et al. 2015). reverse_kl, KL(student || teacher): it says nothing that the teacher would not, and may "
-        "say less (Gu et al. 2023). js: between the two, see distill_beta. eval_loss is the learned loss, with the plain "
-        "cross-entropy beside it as eval_nll_loss.",
-    )
-    distill_beta: float = knob(
-        0.5,
-        "Generalised Jensen-Shannon: beta KL(teacher || m) + (1 - beta) KL(student || m) with the mixture m = beta teacher + "
-        "(1 - beta) student (Agarwal et al. 2023). Near 0 it is like forward_kl, near 1 like reverse_kl.",
-        gt=0,
-        lt=1,
-        level="advanced",
-    )
-    distill_temperature: float = knob(
-        1.0,
-        "Flattens both distributions before they are compared, which shows more of the teacher's second thoughts; the divergence "
-        "is multiplied by its square, so that it weighs the same. 2 is usual where it is not 1.",
-        gt=0,
-        level="advanced",
-    )
     distill_ce_weight: float = knob(
         0.0,
         "Share of the plain cross-entropy of the rows' own tokens in the loss; the divergence has the rest. 0 learns from the "
@@ -301,15 +245,6 @@ class Distill(_Answers):
         ge=0,
         lt=1,
         example="0.5",
-    )
-    distill_top_k: int | None = knob(
-        None,
-        "Compares only the teacher's likeliest tokens, and all others as one. The tail of a teacher is mostly noise, which a "
-        "small student need not copy; it still learns how much the others have together. Left out, every token is compared.",
-        gt=0,
-        unit="tokens",
-        level="advanced",
-        example="64",
     )
 
 
@@ -488,4 +423,4 @@ class Ppo(_OwnAnswers):
     ppo_vf_coef: float = knob(0.1, "What the value head's loss is multiplied by beside the policy's.", level="advanced", ge=0)
 
 
-Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Embed
+Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Gkd | Embed

@@ -23,7 +23,16 @@ from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
 from hone.objectives.advantage import advantages, tells_nothing
 from hone.objectives.base import Loss, Usual
-from hone.objectives.onpolicy import Figures, Lesson, Lessons, OnPolicy, Processes, Rollout
+from hone.objectives.onpolicy import (
+    ANSWER_FIGURES,
+    Figures,
+    Lesson,
+    Lessons,
+    OnPolicy,
+    Processes,
+    Rollout,
+    of_answers,
+)
 from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
 from hone.objectives.rewards.case import Case, read_note, write_note
 from hone.objectives.rewards.judge import Judge, Verdict, names_of
@@ -44,7 +53,7 @@ class Grpo(OnPolicy, Usual):
         self.draws, self.reuses = settings.num_generations, settings.num_iterations
         self.check_every, self.check_bound = settings.sync_check_steps, settings.sync_check_bound
         self.needs_reference = settings.beta > 0
-        self.metrics = ("reward", *_figures_of_answers(names_of(settings.reward_funcs)))
+        self.metrics = ("reward", *_figures_of_rewards(names_of(settings.reward_funcs)), *ANSWER_FIGURES)
 
     def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
         """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
@@ -153,20 +162,13 @@ class Grpo(OnPolicy, Usual):
         }
 
     def _sums_of_answers(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Figures:
-        number, drawn = float(len(rollouts)), [one.drawn for one in rollouts]
-        entropies = [float(nats) for one in drawn for nats in one.entropies]
-        sums = [
-            *((sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))),
-            (float(sum(len(one.ids) for one in drawn)), number),
-            (float(sum(not one.finished for one in drawn)), number),
-            (sum(entropies), float(len(entropies))),
-        ]
-        return dict(zip(_figures_of_answers(self._judge.names), sums, strict=True))
+        number = float(len(rollouts))
+        sums = [(sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))]
+        return dict(zip(_figures_of_rewards(self._judge.names), sums, strict=True)) | of_answers(rollouts)
 
 
-def _figures_of_answers(names: Sequence[str]) -> tuple[str, ...]:
-    rewards = (f"rewards/{name}/mean" for name in names)
-    return (*rewards, "completions/mean_length", "completions/clipped_ratio", "entropy")
+def _figures_of_rewards(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"rewards/{name}/mean" for name in names)
 
 
 def _example(sample: Task, codec: Codec) -> Example:

@@ -18,6 +18,7 @@ from hone.config.adapter import Full, Lora
 from hone.config.model import ModelConfig, Quantization
 from hone.config.objective import Referring
 from hone.config.run import Run
+from hone.config.taught import Taught
 from hone.errors import ModelError
 from hone.models.load import load_config, load_model
 from hone.models.place import hub_name
@@ -51,7 +52,7 @@ class Named:
 
 def _named(run: Run) -> Named:
     asked = run.objective
-    if asked.kind == "distill":
+    if isinstance(asked, Taught):
         bits = asked.teacher_model_quantization_bit
         return Named("teacher_model", asked.teacher_model, asked.teacher_model_adapters, bits)
     return Named("ref_model", asked.ref_model, asked.ref_model_adapters, asked.ref_model_quantization_bit)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hone import log
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.batch import Batch, pack, pad
 from hone.data.build import TokenSet
 from hone.data.order import Steps
@@ -48,10 +48,10 @@ class Drawer:
     pad_id: int
 
     def draw(self, tokens: TokenSet, slots: Sequence[Slot], *, seed: tuple[int, ...]) -> list[Rollout]:
-        """An answer a slot. seed: with the slot's numbers it makes the seed of the draw."""
+        """An answer a slot, to what stands before the row's own. seed: with the slot's numbers it makes the draw's seed."""
         self.sampler.refresh()
         examples = [tokens[row] for row, _ in slots]
-        prompts = [Prompt(one.sequences[0].ids, seed_of(*seed, *slot)) for one, slot in zip(examples, slots, strict=True)]
+        prompts = [Prompt(_question(one), seed_of(*seed, *slot)) for one, slot in zip(examples, slots, strict=True)]
         with self.device.autocast():
             drawn = self.sampler.draw(prompts, self.sampling)
         return [
@@ -171,17 +171,27 @@ class RolloutFeed:
         drawer, objective = self.drawer, self.drawer.objective
         epoch, index = divmod(generation, self._steps.num_steps_per_epoch)
         rows = [row for batch in self._steps.step(epoch, index)[0] for row in batch]
+        asked = {row for row in rows if self._is_asked(generation, row)}
         slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
-        rollouts = drawer.draw(self._tokens, slots, seed=(self._seed, generation))
-        checks = self._is_due(step)
+        rollouts = drawer.draw(self._tokens, [slot for slot in slots if slot[0] in asked], seed=(self._seed, generation))
+        checks = bool(asked) and self._is_due(step)
         if checks or objective.reckons:
             rollouts = drawer.reckon(rollouts)
             if checks:
                 self._check(rollouts, step)
         found = objective.roll_out(rollouts, drawer.device)
-        self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
+        given = [objective.lesson(row, self._tokens[row]) for row, _ in slots if row not in asked]
+        self._lessons, self._metrics = [*given, *found.lessons], found.metrics
+        self._spare = self._lessons[-1]
         if self._holds_all:
-            self._lessons = [one for share in drawer.device.gather(found.lessons) for one in share]
+            self._lessons = [one for share in drawer.device.gather(self._lessons) for one in share]
+
+    def _is_asked(self, generation: int, row: int) -> bool:
+        """Whether the policy answers the prompt of a row, by run, drawing and row alone."""
+        objective = self.drawer.objective
+        if objective.share == 1:
+            return True
+        return np.random.default_rng(seed_of(self._seed, generation, row, objective.draws)).random() < objective.share
 
     def _is_due(self, step: int) -> bool:
         every = self.drawer.objective.check_every
@@ -202,6 +212,13 @@ class RolloutFeed:
         assert self._spare is not None, "answers were drawn, or put back"
         batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))
         return [replace(batches[0], metrics=self._metrics), *batches[1:]]
+
+
+def _question(example: Example) -> np.ndarray:
+    """The ids before the first that is learned; all of them where nothing is."""
+    (sequence,) = example.sequences
+    learned = np.flatnonzero(sequence.labels != IGNORE)
+    return sequence.ids[: learned[0]] if len(learned) else sequence.ids
 
 
 def _packed_up(lesson: Lesson) -> dict[str, Any]:
@@ -225,7 +242,8 @@ def evaluate_answers(drawer: Drawer, sets: dict[str, TokenSet], *, seed: int) ->
     for name, tokens in sets.items():
         device = drawer.device
         mine = [(row, 0) for row in range(device.rank, len(tokens), device.world)]
-        sums = drawer.objective.judge(drawer.draw(tokens, mine, seed=(seed,)))
+        rollouts = drawer.draw(tokens, mine, seed=(seed,))
+        sums = drawer.objective.judge(drawer.reckon(rollouts) if drawer.objective.judges_reckoned else rollouts)
         totals = device.total([number for key in sorted(sums) for number in sums[key]])
         for index, key in enumerate(sorted(sums)):
             total, count = totals[2 * index : 2 * index + 2]
