@@ -37,6 +37,12 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=distill teacher_model=t distill_beta=0.1", "distill_beta", "write that"),
     ("stage=distill teacher_model=t sft_loss=dft", "sft_loss", "write stage: sft"),
     ("stage=distill teacher_model=t mask_history=true train_on_prompt=true", "mask_history", "remove one"),
+    ("stage=grpo reward_funcs=json dynamic_sampling_max_draws=3", "dynamic_sampling_max_draws", "without dynamic_sampling: true"),
+    (
+        "stage=grpo reward_funcs=json dynamic_sampling=true filter_groups=true",
+        "filter_groups",
+        "draws others; write dynamic_sampling: false, or",
+    ),
     ("stage=gkd", "teacher_model", "is missing; write the folder"),
     ("gkd_lambda=0.7", "gkd_lambda", "write stage: gkd"),
     ("stage=distill teacher_model=t gkd_lambda=0.9", "gkd_lambda", "with stage: distill; write stage: gkd"),

@@ -149,6 +149,16 @@ NEEDS = (
         "with advantage_estimator: rloo; write advantage_estimator: grpo, or remove it",
     ),
     Need(
+        ("filter_groups",),
+        lambda s: not s["dynamic_sampling"],
+        "with dynamic_sampling: true, which leaves such groups out too and draws others; write dynamic_sampling: false, or remove it",
+    ),
+    Need(
+        ("dynamic_sampling_max_draws",),
+        lambda s: s["dynamic_sampling"],
+        "without dynamic_sampling: true; write that, or remove it",
+    ),
+    Need(
         ("importance_sampling_cap",),
         lambda s: s["importance_sampling_correction"],
         "with importance_sampling_correction: false; write true there, or remove it",

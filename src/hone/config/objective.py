@@ -320,6 +320,18 @@ class Grpo(_OwnAnswers):
     filter_groups: bool = knob(
         False, "Leaves out groups whose answers all have one reward: they say nothing, and would thin out the mean (DAPO)."
     )
+    dynamic_sampling: bool = knob(
+        False,
+        "Draws answers to further prompts in place of groups whose answers all have one reward, until a step has as many groups "
+        "as its batch size says (DAPO). num_train_epochs says how many steps there are; more prompts are used up by them.",
+    )
+    dynamic_sampling_max_draws: int = knob(
+        10,
+        "Drawings of a step at most, each of as many prompts as a step has; where they did not bring enough, the step learns "
+        "from what there is, and it is said.",
+        level="advanced",
+        ge=2,
+    )
     mask_truncated_completions: bool = knob(
         False, "Learns nothing from answers that max_new_tokens cut off. Their rewards still count in their group."
     )

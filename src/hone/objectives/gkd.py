@@ -22,7 +22,18 @@ from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
 from hone.objectives.base import Loss, Usual
 from hone.objectives.distill import divergence, logit_chunks
-from hone.objectives.onpolicy import ANSWER_FIGURES, Figures, Lesson, Lessons, OnPolicy, Processes, Rollout, of_answers
+from hone.objectives.onpolicy import (
+    ANSWER_FIGURES,
+    Figures,
+    Further,
+    Lesson,
+    Lessons,
+    OnPolicy,
+    Processes,
+    Rollout,
+    nothing_further,
+    of_answers,
+)
 from hone.objectives.token_loss import label_logprob, token_loss
 
 
@@ -72,9 +83,9 @@ class Gkd(OnPolicy, Usual):
 
         return dict(zip(("old", "distill_loss"), policy.measured(batch, numbers), strict=True))
 
-    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes, further: Further = nothing_further) -> Lessons:
         """Each answer as it was drawn."""
-        del processes
+        del processes, further
         return Lessons([Lesson(one.row, one.sequence, {"on_policy": 1.0}) for one in rollouts], of_answers(rollouts))
 
     def lesson(self, row: int, example: Example) -> Lesson:

@@ -30,6 +30,9 @@ Scorer = Callable[[Sequence[np.ndarray]], list[float]]
 """The ids of whole conversations to a number each: a reward model."""
 
 
+Further = Callable[[], Sequence["Rollout"]]
+"""Draws this process's share of the answers to the next prompts, for the same step; all processes call it together."""
+
 ANSWER_FIGURES = ("completions/mean_length", "completions/clipped_ratio", "entropy")
 """Names of what `of_answers` gives."""
 
@@ -88,7 +91,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Lessons:
-    """lessons: of this process, not empty; metrics: the same names on every process."""
+    """lessons: of this process, empty only where several drawings are allowed; metrics: the same names on every process."""
 
     lessons: list[Lesson]
     metrics: Figures = field(default_factory=dict)
@@ -106,6 +109,11 @@ def of_answers(rollouts: Sequence[Rollout]) -> Figures:
     return dict(zip(ANSWER_FIGURES, sums, strict=True))
 
 
+def nothing_further() -> Sequence[Rollout]:
+    """Of an objective that draws once a step."""
+    raise AssertionError("further answers were asked for by an objective that draws once a step")
+
+
 class OnPolicy(ABC):
     """An Objective that learns from its own answers; training tells it from others by this class."""
 
@@ -117,6 +125,8 @@ class OnPolicy(ABC):
     """Optimizer steps that learn from the same answers: a multiple of `minibatches`."""
     minibatches: int = 1
     """Steps that share the answers drawn at once among them, each time in another order; a step's batch size counts one's."""
+    most_draws: int = 1
+    """Drawings of a step, at most; where it is more than one, the place in the stream of prompts is part of a checkpoint."""
     share: float = 1.0
     """Share of the prompts that are answered, by chance; of the others `lesson` says what is learned."""
     tempered: bool = True
@@ -152,11 +162,11 @@ class OnPolicy(ABC):
         raise AssertionError("an objective that needs no reward model was given one")
 
     @abstractmethod
-    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes, further: Further = nothing_further) -> Lessons:
         """What is learned of this process's rollouts. The shares of all processes, by rank, are the step's prompts in order, the
 
         `draws` answers to each side by side; a group may lie on two processes, which is what `processes` is for. What goes wrong
-        on one is raised on all.
+        on one is raised on all. further: asked where `most_draws` allows; its answers are shared out in the same way.
         """
 
     @abstractmethod

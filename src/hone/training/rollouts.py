@@ -102,7 +102,8 @@ class Drawer:
 class RolloutFeed:
     """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1; each is drawn when it is asked for, after the step before.
 
-    Everything follows from the policy, the seed and the step's number; answers that are still to be used again are its state.
+    Everything follows from the policy, the seed and the step's number; answers that are still to be used again are its state, and
+    the place in the stream of prompts, a drawing's worth at a time, where a step may take more than one.
     """
 
     def __init__(self, drawer: Drawer, tokens: TokenSet, steps: Steps, *, seed: int):
@@ -111,6 +112,7 @@ class RolloutFeed:
         self._spare: Lesson | None = None
         self._metrics: Figures = {}
         self._checked_at = -1
+        self._place = 0
 
     def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `first` up to `end`."""
@@ -123,10 +125,13 @@ class RolloutFeed:
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold of all processes: {} where that is nothing. All call it.
 
-        Answers that are still to be learned from, where the next step draws none anew, and what the objective carries on.
+        Answers that are still to be learned from, where the next step draws none anew, the place in the stream of prompts where
+        it does not follow from the step, and what the objective carries on.
         """
         own = self.drawer.objective.state()
         carried = {"objective": own} if own else {}
+        if self.drawer.objective.most_draws > 1:
+            carried["place"] = self._place
         if step % self.drawer.objective.reuses == 0:
             return carried
         shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
@@ -137,6 +142,7 @@ class RolloutFeed:
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave, on any number of processes."""
         self.drawer.objective.load_state(state.get("objective", {}))
+        self._place = state.get("place", 0)
         if "lessons" in state:
             self._lessons = [_unpacked(one) for one in (state["lessons"] if self._holds_all else self._mine(state["lessons"]))]
             self._spare = _unpacked(state["lessons"][0])
@@ -169,29 +175,39 @@ class RolloutFeed:
 
     def _roll_out(self, generation: int, step: int) -> None:
         drawer, objective = self.drawer, self.drawer.objective
-        epoch, index = divmod(generation, self._steps.num_steps_per_epoch)
+        if objective.most_draws == 1:
+            self._place = generation
+        rollouts, given = self._draw(step)
+        found = objective.roll_out(rollouts, drawer.device, lambda: self._draw(step)[0])
+        self._lessons, self._metrics = [*given, *found.lessons], found.metrics
+        if self._holds_all or objective.most_draws > 1:
+            everything = [one for share in drawer.device.gather(self._lessons) for one in share]
+            self._lessons, self._spare = everything if self._holds_all else self._mine(everything), everything[0]
+        else:
+            self._spare = self._lessons[-1]
+
+    def _draw(self, step: int) -> tuple[list[Rollout], list[Lesson]]:
+        """This process's share of the answers to the next prompts, and what is learned of those that are not answered."""
+        drawer, objective, place = self.drawer, self.drawer.objective, self._place
+        self._place += 1
+        epoch, index = divmod(place, self._steps.num_steps_per_epoch)
         rows = [row for batch in self._steps.step(epoch, index)[0] for row in batch]
-        asked = {row for row in rows if self._is_asked(generation, row)}
+        asked = {row for row in rows if self._is_asked(place, row)}
         slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
-        rollouts = drawer.draw(self._tokens, [slot for slot in slots if slot[0] in asked], seed=(self._seed, generation))
+        rollouts = drawer.draw(self._tokens, [slot for slot in slots if slot[0] in asked], seed=(self._seed, place))
         checks = bool(asked) and self._is_due(step)
         if checks or objective.reckons:
             rollouts = drawer.reckon(rollouts)
             if checks:
                 self._check(rollouts, step)
-        found = objective.roll_out(rollouts, drawer.device)
-        given = [objective.lesson(row, self._tokens[row]) for row, _ in slots if row not in asked]
-        self._lessons, self._metrics = [*given, *found.lessons], found.metrics
-        self._spare = self._lessons[-1]
-        if self._holds_all:
-            self._lessons = [one for share in drawer.device.gather(self._lessons) for one in share]
+        return rollouts, [objective.lesson(row, self._tokens[row]) for row, _ in slots if row not in asked]
 
-    def _is_asked(self, generation: int, row: int) -> bool:
+    def _is_asked(self, place: int, row: int) -> bool:
         """Whether the policy answers the prompt of a row, by run, drawing and row alone."""
         objective = self.drawer.objective
         if objective.share == 1:
             return True
-        return np.random.default_rng(seed_of(self._seed, generation, row, objective.draws)).random() < objective.share
+        return np.random.default_rng(seed_of(self._seed, place, row, objective.draws)).random() < objective.share
 
     def _is_due(self, step: int) -> bool:
         every = self.drawer.objective.check_every
