@@ -141,6 +141,7 @@ def test_a_bound_on_drawings_is_told_and_the_step_learns_from_what_there_is(caps
     assert [one.row for one in found.lessons] == [5, 5] and not coming
     said = "after 3 drawings of 3 prompts the answers to 1 have rewards that differ; the step learns from those"
     assert said in capsys.readouterr().err
+    grpo = objective(dynamic_sampling=True, dynamic_sampling_max_draws=3, scale_rewards="batch")
     found = grpo.roll_out(DULL, Alone(), lambda: DUD)
     assert [(one.row, one.aside["advantage"]) for one in found.lessons] == [(0, 0.0), (0, 0.0)]
     assert found.metrics["dynamic_sampling/groups_kept"] == (0.0, 1.0)

@@ -151,7 +151,7 @@ NEEDS = (
     Need(
         ("filter_groups",),
         lambda s: not s["dynamic_sampling"],
-        "with dynamic_sampling: true, which leaves such groups out too and draws others; write dynamic_sampling: false, or remove it",
+        "with dynamic_sampling: true, which leaves them out too and draws others; write dynamic_sampling: false, or remove it",
     ),
     Need(
         ("dynamic_sampling_max_draws",),

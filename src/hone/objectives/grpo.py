@@ -96,7 +96,9 @@ class Grpo(OnPolicy, Usual):
         rewards_PG, learned_PG = _joined(drawings, "rewards_PG"), self._learned(drawings)
         chosen_P = self._chosen(rewards_PG, learned_PG, wanted)
         chances_PG = torch.zeros_like(rewards_PG, dtype=torch.float32)
-        chances_PG[chosen_P] = advantages(rewards_PG[chosen_P], self._settings.advantage_estimator, self._settings.scale_rewards)
+        if chosen_P.any():
+            estimator, scale = self._settings.advantage_estimator, self._settings.scale_rewards
+            chances_PG[chosen_P] = advantages(rewards_PG[chosen_P], estimator, scale)
         learned_PG &= chosen_P.unsqueeze(-1)
         if not learned_PG.any():  # then the step is taken, and nothing is learned by it
             learned_PG[:wanted], chances_PG = True, torch.zeros_like(chances_PG)
