@@ -133,6 +133,10 @@ CASES = {
     },
     "grpo": grpo({"loss_type": "grpo"}, {"loss_type": "grpo"}),
     "grpo, kl": grpo({"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, {"loss_type": "grpo", "beta": 0.04}),
+    "grpo, kl, unbiased": grpo(
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": True},
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": True},
+    ),
     "dr_grpo": grpo({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
     "dapo": grpo({"loss_type": "dapo", "epsilon_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "gspo": grpo(

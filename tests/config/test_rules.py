@@ -43,6 +43,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
         "filter_groups",
         "draws others; write dynamic_sampling: false, or",
     ),
+    ("stage=grpo reward_funcs=json use_bias_correction_kl=true", "use_bias_correction_kl", "without beta above 0"),
     ("stage=gkd", "teacher_model", "is missing; write the folder"),
     ("gkd_lambda=0.7", "gkd_lambda", "write stage: gkd"),
     ("stage=distill teacher_model=t gkd_lambda=0.9", "gkd_lambda", "with stage: distill; write stage: gkd"),

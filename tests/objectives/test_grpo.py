@@ -301,6 +301,14 @@ def test_the_divergence_from_the_reference() -> None:
     assert grpo.needs_reference and not objective().needs_reference
 
 
+def test_the_divergence_can_be_weighed_by_the_ratio() -> None:
+    """Half as likely as the reference everywhere, 2 - ln 2 - 1 each: the tokens' ratios weigh it, clipping does not."""
+    grpo, batch, moved = reused(beta=0.1, use_bias_correction_kl=True)
+    moved.reference = Fixed(moved.logprobs_BT + math.log(2))
+    each = 1 - math.log(2)
+    assert float(grpo.loss(moved, batch).total) == pytest.approx(sum(LOSSES) + 0.1 * sum(RATIOS) * each, rel=1e-5)
+
+
 def test_what_was_drawn_from_another_distribution_is_weighed() -> None:
     """Each token was drawn with e^-1 and has e^-0.7 now: weights e^0.3, capped at 1.2 where the settings say so."""
     lessons = [

@@ -107,7 +107,7 @@ NEEDS = (
         "with stage: sft without sft_loss: asft, which needs no reference; write that, or remove it",
     ),
     Need(
-        ("ref_model",),
+        ("ref_model", "use_bias_correction_kl"),
         lambda s: s["stage"] != "grpo" or s["beta"] > 0,
         "without beta above 0; write that, or remove it",
     ),

@@ -294,6 +294,12 @@ class Grpo(_OwnAnswers):
         "holds the model near its beginnings.",
         ge=0,
     )
+    use_bias_correction_kl: bool = knob(
+        False,
+        "Weighs the divergence of each token by the policy's probability over that of the policy which drew it, so that its "
+        "gradient is that of the true divergence (DeepSeek-V3.2). TRL does so by default.",
+        level="advanced",
+    )
     epsilon: float = knob(
         0.2, "How far the probability of a token may go down (and up, without epsilon_high) before it is not pushed on.", ge=0
     )

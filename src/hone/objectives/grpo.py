@@ -40,7 +40,7 @@ from hone.objectives.onpolicy import (
 from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
 from hone.objectives.rewards.case import Case, read_note, write_note
 from hone.objectives.rewards.judge import Judge, Verdict, names_of
-from hone.objectives.surrogate import Clipped, clipped, divergence, importance, items, log_ratio, token_weights
+from hone.objectives.surrogate import Clipped, clipped, corrected, divergence, importance, items, log_ratio, token_weights
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ class Grpo(OnPolicy, Usual):
             metrics["sampling/importance_sampling_ratio/mean"] = _sum(correction_N, learned_N)
         if settings.beta:
             kl_N = divergence(new_N, policy.reference.token_logprobs(batch)[drawn_BT])
+            if settings.use_bias_correction_kl:
+                kl_N = corrected(kl_N, new_N, old_N)
             loss_N = loss_N + settings.beta * kl_N
             metrics["kl"] = _sum(kl_N, learned_N)
         weights_N = learned_N * token_weights(sequence_N, num, settings.loss_type, self._longest)
