@@ -105,9 +105,9 @@ def test_accumulation_changes_nothing(variant, gkd, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(gkd, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+    two = tmp_path / "two"
     settings = gkd | {"per_device_train_batch_size": 4, "val_size": 3, "eval_strategy": "steps", "eval_steps": 4}
-    train(settings | {"gradient_accumulation_steps": 2, "output_dir": str(one)}, tmp_path / "one.yaml")
+    one = run(settings | {"gradient_accumulation_steps": 2}, tmp_path / "one")
     train(settings | {"gradient_accumulation_steps": 1, "output_dir": str(two)}, tmp_path / "two.yaml", world=2)
     for name in ("loss", "distill_loss/on_policy", "completions/mean_length", "eval_distill_loss"):
         assert history(two, name) == pytest.approx(history(one, name), abs=1e-5)

@@ -158,7 +158,7 @@ def test_a_continued_run_takes_up_its_place_in_the_stream_of_prompts(uses, dynam
 @pytest.mark.slow
 def test_dynamic_sampling_is_the_same_on_two_processes(dynamic, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    train(dynamic | {"gradient_accumulation_steps": 2, "output_dir": str(one)}, tmp_path / "one.yaml")
+    assert cli.main(["train", str(write_run(dynamic | {"output_dir": str(one)}, tmp_path / "one.yaml"))]) == 0
     train(dynamic | {"gradient_accumulation_steps": 1, "output_dir": str(two)}, tmp_path / "two.yaml", world=2)
     for name in DYNAMIC:
         assert history(two, name) == pytest.approx(history(one, name), abs=1e-5)
@@ -227,6 +227,11 @@ def test_a_step_must_hold_whole_groups(grpo, tmp_path, capsys):
     settings = _without_none(grpo | {"per_device_train_batch_size": 3})
     assert cli.main(["train", str(write_run(settings, tmp_path / "r.yaml"))]) != 0
     assert "6 answers" in (said := capsys.readouterr().err) and "a multiple of num_generations: 4" in said
+
+
+def test_dynamic_sampling_needs_a_step_s_worth_of_prompts(dynamic, tmp_path, capsys):
+    assert cli.main(["train", str(write_run(dynamic | {"max_samples": 3}, tmp_path / "r.yaml"))]) != 0
+    assert "are 4 prompts, and dynamic_sampling needs that many; the data hold 3" in capsys.readouterr().err
 
 
 def test_gsm8k_rows_pass_through(shared, grpo, tmp_path):

@@ -119,7 +119,11 @@ def require_same_tokens(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     key, model = _named(run).key, model_beside(run)
     if model is None or not _named(run).place:
         return
-    mine, its = tokenizer.get_vocab(), load_tokenizer(model).get_vocab()
+    mine = tokenizer.get_vocab()
+    try:
+        its = load_tokenizer(model).get_vocab()
+    except ModelError as problem:  # it speaks of the key that names a model, which is another one here
+        raise ModelError(str(problem).replace("model_name_or_path", key)) from problem
     names = f"{key}: {model.model_name_or_path}", Path(run.model.model_name_or_path).name
     if mine != its:
         other = min((mine.items() ^ its.items()), key=lambda item: (item[1], item[0]))
