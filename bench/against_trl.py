@@ -123,9 +123,20 @@ CASES = {
     "forward kl, temperature 2 (TRL's times 4)": distill(
         {"beta": 0.0, "temperature": 2.0}, {"distill_loss": "forward_kl", "distill_temperature": 2.0}, times=4.0
     ),
-    "gkd": Case("gkd", {"beta": 0.5}, {"kind": "distill", "distill_loss": "js"}, "drawn"),
+    **{
+        f"gkd, {name}": Case("gkd", {"beta": beta}, {"kind": "gkd", **hone}, "drawn")
+        for name, beta, hone in (
+            ("forward kl", 0.0, {"distill_loss": "forward_kl"}),
+            ("reverse kl", 1.0, {"distill_loss": "reverse_kl"}),
+            ("js", 0.3, {"distill_loss": "js", "distill_beta": 0.3}),
+        )
+    },
     "grpo": grpo({"loss_type": "grpo"}, {"loss_type": "grpo"}),
     "grpo, kl": grpo({"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, {"loss_type": "grpo", "beta": 0.04}),
+    "grpo, kl, unbiased": grpo(
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": True},
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": True},
+    ),
     "dr_grpo": grpo({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
     "dapo": grpo({"loss_type": "dapo", "epsilon_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "gspo": grpo(
@@ -215,7 +226,7 @@ def make_batch(case: Case, rows: Rows) -> Batch:
         others = [sequence(row["prompt"], row["mismatched"]) for row in rows]
         return pack([Example(tuple(both), float(row["good"])) for *both, row in zip(sequences, others, rows, strict=True)])
     if case.trainer != "grpo":
-        return pack(sequences)
+        return pack(sequences, aside={"on_policy": [1.0] * len(rows)} if case.trainer == "gkd" else None)
     aside = {
         "advantage": [row["advantage"] for row in rows],
         "learned": [1.0] * len(rows),

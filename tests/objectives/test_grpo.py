@@ -106,6 +106,72 @@ def test_a_process_without_an_answer_to_learn_keeps_one_that_counts_nothing() ->
     assert [one.aside["learned"] for one in found.lessons] == [0.0]
 
 
+def group(row: int, first: float, second: float) -> list[Rollout]:
+    """Two answers to the prompt of a row: a good one is the letter that is wanted."""
+    return [rollout([0 if reward else 1, 9], "a", row=row) for reward in (first, second)]
+
+
+DULL, DUD = group(0, 1, 1), group(1, 0, 0)
+
+
+def test_further_prompts_take_the_place_of_groups_that_say_nothing(capsys) -> None:
+    """Two are wanted: one of the first two tells something, none of the next, both of the last; of these the first will do."""
+    grpo = objective(dynamic_sampling=True)
+    coming = [DULL + DUD, group(4, 0, 1) + group(5, 1, 0)]
+    found = grpo.roll_out(DULL + group(3, 1, 0), Alone(), lambda: coming.pop(0))
+    assert [one.row for one in found.lessons] == [3, 3, 4, 4] and not coming
+    high = 0.5 / (math.sqrt(0.5) + SMALL)
+    assert [one.aside["advantage"] for one in found.lessons] == pytest.approx([high, -high, -high, high])
+    assert found.metrics["dynamic_sampling/groups_drawn"] == (6.0, 1.0)
+    assert found.metrics["dynamic_sampling/groups_kept"] == (2.0, 1.0)
+    assert found.metrics["frac_reward_zero_std"] == (3.0, 6.0) and found.metrics["reward"] == (7.0, 12.0), "of all that was drawn"
+    assert found.metrics["completions/mean_length"] == (24.0, 12.0)
+    assert not capsys.readouterr().err
+
+
+def test_a_step_whose_first_groups_all_tell_something_draws_once() -> None:
+    found = objective(dynamic_sampling=True).roll_out(group(3, 1, 0) + group(4, 0, 1), Alone())
+    assert [one.row for one in found.lessons] == [3, 3, 4, 4]
+
+
+def test_a_bound_on_drawings_is_told_and_the_step_learns_from_what_there_is(capsys) -> None:
+    grpo = objective(dynamic_sampling=True, dynamic_sampling_max_draws=3)
+    coming = [DULL + group(5, 0, 1), DULL + DUD]
+    found = grpo.roll_out(DULL + DUD + DUD, Alone(), lambda: coming.pop(0) + DUD)
+    assert [one.row for one in found.lessons] == [5, 5] and not coming
+    said = "after 3 drawings of 3 prompts the answers to 1 have rewards that differ; the step learns from those"
+    assert said in capsys.readouterr().err
+    grpo = objective(dynamic_sampling=True, dynamic_sampling_max_draws=3, scale_rewards="batch")
+    found = grpo.roll_out(DULL, Alone(), lambda: DUD)
+    assert [(one.row, one.aside["advantage"]) for one in found.lessons] == [(0, 0.0), (0, 0.0)]
+    assert found.metrics["dynamic_sampling/groups_kept"] == (0.0, 1.0)
+    assert "the answers to 0 have rewards that differ; the step learns from nothing" in capsys.readouterr().err
+
+
+def test_a_group_of_which_nothing_counts_is_replaced_too() -> None:
+    """Rewards differ, but both answers were cut off."""
+    cut = [rollout([0, 1], "ab", row=3), rollout([1, 1], "ab", row=3)]
+    grpo = objective(dynamic_sampling=True, mask_truncated_completions=True)
+    assert [one.row for one in grpo.roll_out(cut, Alone(), lambda: group(4, 0, 1)).lessons] == [4, 4]
+
+
+def test_the_deviation_of_the_batch_is_that_of_the_groups_that_are_kept() -> None:
+    grpo = objective(dynamic_sampling=True, scale_rewards="batch")
+    found = grpo.roll_out(DULL, Alone(), lambda: group(4, 0, 1))
+    assert found.lessons[1].aside["advantage"] == pytest.approx(0.5 / (math.sqrt(0.5) + SMALL))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_may_keep_none_of_its_answers(rank: int) -> None:
+    """Each process holds one group of the two drawn at once; those of process 1 alone tell something, and one is wanted more."""
+    dull, good = ("", [(1.0, True)] * 2), ("", [(1.0, True), (0.0, True)])
+    mine = DULL if rank == 0 else group(3, 1, 0)
+    grpo = objective(dynamic_sampling=True)
+    found = grpo.roll_out(mine, OneOfTwo(rank, (dull, good)[1 - rank]), lambda: mine)
+    assert [one.row for one in found.lessons] == [3, 3, 3, 3] * rank
+    assert found.metrics["dynamic_sampling/groups_drawn"] == (4.0, 1.0)
+
+
 def test_where_every_group_says_nothing_nothing_is_learned() -> None:
     """There is a count to divide by, and the loss is 0."""
     grpo = objective(filter_groups=True)
@@ -233,6 +299,14 @@ def test_the_divergence_from_the_reference() -> None:
     assert float(found.total) == pytest.approx(-6 + 1 + 0.1 * 4 * each, rel=1e-5)
     assert float(found.metrics["kl"][0] / found.metrics["kl"][1]) == pytest.approx(each, rel=1e-5)
     assert grpo.needs_reference and not objective().needs_reference
+
+
+def test_the_divergence_can_be_weighed_by_the_ratio() -> None:
+    """Half as likely as the reference everywhere, 2 - ln 2 - 1 each: the tokens' ratios weigh it, clipping does not."""
+    grpo, batch, moved = reused(beta=0.1, use_bias_correction_kl=True)
+    moved.reference = Fixed(moved.logprobs_BT + math.log(2))
+    each = 1 - math.log(2)
+    assert float(grpo.loss(moved, batch).total) == pytest.approx(sum(LOSSES) + 0.1 * sum(RATIOS) * each, rel=1e-5)
 
 
 def test_what_was_drawn_from_another_distribution_is_weighed() -> None:

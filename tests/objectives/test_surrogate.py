@@ -9,6 +9,7 @@ import torch
 
 from hone.objectives.surrogate import (
     clipped,
+    corrected,
     divergence,
     importance,
     items,
@@ -71,6 +72,25 @@ def test_the_mean_divergence_of_draws_is_the_kl() -> None:
     policy, reference = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
     exact = (policy * (policy / reference).log()).sum()
     torch.testing.assert_close((policy * divergence(policy.log(), reference.log())).sum(), exact, **EXACT)
+
+
+def test_the_corrected_divergence_has_the_value_and_the_gradient_of_the_kl() -> None:
+    """Drawn by (0.3, 0.7) from a policy that is (0.5, 0.5) now: its mean is the KL, its gradient p (ln(p / r) - KL) in a logit.
+
+    The estimate alone, drawn by the policy itself, has another gradient: p - r, that of KL(reference || policy).
+    """
+    logits = torch.zeros(2, requires_grad=True)
+    reference, old = torch.tensor([0.8, 0.2]), torch.tensor([0.3, 0.7])
+    kl = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
+    new = logits.log_softmax(-1)
+    mean = (old * corrected(divergence(new, reference.log()), new, old.log())).sum()
+    assert float(mean) == pytest.approx(kl, rel=1e-5)
+    (gradient,) = torch.autograd.grad(mean, logits)
+    wanted = [0.5 * (math.log(0.5 / 0.8) - kl), 0.5 * (math.log(0.5 / 0.2) - kl)]
+    assert gradient.tolist() == pytest.approx(wanted, rel=1e-5)
+    new = logits.log_softmax(-1)
+    (alone,) = torch.autograd.grad((new.exp().detach() * divergence(new, reference.log())).sum(), logits)
+    assert alone.tolist() == pytest.approx([0.5 - 0.8, 0.5 - 0.2], rel=1e-5)
 
 
 def test_importance_is_capped_and_carries_no_gradient() -> None:

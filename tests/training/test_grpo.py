@@ -103,6 +103,59 @@ def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+@pytest.fixture
+def dynamic(grpo, tmp_path) -> dict[str, Any]:
+    """Groups of two answers, of which most have one reward: each answer is good by an even chance, by its first token alone."""
+    (tmp_path / "odd.py").write_text("def odd(completion_ids, **columns):\n    return [ids[0] % 2 for ids in completion_ids]\n")
+    return _without_none(
+        grpo
+        | {"reward_funcs": f"{tmp_path / 'odd.py'}:odd", "dynamic_sampling": True, "dynamic_sampling_max_draws": 4}
+        | {"num_generations": 2, "max_new_tokens": 2, "max_steps": 6, "disable_shuffling": False}
+    )
+
+
+DYNAMIC = ("loss", "reward", "grad_norm", "dynamic_sampling/groups_drawn", "dynamic_sampling/groups_kept")
+
+
+def test_dynamic_sampling_fills_the_step(dynamic, tmp_path, capsys):
+    """Four groups a step, whatever the layout; a bound of two drawings is reached now and then, and told."""
+    folders = [tmp_path / "whole", tmp_path / "split", tmp_path / "bound"]
+    variants: list[dict[str, Any]] = [{}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}]
+    for folder, variant in zip(folders, [*variants, {"dynamic_sampling_max_draws": 2}], strict=True):
+        capsys.readouterr()
+        settings = dynamic | variant | {"output_dir": str(folder)}
+        assert cli.main(["train", str(write_run(settings, tmp_path / "r.yaml"))]) == 0
+    for name in DYNAMIC:
+        assert history(folders[1], name) == pytest.approx(history(folders[0], name), abs=2e-5)
+    assert largest_difference(weights_of(folders[1]), weights_of(folders[0])) < 2e-5
+    kept, drawn = (history(folders[0], f"dynamic_sampling/groups_{name}") for name in ("kept", "drawn"))
+    assert kept == [4] * 6 and max(drawn) > 4 and all(number % 4 == 0 for number in drawn)
+    few = [number for number in history(folders[2], "dynamic_sampling/groups_kept") if number < 4]
+    assert len(few) == capsys.readouterr().err.count("dynamic_sampling: after 2 drawings of 4 prompts the answers to") > 0
+
+
+@pytest.mark.parametrize("uses", [1, 2], ids=["used once", "between two uses"])
+def test_a_continued_run_takes_up_its_place_in_the_stream_of_prompts(uses, dynamic, tmp_path):
+    settings = dynamic | {"num_iterations": uses, "save_strategy": "steps", "save_steps": 3}
+    straight, continued = tmp_path / "straight", tmp_path / "continued"
+    assert cli.main(["train", str(write_run(settings | {"output_dir": str(straight)}, tmp_path / "a.yaml"))]) == 0
+    shutil.copytree(straight / "checkpoint-3", continued / "checkpoint-3")
+    assert cli.main(["train", str(write_run(settings | {"output_dir": str(continued)}, tmp_path / "b.yaml"))]) == 0
+    for name in DYNAMIC:
+        assert history(continued, name) == history(straight, name)
+    assert largest_difference(weights_of(continued), weights_of(straight)) == 0
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_is_the_same_on_two_processes(dynamic, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert cli.main(["train", str(write_run(dynamic | {"output_dir": str(one)}, tmp_path / "one.yaml"))]) == 0
+    train(dynamic | {"gradient_accumulation_steps": 1, "output_dir": str(two)}, tmp_path / "two.yaml", world=2)
+    for name in DYNAMIC:
+        assert history(two, name) == pytest.approx(history(one, name), abs=1e-5)
+    assert largest_difference(weights_of(two), weights_of(one)) < 2e-5
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(grpo, tmp_path):
     """A step is one prompt of four answers: its group lies on both."""
@@ -165,6 +218,11 @@ def test_a_step_must_hold_whole_groups(grpo, tmp_path, capsys):
     settings = _without_none(grpo | {"per_device_train_batch_size": 3})
     assert cli.main(["train", str(write_run(settings, tmp_path / "r.yaml"))]) != 0
     assert "6 answers" in (said := capsys.readouterr().err) and "a multiple of num_generations: 4" in said
+
+
+def test_dynamic_sampling_needs_a_step_s_worth_of_prompts(dynamic, tmp_path, capsys):
+    assert cli.main(["train", str(write_run(dynamic | {"max_samples": 3}, tmp_path / "r.yaml"))]) != 0
+    assert "are 4 prompts, and dynamic_sampling needs that many; the data hold 3" in capsys.readouterr().err
 
 
 def test_gsm8k_rows_pass_through(shared, grpo, tmp_path):

@@ -142,5 +142,7 @@ def test_the_plan_counts_the_teacher(settings, teacher, tmp_path):
 
 
 def test_another_teacher_makes_another_run(settings, teacher, tmp_path):
+    with pytest.raises(ModelError, match="teacher_model: /nowhere does not exist"):
+        train.main([str(write_run({**settings, "stage": "distill", "teacher_model": "/nowhere"}, tmp_path / "far.yaml"))])
     with pytest.raises(ConfigError, match="teacher_model: is missing"):
         train.main([str(write_run({**settings, "stage": "distill"}, tmp_path / "none.yaml"))])

@@ -42,13 +42,13 @@ def _carried_out(run: Run, session: Session | str) -> int:
         return 0
     if not run.train.do_train:
         metrics = evaluate_only(session)
-        log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in metrics.items()))
+        log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in metrics.items()))
         return 0
     outcome = carry_out(session)
     if outcome.signal:
         how = "with overwrite_output_dir=false " if run.train.overwrite_output_dir else ""
         log.info(f"stopped; its state is in {session.keeper.last}. The same command {how}continues it")
         return 128 + outcome.signal
-    log.info("\n".join(f"{name:<28}{value:.4f}" for name, value in outcome.metrics.items()))
+    log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in outcome.metrics.items()))
     log.info(f"the model is in {session.plan.output_dir}")
     return 0

@@ -38,6 +38,7 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
             "ppo": "ppo",
             "grpo": "grpo",
             "distill": "distill",
+            "gkd": "gkd",
             "embed": "embed",
             "classify": "classify",
             "rerank": "rerank",
@@ -45,13 +46,14 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
         "What is learned: the answers of conversations (sft), plain text as it stands (pt), to score answers, from pairs of a "
         "better and a worse one (rm), which of two answers is better (dpo), whether an answer is good (kto), the better ones of "
         "the model's own answers, by a reward model's scores (ppo) or by rewards that can be checked (grpo), a larger model's "
-        "distribution at each token of the answers (distill), vectors of texts, near to each other where one answers the "
-        "other (embed), of which class a text is (classify), or how well a text answers a query (rerank).",
+        "distribution at each token of the rows' answers (distill) or of the model's own (gkd), vectors of texts, near to each "
+        "other where one answers the other (embed), of which class a text is (classify), or how well a text answers a query "
+        "(rerank).",
     ),
 }
 
 _DRAWN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256}
-DEFAULTS_OF_STAGE = {"grpo": _DRAWN, "ppo": _DRAWN}
+DEFAULTS_OF_STAGE = {"grpo": _DRAWN, "ppo": _DRAWN, "gkd": _DRAWN}
 """Other defaults where a stage is written: what is learned must be what was drawn, so it is drawn from the whole distribution."""
 OWN_ANSWERS = tuple(DEFAULTS_OF_STAGE)
 """Stages that learn from answers which the model draws."""

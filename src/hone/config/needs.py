@@ -112,7 +112,7 @@ NEEDS = (
         "with stage: sft without sft_loss: asft, which needs no reference; write that, or remove it",
     ),
     Need(
-        ("ref_model",),
+        ("ref_model", "use_bias_correction_kl"),
         lambda s: s["stage"] != "grpo" or s["beta"] > 0,
         "without beta above 0; write that, or remove it",
     ),
@@ -140,17 +140,28 @@ NEEDS = (
     Need(
         ("per_device_eval_batch_size",),
         lambda s: s["stage"] not in OWN_ANSWERS,
-        "with a stage whose evaluation draws answers (grpo, ppo); write rollout_batch_size, or remove it",
+        f"with a stage whose evaluation draws answers ({', '.join(OWN_ANSWERS)}); write rollout_batch_size, or remove it",
     ),
     Need(
         ("packing",),
         lambda s: s["stage"] not in OWN_ANSWERS,
-        "with a stage that draws answers (grpo, ppo): they are laid end to end in any case; write another stage, or remove it",
+        f"with a stage that draws answers ({', '.join(OWN_ANSWERS)}): they are laid end to end in any case; write another stage, "
+        "or remove it",
     ),
     Need(
         ("scale_rewards",),
         lambda s: s["advantage_estimator"] != "rloo",
         "with advantage_estimator: rloo; write advantage_estimator: grpo, or remove it",
+    ),
+    Need(
+        ("filter_groups",),
+        lambda s: not s["dynamic_sampling"],
+        "with dynamic_sampling: true, which leaves them out too and draws others; write dynamic_sampling: false, or remove it",
+    ),
+    Need(
+        ("dynamic_sampling_max_draws",),
+        lambda s: s["dynamic_sampling"],
+        "without dynamic_sampling: true; write that, or remove it",
     ),
     Need(
         ("importance_sampling_cap",),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from hone.config.objectives.drawn import BUILTIN_REWARDS, Grpo, Ppo
 from hone.config.objectives.referenced import Referenced
+from hone.config.objectives.taught import Gkd, Taught
 from hone.config.objectives.texts import Classify, Embed, Rerank
 from hone.config.section import Section, knob
 
@@ -17,6 +18,7 @@ __all__ = [
     "Classify",
     "Distill",
     "Embed",
+    "Gkd",
     "Grpo",
     "Kto",
     "Objective",
@@ -187,44 +189,10 @@ class Kto(Referring):
     kto_rejected_weight: float = knob(1.0, "Weight of a bad answer's loss; see kto_chosen_weight.", gt=0)
 
 
-class Distill(_Answers):
+class Distill(_Answers, Taught):
     """Learn a larger model's distribution at each token of the answers."""
 
     kind: Literal["distill"] = "distill"
-    teacher_model: str | None = knob(
-        None,
-        "Folder or hub id of the model that is learned from. Its tokenizer must be the same. It is held beside the model that "
-        "learns, and reads the same rows.",
-        example="Qwen/Qwen3-32B",
-    )
-    teacher_model_adapters: tuple[str, ...] = knob(
-        (), "Adapters on top of teacher_model, applied in this order.", level="advanced", example="saves/qwen3-32b/lora/sft"
-    )
-    teacher_model_quantization_bit: Literal[4, 8] | None = knob(
-        None, "Holds the teacher's weights in this many bits, where it would not fit.", unit="bits", level="advanced"
-    )
-    distill_loss: Literal["forward_kl", "reverse_kl", "js"] = knob(
-        "forward_kl",
-        "How far the two distributions are apart. forward_kl, KL(teacher || student): the student covers all that the teacher "
-        "may say (Hinton et al. 2015). reverse_kl, KL(student || teacher): it says nothing that the teacher would not, and may "
-        "say less (Gu et al. 2023). js: between the two, see distill_beta. eval_loss is the learned loss, with the plain "
-        "cross-entropy beside it as eval_nll_loss.",
-    )
-    distill_beta: float = knob(
-        0.5,
-        "Generalised Jensen-Shannon: beta KL(teacher || m) + (1 - beta) KL(student || m) with the mixture m = beta teacher + "
-        "(1 - beta) student (Agarwal et al. 2023). Near 0 it is like forward_kl, near 1 like reverse_kl.",
-        gt=0,
-        lt=1,
-        level="advanced",
-    )
-    distill_temperature: float = knob(
-        1.0,
-        "Flattens both distributions before they are compared, which shows more of the teacher's second thoughts; the divergence "
-        "is multiplied by its square, so that it weighs the same. 2 is usual where it is not 1.",
-        gt=0,
-        level="advanced",
-    )
     distill_ce_weight: float = knob(
         0.0,
         "Share of the plain cross-entropy of the rows' own tokens in the loss; the divergence has the rest. 0 learns from the "
@@ -233,15 +201,6 @@ class Distill(_Answers):
         lt=1,
         example="0.5",
     )
-    distill_top_k: int | None = knob(
-        None,
-        "Compares only the teacher's likeliest tokens, and all others as one. The tail of a teacher is mostly noise, which a "
-        "small student need not copy; it still learns how much the others have together. Left out, every token is compared.",
-        gt=0,
-        unit="tokens",
-        level="advanced",
-        example="64",
-    )
 
 
-Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Embed | Classify | Rerank
+Objective = Sft | Pretrain | Reward | Preference | Kto | Ppo | Grpo | Distill | Gkd | Embed | Classify | Rerank

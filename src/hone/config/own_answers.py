@@ -60,7 +60,8 @@ def of_drawing(settings: Settings) -> Iterator[Finding]:
     if stage not in OWN_ANSWERS:
         return
     if not settings["do_sample"]:
-        yield "do_sample", "draws the same answer each time, so that none is better than another; remove it"
+        why = "so that it never learns what to do elsewhere" if stage == "gkd" else "so that none is better than another"
+        yield "do_sample", f"draws the same answer each time, {why}; remove it"
     if settings["num_beams"] > 1:
         yield "num_beams", f"searches, and what is learned with stage: {stage} must be drawn; remove it"
     if settings["repetition_penalty"] != 1:

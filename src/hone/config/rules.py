@@ -196,7 +196,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"
     if not settings["do_train"] and not settings["do_eval"]:
         yield "do_train", "nothing to do; write do_train: true or do_eval: true"
-    if settings["stage"] == "distill" and not settings["teacher_model"]:
+    if settings["stage"] in ("distill", "gkd") and not settings["teacher_model"]:
         yield "teacher_model", "is missing; write the folder or hub id of the model to learn from"
     if settings["do_train"] and not settings["dataset"]:
         yield "dataset", "is missing; write names of dataset_info.json"

@@ -19,18 +19,20 @@ class GenerateConfig(Section):
     temperature: float = knob(
         0.95,
         "Sharpens (below 1) or flattens (above 1) the probabilities. Lower it for facts, raise it for ideas. "
-        "Also of the answers that stage: grpo or ppo learns from, where 1 is the default.",
+        "Also of the answers that stage: grpo, ppo or gkd learns from, where 1 is the default.",
         gt=0,
     )
     top_p: float = knob(
         0.7,
         "Draws only from the likeliest tokens that have this probability together. 1 draws from all, which is the default "
-        "with stage: grpo or ppo.",
+        "with stage: grpo, ppo or gkd.",
         gt=0,
         le=1,
     )
     top_k: int = knob(
-        50, "Draws only from this many likeliest tokens; 0 draws from all, which is the default with stage: grpo or ppo.", ge=0
+        50,
+        "Draws only from this many likeliest tokens; 0 draws from all, which is the default with stage: grpo, ppo or gkd.",
+        ge=0,
     )
     num_beams: int = knob(
         1,
@@ -44,7 +46,7 @@ class GenerateConfig(Section):
     )
     max_new_tokens: int = knob(
         1024,
-        "Longest answer. Raise it where answers are cut off. With stage: grpo or ppo the default is 256.",
+        "Longest answer. Raise it where answers are cut off. With stage: grpo, ppo or gkd the default is 256.",
         unit="tokens",
         ge=0,
     )

@@ -48,6 +48,11 @@ def tells_nothing(rewards_PG: Tensor) -> Tensor:
     return (rewards_PG == rewards_PG[:, :1]).all(-1)
 
 
+def telling(rewards_PG: Tensor, learned_PG: Tensor) -> Tensor:
+    """bool [P]: rewards differ in the group, and some answer of it counts: what dynamic sampling looks for.  DAPO, eq. 11."""
+    return ~tells_nothing(rewards_PG) & learned_PG.any(-1)
+
+
 def _deviation(values: Tensor) -> Tensor:
     """Standard deviation over the last axis, kept; 0 where there is one value."""
     if values.shape[-1] < 2:

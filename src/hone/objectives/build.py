@@ -16,6 +16,7 @@ OBJECTIVES = Table(
         "sft": "hone.objectives.sft:Sft",
         "pretrain": "hone.objectives.pretrain:Pretrain",
         "distill": "hone.objectives.distill:Distill",
+        "gkd": "hone.objectives.gkd:Gkd",
         "grpo": "hone.objectives.grpo:Grpo",
         "preference": "hone.objectives.preference:Preference",
         "kto": "hone.objectives.kto:Kto",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hone.config.objective import Distill as DistillConfig
+from hone.config.objectives.taught import Taught
 from hone.data.batch import Batch
 from hone.models.policy import Policy
 from hone.objectives.base import Loss
@@ -32,7 +33,7 @@ class Distill(Dialogs):
     def __init__(self, settings: DistillConfig):
         super().__init__(settings)
         self.settings = settings
-        self.logit_chunks = 11 if settings.distill_loss == "js" else 8  # measured as peak memory (bench/distribution.py)
+        self.logit_chunks = logit_chunks(settings)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The sum of the trained tokens' losses, in training and evaluation alike; any batch with labels will do."""
@@ -52,7 +53,12 @@ def taught(teacher: Callable[[slice], Tensor], settings: DistillConfig) -> Numbe
     return numbers
 
 
-def divergence(teacher_nV: Tensor, student_nV: Tensor, settings: DistillConfig) -> Tensor:
+def logit_chunks(settings: Taught) -> int:
+    """Chunks of logits that a divergence holds at once, measured as peak memory (bench/distribution.py)."""
+    return 11 if settings.distill_loss == "js" else 8
+
+
+def divergence(teacher_nV: Tensor, student_nV: Tensor, settings: Taught) -> Tensor:
     """fp32 [n], between the logits of both."""
     teacher_nV, student_nV = over_shared(teacher_nV, student_nV, settings.distill_temperature)
     if settings.distill_top_k:

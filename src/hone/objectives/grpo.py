@@ -9,10 +9,12 @@ Axes: P prompt, G answer of a group, S sequence of a batch, B row, T token, N dr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hone import log
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Example
 from hone.config.objective import Grpo as GrpoConfig
@@ -21,13 +23,35 @@ from hone.data.sample import Task
 from hone.errors import TrainingError
 from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
-from hone.objectives.advantage import advantages, tells_nothing
+from hone.objectives.advantage import advantages, telling, tells_nothing
 from hone.objectives.base import Loss, Usual
-from hone.objectives.onpolicy import Figures, Lesson, Lessons, OnPolicy, Processes, Rollout
+from hone.objectives.onpolicy import (
+    ANSWER_FIGURES,
+    Figures,
+    Further,
+    Lesson,
+    Lessons,
+    OnPolicy,
+    Processes,
+    Rollout,
+    nothing_further,
+    of_answers,
+)
 from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
 from hone.objectives.rewards.case import Case, read_note, write_note
 from hone.objectives.rewards.judge import Judge, Verdict, names_of
-from hone.objectives.surrogate import Clipped, clipped, divergence, importance, items, log_ratio, token_weights
+from hone.objectives.surrogate import Clipped, clipped, corrected, divergence, importance, items, log_ratio, token_weights
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """rollouts, verdicts: of this process, from answer `first` of the drawing on. The others are of all processes."""
+
+    rollouts: Sequence[Rollout]
+    verdicts: Sequence[Verdict]
+    first: int
+    rewards_PG: Tensor
+    finished_PG: Tensor
 
 
 class Grpo(OnPolicy, Usual):
@@ -42,9 +66,10 @@ class Grpo(OnPolicy, Usual):
     def __init__(self, settings: GrpoConfig):
         self._settings = settings
         self.draws, self.reuses = settings.num_generations, settings.num_iterations
+        self.most_draws = settings.dynamic_sampling_max_draws if settings.dynamic_sampling else 1
         self.check_every, self.check_bound = settings.sync_check_steps, settings.sync_check_bound
         self.needs_reference = settings.beta > 0
-        self.metrics = ("reward", *_figures_of_answers(names_of(settings.reward_funcs)))
+        self.metrics = ("reward", *_figures_of_rewards(names_of(settings.reward_funcs)), *ANSWER_FIGURES)
 
     def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
         """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
@@ -62,23 +87,23 @@ class Grpo(OnPolicy, Usual):
         """End the reward functions' processes."""
         self._judge.close()
 
-    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes, further: Further = nothing_further) -> Lessons:
         """Rewards, the advantages of the step's groups, and what each answer counts for."""
-        verdicts, failure = self._verdicts(rollouts)
-        told = [(verdict.reward, one.drawn.finished) for verdict, one in zip(verdicts, rollouts, strict=True)]
-        shares = processes.gather((failure, told))
-        if failures := [text for text, _ in shares if text]:
-            raise TrainingError(failures[0])
-        everyone = [pair for _, share in shares for pair in share]
-        rewards_PG = torch.tensor([reward for reward, _ in everyone], dtype=torch.float64).view(-1, self.draws)
-        learned = self._learned(rewards_PG, torch.tensor([finished for _, finished in everyone]))
-        chances = advantages(rewards_PG, self._settings.advantage_estimator, self._settings.scale_rewards).flatten()
-        if not learned.any():  # then the step is taken, and nothing is learned by it
-            learned, chances = torch.ones_like(learned), torch.zeros_like(chances)
-        first = sum(len(share) for _, share in shares[: processes.rank])
-        mine = [at for at in range(first, first + len(rollouts)) if learned[at]] or [first]
-        lessons = [self._lesson(rollouts[at - first], float(chances[at]), bool(learned[at])) for at in mine]
-        return Lessons(lessons, self._sums(rewards_PG) | self._sums_of_answers(rollouts, verdicts))
+        drawings = [self._judged(rollouts, processes)]
+        wanted = len(drawings[0].rewards_PG)
+        while self._settings.dynamic_sampling and self._num_telling(drawings) < wanted and len(drawings) < self.most_draws:
+            drawings.append(self._judged(further(), processes))
+        rewards_PG, learned_PG = _joined(drawings, "rewards_PG"), self._learned(drawings)
+        chosen_P = self._chosen(rewards_PG, learned_PG, wanted)
+        chances_PG = torch.zeros_like(rewards_PG, dtype=torch.float32)
+        if chosen_P.any():
+            estimator, scale = self._settings.advantage_estimator, self._settings.scale_rewards
+            chances_PG[chosen_P] = advantages(rewards_PG[chosen_P], estimator, scale)
+        learned_PG &= chosen_P.unsqueeze(-1)
+        if not learned_PG.any():  # then the step is taken, and nothing is learned by it
+            learned_PG[:wanted], chances_PG = True, torch.zeros_like(chances_PG)
+        lessons = self._lessons(drawings, learned_PG, chances_PG)
+        return Lessons(lessons, self._figures(drawings, rewards_PG, int(chosen_P.sum())))
 
     def judge(self, rollouts: Sequence[Rollout]) -> Figures:
         """Mean reward, of each function too, and the answers' length."""
@@ -108,10 +133,28 @@ class Grpo(OnPolicy, Usual):
             metrics["sampling/importance_sampling_ratio/mean"] = _sum(correction_N, learned_N)
         if settings.beta:
             kl_N = divergence(new_N, policy.reference.token_logprobs(batch)[drawn_BT])
+            if settings.use_bias_correction_kl:
+                kl_N = corrected(kl_N, new_N, old_N)
             loss_N = loss_N + settings.beta * kl_N
             metrics["kl"] = _sum(kl_N, learned_N)
         weights_N = learned_N * token_weights(sequence_N, num, settings.loss_type, self._longest)
         return Loss((loss_N * weights_N).sum(), metrics)
+
+    def _judged(self, rollouts: Sequence[Rollout], processes: Processes) -> _Drawing:
+        """The verdicts of this process's answers, the rewards of all; what goes wrong on one process is raised on all."""
+        verdicts, failure = self._verdicts(rollouts)
+        told = [(verdict.reward, one.drawn.finished) for verdict, one in zip(verdicts, rollouts, strict=True)]
+        shares = processes.gather((failure, told))
+        if failures := [text for text, _ in shares if text]:
+            raise TrainingError(failures[0])
+        rewards, finished = zip(*(pair for _, share in shares for pair in share), strict=True)
+        return _Drawing(
+            rollouts,
+            verdicts,
+            sum(len(share) for _, share in shares[: processes.rank]),
+            torch.tensor(rewards, dtype=torch.float64).view(-1, self.draws),
+            torch.tensor(finished).view(-1, self.draws),
+        )
 
     def _verdicts(self, rollouts: Sequence[Rollout]) -> tuple[list[Verdict], str]:
         """The verdicts, or what went wrong: the other processes, which wait for them, must hear of it."""
@@ -125,14 +168,41 @@ class Grpo(OnPolicy, Usual):
         text = self._tokenizer.decode(ids[:-1] if rollout.drawn.finished else ids, skip_special_tokens=True)
         return read_note(rollout.note, completion=text, ids=ids, place=rollout.place)
 
-    def _learned(self, rewards_PG: Tensor, finished_A: Tensor) -> Tensor:
-        """bool [P x G]: which answers the settings let count."""
+    def _learned(self, drawings: Sequence[_Drawing]) -> Tensor:
+        """bool [P, G]: which answers the settings let count."""
+        rewards_PG = _joined(drawings, "rewards_PG")
         learned_PG = torch.ones_like(rewards_PG, dtype=torch.bool)
         if self._settings.filter_groups:
             learned_PG &= ~tells_nothing(rewards_PG).unsqueeze(-1)
         if self._settings.mask_truncated_completions:
-            learned_PG &= finished_A.view_as(learned_PG)
-        return learned_PG.flatten()
+            learned_PG &= _joined(drawings, "finished_PG")
+        return learned_PG
+
+    def _num_telling(self, drawings: Sequence[_Drawing]) -> int:
+        return int(telling(_joined(drawings, "rewards_PG"), self._learned(drawings)).sum())
+
+    def _chosen(self, rewards_PG: Tensor, learned_PG: Tensor, wanted: int) -> Tensor:
+        """bool [P]: the groups of the step: all that were drawn, or the first that tell something, as many as are wanted."""
+        if not self._settings.dynamic_sampling:
+            return torch.ones(len(rewards_PG), dtype=torch.bool)
+        told_P = telling(rewards_PG, learned_PG)
+        if (num := int(told_P.sum())) < wanted:
+            log.info(
+                f"dynamic_sampling: after {self.most_draws} drawings of {wanted} prompts the answers to {num} have rewards that "
+                f"differ; the step learns from {'those' if num else 'nothing'}"
+            )
+        return told_P & (told_P.cumsum(0) <= wanted)
+
+    def _lessons(self, drawings: Sequence[_Drawing], learned_PG: Tensor, chances_PG: Tensor) -> list[Lesson]:
+        """Of this process's answers those that count; one that does not, where none does and none is shared out anew."""
+        learned, chances, found, start = learned_PG.flatten().tolist(), chances_PG.flatten().tolist(), [], 0
+        for drawing in drawings:
+            places = range(start + drawing.first, start + drawing.first + len(drawing.rollouts))
+            found += [
+                self._lesson(one, chances[at], True) for one, at in zip(drawing.rollouts, places, strict=True) if learned[at]
+            ]
+            start += drawing.rewards_PG.numel()
+        return found if found or self.most_draws > 1 else [self._lesson(drawings[0].rollouts[0], 0.0, False)]
 
     def _lesson(self, rollout: Rollout, advantage: float, learned: bool) -> Lesson:
         aside = {"advantage": advantage, "learned": float(learned)}
@@ -143,30 +213,31 @@ class Grpo(OnPolicy, Usual):
             aside["old"] = rollout.along(rollout.old)
         return Lesson(rollout.row, rollout.sequence, aside)
 
-    def _sums(self, rewards_PG: Tensor) -> Figures:
-        """Of the whole step; every process gives the same, which the mean over processes leaves as it is."""
+    def _figures(self, drawings: Sequence[_Drawing], rewards_PG: Tensor, num_kept: int) -> Figures:
+        """Of everything that was drawn. Rewards are of all processes, and each tells the same: their mean leaves it as it is."""
         groups = float(len(rewards_PG))
-        return {
+        found = {
             "reward": (float(rewards_PG.sum()), float(rewards_PG.numel())),
             "reward_std": (float(rewards_PG.std(-1).sum()), groups),
             "frac_reward_zero_std": (float(tells_nothing(rewards_PG).sum()), groups),
         }
+        if self._settings.dynamic_sampling:
+            found |= {"dynamic_sampling/groups_drawn": (groups, 1.0), "dynamic_sampling/groups_kept": (float(num_kept), 1.0)}
+        rollouts = [one for drawing in drawings for one in drawing.rollouts]
+        return found | self._sums_of_answers(rollouts, [one for drawing in drawings for one in drawing.verdicts])
 
     def _sums_of_answers(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Figures:
-        number, drawn = float(len(rollouts)), [one.drawn for one in rollouts]
-        entropies = [float(nats) for one in drawn for nats in one.entropies]
-        sums = [
-            *((sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))),
-            (float(sum(len(one.ids) for one in drawn)), number),
-            (float(sum(not one.finished for one in drawn)), number),
-            (sum(entropies), float(len(entropies))),
-        ]
-        return dict(zip(_figures_of_answers(self._judge.names), sums, strict=True))
+        number = float(len(rollouts))
+        sums = [(sum(one.parts[index] for one in verdicts), number) for index in range(len(self._judge.names))]
+        return dict(zip(_figures_of_rewards(self._judge.names), sums, strict=True)) | of_answers(rollouts)
 
 
-def _figures_of_answers(names: Sequence[str]) -> tuple[str, ...]:
-    rewards = (f"rewards/{name}/mean" for name in names)
-    return (*rewards, "completions/mean_length", "completions/clipped_ratio", "entropy")
+def _joined(drawings: Sequence[_Drawing], name: str) -> Tensor:
+    return torch.cat([vars(drawing)[name] for drawing in drawings])
+
+
+def _figures_of_rewards(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"rewards/{name}/mean" for name in names)
 
 
 def _example(sample: Task, codec: Codec) -> Example:

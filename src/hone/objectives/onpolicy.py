@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from hone.chat.codec import Codec
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.batch import Batch
 from hone.inference.rollout import Drawn, Sampling
 from hone.models.policy import Policy
@@ -28,6 +28,13 @@ Figures = dict[str, tuple[float, float]]
 
 Scorer = Callable[[Sequence[np.ndarray]], list[float]]
 """The ids of whole conversations to a number each: a reward model."""
+
+
+Further = Callable[[], Sequence["Rollout"]]
+"""Draws this process's share of the answers to the next prompts, for the same step; all processes call it together."""
+
+ANSWER_FIGURES = ("completions/mean_length", "completions/clipped_ratio", "entropy")
+"""Names of what `of_answers` gives."""
 
 
 class Processes(Protocol):
@@ -84,10 +91,27 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Lessons:
-    """lessons: of this process, not empty; metrics: the same names on every process."""
+    """lessons: of this process, empty only where several drawings are allowed; metrics: the same names on every process."""
 
     lessons: list[Lesson]
     metrics: Figures = field(default_factory=dict)
+
+
+def of_answers(rollouts: Sequence[Rollout]) -> Figures:
+    """Mean length, share of those cut off, and the entropy of a drawn token's distribution in nats."""
+    number, drawn = float(len(rollouts)), [one.drawn for one in rollouts]
+    entropies = [float(nats) for one in drawn for nats in one.entropies]
+    sums = [
+        (float(sum(len(one.ids) for one in drawn)), number),
+        (float(sum(not one.finished for one in drawn)), number),
+        (sum(entropies), float(len(entropies))),
+    ]
+    return dict(zip(ANSWER_FIGURES, sums, strict=True))
+
+
+def nothing_further() -> Sequence[Rollout]:
+    """Of an objective that draws once a step."""
+    raise AssertionError("further answers were asked for by an objective that draws once a step")
 
 
 class OnPolicy(ABC):
@@ -101,6 +125,14 @@ class OnPolicy(ABC):
     """Optimizer steps that learn from the same answers: a multiple of `minibatches`."""
     minibatches: int = 1
     """Steps that share the answers drawn at once among them, each time in another order; a step's batch size counts one's."""
+    most_draws: int = 1
+    """Drawings of a step, at most; where it is more than one, the place in the stream of prompts is part of a checkpoint."""
+    share: float = 1.0
+    """Share of the prompts that are answered, by chance; of the others `lesson` says what is learned."""
+    tempered: bool = True
+    """Whether it learns the distribution at the temperature that answers are drawn at; else the model's own, at 1."""
+    judges_reckoned: bool = False
+    """Whether `judge` needs what `reckon` finds."""
     needs_reward_model: bool = False
     """Whether training builds the reward model of the settings and hands it to `take`."""
     check_every: int
@@ -121,16 +153,20 @@ class OnPolicy(ABC):
         """By name fp32 [B, T] of drawn tokens under the policy that drew them, `old` its log-probs; no dropout, no gradient."""
         return {"old": policy.token_logprobs(batch)}
 
+    def lesson(self, row: int, example: Example) -> Lesson:
+        """What is learned of a row whose prompt is not answered."""
+        raise AssertionError("an objective that answers every prompt was asked for a row's own answer")
+
     def take(self, scorer: Scorer) -> None:
         """The reward model, before anything is drawn."""
         raise AssertionError("an objective that needs no reward model was given one")
 
     @abstractmethod
-    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes, further: Further = nothing_further) -> Lessons:
         """What is learned of this process's rollouts. The shares of all processes, by rank, are the step's prompts in order, the
 
         `draws` answers to each side by side; a group may lie on two processes, which is what `processes` is for. What goes wrong
-        on one is raised on all.
+        on one is raised on all. further: asked where `most_draws` allows; its answers are shared out in the same way.
         """
 
     @abstractmethod

@@ -25,7 +25,17 @@ from hone.inference.rollout import Sampling
 from hone.models.policy import Policy
 from hone.objectives.base import Loss, Usual
 from hone.objectives.control import KlControl, Moments
-from hone.objectives.onpolicy import Figures, Lesson, Lessons, OnPolicy, Processes, Rollout, Scorer
+from hone.objectives.onpolicy import (
+    Figures,
+    Further,
+    Lesson,
+    Lessons,
+    OnPolicy,
+    Processes,
+    Rollout,
+    Scorer,
+    nothing_further,
+)
 from hone.objectives.returns import advantages_of, clipped_value, token_rewards, whitened
 from hone.objectives.rewards.server import RewardServer
 from hone.objectives.surrogate import clipped
@@ -80,8 +90,9 @@ class Ppo(OnPolicy, Usual):
         reference_BT = policy.reference.token_logprobs(batch) if policy.reference is not None else old_BT
         return {"old": old_BT, "reference": reference_BT, "value": _before(values_BT)}
 
-    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes) -> Lessons:
+    def roll_out(self, rollouts: Sequence[Rollout], processes: Processes, further: Further = nothing_further) -> Lessons:
         """Scores of all processes, and of this one's answers the rewards, advantages and returns of each token."""
+        del further
         scores, failure = self._scores(rollouts)
         apart = [float((one.reckoned["old"] - one.reckoned["reference"]).sum()) for one in rollouts]
         shares = processes.gather((failure, scores, apart))

@@ -57,6 +57,14 @@ def divergence(new_N: Tensor, reference_N: Tensor) -> Tensor:
     return difference_N.exp() - difference_N - 1
 
 
+def corrected(divergence_N: Tensor, new_N: Tensor, old_N: Tensor) -> Tensor:
+    """The divergence of tokens that `old` drew, times new / old, with gradient.  DeepSeek-V3.2 (2025), "Unbiased KL Estimate".
+
+    Its mean over draws of `old` is KL(policy || reference), and so is its gradient's, which that of the estimate alone is not.
+    """
+    return (new_N - old_N).exp() * divergence_N
+
+
 def importance(policy_N: Tensor, drawn_N: Tensor, cap: float) -> Tensor:
     """min(policy / the distribution an engine drew from, cap) for each token, no gradient.  Yao et al. 2025, truncated importance
 

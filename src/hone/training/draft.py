@@ -169,6 +169,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         save_every=planning.save_every(train, num_steps, per_epoch),
         unit=material.objective.unit,
         draws=material.objective.draws if isinstance(material.objective, OnPolicy) else 0,
+        share=material.objective.share if isinstance(material.objective, OnPolicy) else 1.0,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
         recompute=recompute,
         num_weights=num_weights,
@@ -205,7 +206,8 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     trained = _trained(attached, module.get_output_embeddings())
     longest = int(material.tokens.lengths.max())
     if isinstance(material.objective, OnPolicy):
-        longest += run.generate.max_new_tokens
+        prompts = material.tokens.lengths - material.tokens.trained  # an answer that is drawn takes the place of the row's own
+        longest = max(longest, int(prompts.max()) + run.generate.max_new_tokens)
         require_room(run, longest)
     rows = run.train.per_device_train_batch_size
     tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)

@@ -26,7 +26,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 class Plan:
     """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
 
-    unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned.
+    unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
+    share: of those to which answers are drawn.
     layout: how sequences lie in a batch.
     per_step: examples (rows, where packing fills them) of one optimizer step, over all processes.
     """
@@ -51,6 +52,7 @@ class Plan:
     save_every: int
     unit: str
     draws: int
+    share: float
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     recompute: bool
     num_weights: int
@@ -85,6 +87,8 @@ class Plan:
         """What a step learns from."""
         if not self.draws:
             return f"{self.per_step} {self.unit}"
+        if self.share < 1:
+            return f"{self.per_step} {self.unit}, about {self.share:.0%} of them answered anew,"
         return f"{self.per_step} answers, {self.draws} to each of {self.per_step // self.draws} {self.unit},"
 
     def to_dict(self) -> dict[str, Any]:

@@ -38,13 +38,16 @@ def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: i
     if answers % draws:
         raise TrainingError(f"{made}; wanted a multiple of num_generations: {draws}, so that a step holds whole groups")
     per_step = answers * objective.minibatches // draws
+    if objective.most_draws > 1 and len(lengths) < per_step:
+        raise TrainingError(f"{made} are {per_step} prompts, and dynamic_sampling needs that many; the data hold {len(lengths)}")
     last, least = len(lengths) % per_step * draws, world * objective.minibatches
-    if 0 < last < least and not train.dataloader_drop_last:
+    drop_last = train.dataloader_drop_last or objective.most_draws > 1  # such a drawing would be another size than its step
+    if 0 < last < least and not drop_last:
         shared = f"{world} processes" + (f" in {objective.minibatches} steps" if objective.minibatches > 1 else "")
         raise TrainingError(
             f"{made}; the last drawing of an epoch has {last} answers, too few for {shared}; write dataloader_drop_last: true"
         )
-    shuffle, drop_last = not train.disable_shuffling, train.dataloader_drop_last
+    shuffle = not train.disable_shuffling
     return Steps(lengths, per_step=per_step, micro=per_step, world=1, seed=seed, shuffle=shuffle, drop_last=drop_last)
 
 

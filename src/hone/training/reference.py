@@ -17,6 +17,7 @@ from hone.adapters.apply import attach, without_adapter
 from hone.config.adapter import Full, Lora
 from hone.config.model import ModelConfig, Quantization
 from hone.config.objective import Referring
+from hone.config.objectives.taught import Taught
 from hone.config.run import Run
 from hone.errors import ModelError
 from hone.models.load import load_config, load_model
@@ -51,7 +52,7 @@ class Named:
 
 def _named(run: Run) -> Named:
     asked = run.objective
-    if asked.kind == "distill":
+    if isinstance(asked, Taught):
         bits = asked.teacher_model_quantization_bit
         return Named("teacher_model", asked.teacher_model, asked.teacher_model_adapters, bits)
     return Named("ref_model", asked.ref_model, asked.ref_model_adapters, asked.ref_model_quantization_bit)
@@ -118,7 +119,11 @@ def require_same_tokens(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     key, model = _named(run).key, model_beside(run)
     if model is None or not _named(run).place:
         return
-    mine, its = tokenizer.get_vocab(), load_tokenizer(model).get_vocab()
+    mine = tokenizer.get_vocab()
+    try:
+        its = load_tokenizer(model).get_vocab()
+    except ModelError as problem:  # it speaks of the key that names a model, which is another one here
+        raise ModelError(str(problem).replace("model_name_or_path", key)) from problem
     names = f"{key}: {model.model_name_or_path}", Path(run.model.model_name_or_path).name
     if mine != its:
         other = min((mine.items() ^ its.items()), key=lambda item: (item[1], item[0]))

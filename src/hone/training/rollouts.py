@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hone import log
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.batch import Batch, pack, pad
 from hone.data.build import TokenSet
 from hone.data.order import Steps
@@ -48,10 +48,10 @@ class Drawer:
     pad_id: int
 
     def draw(self, tokens: TokenSet, slots: Sequence[Slot], *, seed: tuple[int, ...]) -> list[Rollout]:
-        """An answer a slot. seed: with the slot's numbers it makes the seed of the draw."""
+        """An answer a slot, to what stands before the row's own. seed: with the slot's numbers it makes the draw's seed."""
         self.sampler.refresh()
         examples = [tokens[row] for row, _ in slots]
-        prompts = [Prompt(one.sequences[0].ids, seed_of(*seed, *slot)) for one, slot in zip(examples, slots, strict=True)]
+        prompts = [Prompt(_question(one), seed_of(*seed, *slot)) for one, slot in zip(examples, slots, strict=True)]
         with self.device.autocast():
             drawn = self.sampler.draw(prompts, self.sampling)
         return [
@@ -102,7 +102,8 @@ class Drawer:
 class RolloutFeed:
     """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1; each is drawn when it is asked for, after the step before.
 
-    Everything follows from the policy, the seed and the step's number; answers that are still to be used again are its state.
+    Everything follows from the policy, the seed and the step's number; answers that are still to be used again are its state, and
+    the place in the stream of prompts, a drawing's worth at a time, where a step may take more than one.
     """
 
     def __init__(self, drawer: Drawer, tokens: TokenSet, steps: Steps, *, seed: int):
@@ -111,6 +112,7 @@ class RolloutFeed:
         self._spare: Lesson | None = None
         self._metrics: Figures = {}
         self._checked_at = -1
+        self._place = 0
 
     def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `first` up to `end`."""
@@ -123,10 +125,13 @@ class RolloutFeed:
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold of all processes: {} where that is nothing. All call it.
 
-        Answers that are still to be learned from, where the next step draws none anew, and what the objective carries on.
+        Answers that are still to be learned from, where the next step draws none anew, the place in the stream of prompts where
+        it does not follow from the step, and what the objective carries on.
         """
         own = self.drawer.objective.state()
         carried = {"objective": own} if own else {}
+        if self.drawer.objective.most_draws > 1:
+            carried["place"] = self._place
         if step % self.drawer.objective.reuses == 0:
             return carried
         shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
@@ -137,6 +142,7 @@ class RolloutFeed:
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave, on any number of processes."""
         self.drawer.objective.load_state(state.get("objective", {}))
+        self._place = state.get("place", 0)
         if "lessons" in state:
             self._lessons = [_unpacked(one) for one in (state["lessons"] if self._holds_all else self._mine(state["lessons"]))]
             self._spare = _unpacked(state["lessons"][0])
@@ -169,19 +175,39 @@ class RolloutFeed:
 
     def _roll_out(self, generation: int, step: int) -> None:
         drawer, objective = self.drawer, self.drawer.objective
-        epoch, index = divmod(generation, self._steps.num_steps_per_epoch)
+        if objective.most_draws == 1:
+            self._place = generation
+        rollouts, given = self._draw(step)
+        found = objective.roll_out(rollouts, drawer.device, lambda: self._draw(step)[0])
+        self._lessons, self._metrics = [*given, *found.lessons], found.metrics
+        if self._holds_all or objective.most_draws > 1:
+            everything = [one for share in drawer.device.gather(self._lessons) for one in share]
+            self._lessons, self._spare = everything if self._holds_all else self._mine(everything), everything[0]
+        else:
+            self._spare = self._lessons[-1]
+
+    def _draw(self, step: int) -> tuple[list[Rollout], list[Lesson]]:
+        """This process's share of the answers to the next prompts, and what is learned of those that are not answered."""
+        drawer, objective, place = self.drawer, self.drawer.objective, self._place
+        self._place += 1
+        epoch, index = divmod(place, self._steps.num_steps_per_epoch)
         rows = [row for batch in self._steps.step(epoch, index)[0] for row in batch]
+        asked = {row for row in rows if self._is_asked(place, row)}
         slots = self._mine([(row, number) for row in rows for number in range(objective.draws)])
-        rollouts = drawer.draw(self._tokens, slots, seed=(self._seed, generation))
-        checks = self._is_due(step)
+        rollouts = drawer.draw(self._tokens, [slot for slot in slots if slot[0] in asked], seed=(self._seed, place))
+        checks = bool(asked) and self._is_due(step)
         if checks or objective.reckons:
             rollouts = drawer.reckon(rollouts)
             if checks:
                 self._check(rollouts, step)
-        found = objective.roll_out(rollouts, drawer.device)
-        self._lessons, self._metrics, self._spare = found.lessons, found.metrics, found.lessons[-1]
-        if self._holds_all:
-            self._lessons = [one for share in drawer.device.gather(found.lessons) for one in share]
+        return rollouts, [objective.lesson(row, self._tokens[row]) for row, _ in slots if row not in asked]
+
+    def _is_asked(self, place: int, row: int) -> bool:
+        """Whether the policy answers the prompt of a row, by run, drawing and row alone."""
+        objective = self.drawer.objective
+        if objective.share == 1:
+            return True
+        return np.random.default_rng(seed_of(self._seed, place, row, objective.draws)).random() < objective.share
 
     def _is_due(self, step: int) -> bool:
         every = self.drawer.objective.check_every
@@ -202,6 +228,13 @@ class RolloutFeed:
         assert self._spare is not None, "answers were drawn, or put back"
         batches += [MicroBatch(drawer.lay_out([self._spare]), False)] * (most - len(batches))
         return [replace(batches[0], metrics=self._metrics), *batches[1:]]
+
+
+def _question(example: Example) -> np.ndarray:
+    """The ids before the first that is learned; all of them where nothing is."""
+    (sequence,) = example.sequences
+    learned = np.flatnonzero(sequence.labels != IGNORE)
+    return sequence.ids[: learned[0]] if len(learned) else sequence.ids
 
 
 def _packed_up(lesson: Lesson) -> dict[str, Any]:
@@ -225,7 +258,8 @@ def evaluate_answers(drawer: Drawer, sets: dict[str, TokenSet], *, seed: int) ->
     for name, tokens in sets.items():
         device = drawer.device
         mine = [(row, 0) for row in range(device.rank, len(tokens), device.world)]
-        sums = drawer.objective.judge(drawer.draw(tokens, mine, seed=(seed,)))
+        rollouts = drawer.draw(tokens, mine, seed=(seed,))
+        sums = drawer.objective.judge(drawer.reckon(rollouts) if drawer.objective.judges_reckoned else rollouts)
         totals = device.total([number for key in sorted(sums) for number in sums[key]])
         for index, key in enumerate(sorted(sums)):
             total, count = totals[2 * index : 2 * index + 2]

@@ -205,7 +205,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
     policy = Policy(wrapped, balanced)
-    policy.temperature = run.generate.temperature if isinstance(material.objective, OnPolicy) else 1.0
+    tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
+    policy.temperature = run.generate.temperature if tempered else 1.0
     policy.self_test()
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)

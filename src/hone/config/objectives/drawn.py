@@ -8,19 +8,12 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.config.objectives.referenced import Referenced
-from hone.config.section import knob
+from hone.config.section import Section, knob
 
 
-class OwnAnswers(Referenced):
+class Drawing(Section):
     """What all share that learn from answers which the model that learns has drawn."""
 
-    reward_timeout: float = knob(
-        60.0,
-        "Longest a reward function of your own, or a reward model behind HTTP, may take for a process's answers of a step. A "
-        "function is stopped then, and the run too; a server is asked again first.",
-        unit="seconds",
-        gt=0,
-    )
     rollout_batch_size: int | None = knob(
         None,
         "Answers that a process draws at once; all of its answers of a step where left out. Lower it where drawing runs out of "
@@ -42,6 +35,18 @@ class OwnAnswers(Referenced):
         "Mean difference of a drawn token's log-prob, in nats, beyond which the check ends the run. Rounding in bf16 "
         "gives about 0.01.",
         level="advanced",
+        gt=0,
+    )
+
+
+class OwnAnswers(Referenced, Drawing):
+    """What all share that learn by rewards from answers which the model that learns has drawn."""
+
+    reward_timeout: float = knob(
+        60.0,
+        "Longest a reward function of your own, or a reward model behind HTTP, may take for a process's answers of a step. A "
+        "function is stopped then, and the run too; a server is asked again first.",
+        unit="seconds",
         gt=0,
     )
 
@@ -92,6 +97,12 @@ class Grpo(OwnAnswers):
         "holds the model near its beginnings.",
         ge=0,
     )
+    use_bias_correction_kl: bool = knob(
+        False,
+        "Weighs the divergence of each token by the policy's probability over that of the policy which drew it, so that its "
+        "gradient is that of the true divergence (DeepSeek-V3.2). TRL does so by default.",
+        level="advanced",
+    )
     epsilon: float = knob(
         0.2, "How far the probability of a token may go down (and up, without epsilon_high) before it is not pushed on.", ge=0
     )
@@ -117,6 +128,18 @@ class Grpo(OwnAnswers):
     )
     filter_groups: bool = knob(
         False, "Leaves out groups whose answers all have one reward: they say nothing, and would thin out the mean (DAPO)."
+    )
+    dynamic_sampling: bool = knob(
+        False,
+        "Draws answers to further prompts in place of groups whose answers all have one reward, until a step has as many groups "
+        "as its batch size says (DAPO). num_train_epochs says how many steps there are; more prompts are used up by them.",
+    )
+    dynamic_sampling_max_draws: int = knob(
+        10,
+        "Drawings of a step at most, each of as many prompts as a step has; where they did not bring enough, the step learns "
+        "from what there is, and it is said.",
+        level="advanced",
+        ge=2,
     )
     mask_truncated_completions: bool = knob(
         False, "Learns nothing from answers that max_new_tokens cut off. Their rewards still count in their group."
