@@ -6,11 +6,8 @@ Does not know the losses' formulas; tests/objectives does.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from hone.config import load
 from hone.config.adapter import Full
 from hone.errors import ModelError
 from hone.inference.classify import build_classifier, build_reranker
+from tests import worlds
 from tests.runs import WORDS, largest_difference, losses_of, weights_of, write_run
 from tests.training.test_embed import KINDS, match_rows
 
@@ -175,11 +173,7 @@ def test_two_processes_learn_what_one_does(method, classify_run, tmp_path):
     settings = of_method(classify_run, method)
     alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
     path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
-    launched = {**os.environ, "FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29659"}
-    done = subprocess.run(
-        [sys.executable, "-m", "hone", "train", str(path)], capture_output=True, text=True, timeout=300, env=launched
-    )
-    assert done.returncode == 0, done.stderr
+    worlds.train(path, 2)
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-5)
     assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 2e-5
 
