@@ -21,7 +21,7 @@ MODULES = {
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
 }  # module: the package it comes in, where that differs
-OWN = {"hone", "tests", "make_data", "make_tokenizer", "score"}
+OWN = {"hone", "tests"} | {file.stem for folder in ("bench", "demo") for file in (PROJECT / folder).rglob("*.py")}
 STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
 OPTIONAL = {"mlflow", "trl"}  # a tracker of its own, and an environment of its own: installed by who wants it
 

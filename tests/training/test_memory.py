@@ -16,7 +16,7 @@ from hone.training.memory import Trained, estimate
 from tests.runs import write_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-LLAMA = Shape("LlamaForCausalLM", 1000, num_layers=4, hidden=64, attention=64, feed_forward=128, vocabulary=500)
+LLAMA = Shape("LlamaForCausalLM", 1000, num_layers=4, hidden=64, attention=64, cached=32, feed_forward=128, vocabulary=500)
 ADAPTER = Trained(num=100, frozen=1000, inputs=4 * (6 * 64 + 128), head=False)
 WHOLE = Trained(num=1000, frozen=0, inputs=4 * (6 * 64 + 128), head=True)
 SETTINGS = {"tokens": 10, "weight_bytes": 2.0, "trained_weight_bytes": 4, "compute_bytes": 2, "state_bytes": 8.0}
@@ -46,7 +46,7 @@ def test_a_layer_keeps_what_its_backward_pass_needs():
 
 
 def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
-    parts = held(device=CPU, reference=7)
+    parts = held(device=CPU, reference=7, reward=7, answers=500, answer_tokens=500)
     assert parts.reference == 7 and held(chunks=8).logits == 4 * held(chunks=2).logits
     assert parts.total == sum(asdict(parts).values())
     assert parts.libraries > 100 * 2**20 and parts.needed == parts.total - parts.libraries
@@ -54,6 +54,14 @@ def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
     assert (held().libraries, held().heap) == (0, 0), "of an accelerator's memory the process holds nothing yet"
     assert [line.split()[0] for line in parts.lines()] == list(asdict(parts))
     assert "gradients" not in " ".join(replace(parts, gradients=0).lines())
+
+
+def test_drawing_takes_what_is_beyond_a_step():
+    """Keys and values of each answer's tokens in every layer, and three rows of logits an answer."""
+    assert held(answers=2, answer_tokens=10).drawing == 0, "less than the step itself, which comes later"
+    parts = held(answers=50, answer_tokens=100, reward=5)
+    assert parts.drawing + parts.activations + parts.logits == 50 * (100 * 32 * 4 * 2 + 500 * 4 * 3)
+    assert parts.reward == 5 and held().drawing == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

@@ -19,13 +19,17 @@ from hone.models.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Shape:
-    """architecture: the class's name; num_weights: all of them; widths in units, vocabulary in ids."""
+    """architecture: the class's name; num_weights: all of them; widths in units, vocabulary in ids.
+
+    cached: width of the keys and values, together, that a layer keeps of a token while answers are drawn.
+    """
 
     architecture: str
     num_weights: int
     num_layers: int
     hidden: int
     attention: int
+    cached: int
     feed_forward: int
     vocabulary: int
 
@@ -50,12 +54,16 @@ def shape_of(module: nn.Module) -> Shape:
     config = module.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     heads, width = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
+    attention = heads * width if isinstance(heads, int) and isinstance(width, int) else config.hidden_size
+    shared = getattr(config, "num_key_value_heads", None)
+    groups = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared else 1
     return Shape(
         architecture=type(module).__name__,
         num_weights=sum(weight.numel() for weight in module.parameters()),
         num_layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        attention=heads * width if isinstance(heads, int) and isinstance(width, int) else config.hidden_size,
+        attention=attention,
+        cached=2 * attention // groups,
         feed_forward=wide,
         vocabulary=config.vocab_size,
     )

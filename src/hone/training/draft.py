@@ -34,8 +34,9 @@ from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
 from hone.training.memory import Memory, Trained, available_bytes, estimate, frozen_bytes
 from hone.training.plan import Plan
-from hone.training.prompts import prompt_steps, require_room
-from hone.training.reference import bytes_beside, is_precomputed, require_same_tokens
+from hone.training.prompts import answers_at_once, prompt_steps, require_room
+from hone.training.reference import bytes_beside, is_precomputed, model_beside, require_same_tokens, told_of
+from hone.training.reward_model import whole_model
 from hone.training.rollouts import answer_metric_names
 
 STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
@@ -210,6 +211,9 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
         longest = max(longest, int(prompts.max()) + run.generate.max_new_tokens)
         require_room(run, longest)
     rows = run.train.per_device_train_batch_size
+    refers = material.objective.needs_reference and not is_precomputed(run)
+    with told_of("reward_model"):
+        reward = bytes_beside(run, whole_model(run))
     tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
     kept, recomputed = (
         estimate(
@@ -224,7 +228,10 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             logits=material.objective.needs_logits,
             device=device,
             chunks=material.objective.logit_chunks,
-            reference=bytes_beside(run) if material.objective.needs_reference and not is_precomputed(run) else 0,
+            reference=bytes_beside(run, model_beside(run)) if refers else 0,
+            reward=reward,
+            answers=answers_at_once(run) if isinstance(material.objective, OnPolicy) else 0,
+            answer_tokens=longest,
         )
         for recompute in (False, True)
     )

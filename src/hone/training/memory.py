@@ -25,6 +25,9 @@ leaves holes too. Measured, see bench/plan_memory.py."""
 _PREPARED_BYTES = 600_000
 """Of a prepared product, in oneDNN's cache together with ideep's: 236 MB for 400 of them (tests/models/test_prepared.py)."""
 
+_DRAWN = 3
+"""Rows of logits, in fp32, that drawing the next token of an answer holds: as they came, mapped, and sorted or summed up."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -32,7 +35,8 @@ class Memory:
 
     activations: with everything kept for the backward pass, or with layers recomputed; logits: a chunk of the projection and,
     where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors;
-    reference: weights of a model that is loaded beside the one that learns.
+    reference, reward: weights of models that are loaded beside the one that learns; drawing: what the cache of keys and values
+    and the next tokens' logits take while answers are drawn, beyond the activations and logits of a step, which come later.
     """
 
     libraries: int
@@ -43,6 +47,8 @@ class Memory:
     logits: int
     heap: int
     reference: int = 0
+    reward: int = 0
+    drawing: int = 0
 
     @property
     def total(self) -> int:
@@ -90,13 +96,16 @@ def estimate(
     device: torch.device,
     chunks: int = 2,
     reference: int = 0,
+    reward: int = 0,
+    answers: int = 0,
+    answer_tokens: int = 0,
     logits: bool = True,
 ) -> Memory:
     """The step's memory.
 
     tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
     compute_bytes: an activation; state_bytes: optimizer state a trained weight; chunks: of logits in fp32, held at once;
-    logits: whether the loss is one of log-probs.
+    logits: whether the loss is one of log-probs. answers: drawn at once, each of answer_tokens with its prompt.
     """
     mixed = compute_bytes != trained_weight_bytes
     stream = compute_bytes if trained.frozen else trained_weight_bytes
@@ -105,16 +114,21 @@ def estimate(
     casts = trained.num * compute_bytes if mixed else 0  # autocast keeps a copy of each trained weight for the pass
     share = _HEAP_SHARE["recomputed" if recompute else "kept"]
     on_cpu = device.type == "cpu"
+    activations = int(kept) + casts
+    chunked = _logit_bytes(shape, tokens, chunks, head=trained.head) if logits else 0
+    drawing = answers * (answer_tokens * shape.cached * shape.num_layers * compute_bytes + shape.vocabulary * 4 * _DRAWN)
     prepared = KEPT * _PREPARED_BYTES if on_cpu and compute_bytes == 2 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
     return Memory(
         libraries=held_bytes() if on_cpu else 0,
         weights=int(trained.frozen * weight_bytes) + trained.num * trained_weight_bytes,
         gradients=trained.num * trained_weight_bytes,
         optimizer=int(trained.num * state_bytes),
-        activations=int(kept) + casts,
-        logits=_logit_bytes(shape, tokens, chunks, head=trained.head) if logits else 0,
+        activations=activations,
+        logits=chunked,
         heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
         reference=reference,
+        reward=reward,
+        drawing=max(0, drawing - activations - chunked),
     )
 
 

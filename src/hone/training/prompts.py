@@ -51,6 +51,11 @@ def prompt_steps(run: Run, objective: OnPolicy, lengths: np.ndarray, *, world: i
     return Steps(lengths, per_step=per_step, micro=per_step, world=1, seed=seed, shuffle=shuffle, drop_last=drop_last)
 
 
+def answers_at_once(run: Run) -> int:
+    """Answers that a process draws together: rollout_batch_size, or all of its answers of a step."""
+    return run.objective.rollout_batch_size or run.train.per_device_train_batch_size * run.train.gradient_accumulation_steps
+
+
 def require_room(run: Run, longest: int) -> None:
     """Raise TrainingError where the longest prompt and answer together, in tokens, are more than the model can hold."""
     limit = load_config(run.model).get_text_config().to_dict().get("max_position_embeddings")

@@ -5,6 +5,8 @@ Does not know what the policy is held against it for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,10 +122,8 @@ def require_same_tokens(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     if model is None or not _named(run).place:
         return
     mine = tokenizer.get_vocab()
-    try:
+    with told_of(key):
         its = load_tokenizer(model).get_vocab()
-    except ModelError as problem:  # it speaks of the key that names a model, which is another one here
-        raise ModelError(str(problem).replace("model_name_or_path", key)) from problem
     names = f"{key}: {model.model_name_or_path}", Path(run.model.model_name_or_path).name
     if mine != its:
         other = min((mine.items() ^ its.items()), key=lambda item: (item[1], item[0]))
@@ -137,9 +137,17 @@ def require_same_tokens(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
         raise ModelError(f"{names[0]} knows {rows:,} ids, and the tokenizer of {names[1]} gives up to {max(mine.values()):,}")
 
 
-def bytes_beside(run: Run) -> int:
-    """What a model that is loaded beside the one that learns takes: its weights, in the type or the bits it is held in."""
-    model = model_beside(run)
+@contextmanager
+def told_of(key: str) -> Iterator[None]:
+    """What is wrong with a model's place is told of `key`, which names it, and not of the base's."""
+    try:
+        yield
+    except ModelError as problem:
+        raise ModelError(str(problem).replace("model_name_or_path", key)) from problem
+
+
+def bytes_beside(run: Run, model: ModelConfig | None) -> int:
+    """What a model takes that is loaded beside the one that learns: its weights, in the type or the bits it is held in."""
     if model is None:
         return 0
     width = 2 if precision_of(run.train) != "no" else 4

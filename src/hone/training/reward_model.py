@@ -17,6 +17,7 @@ from hone import log
 from hone.adapters.apply import attach_beside, with_adapter
 from hone.adapters.folder import CONFIG, locate
 from hone.chat.encoded import IGNORE, Encoded
+from hone.config.model import ModelConfig
 from hone.config.run import Run
 from hone.data.batch import pack, pad
 from hone.errors import ModelError
@@ -72,6 +73,17 @@ def build_reward_model(run: Run, device: Device, policy: Policy, module: nn.Modu
     return RewardModel(judge, device, micro=run.train.per_device_train_batch_size, pad_id=tokenizer.pad_token_id)
 
 
+def whole_model(run: Run) -> ModelConfig | None:
+    """The settings of the reward model that is loaded beside the one that learns; None where it is an adapter or a server."""
+    asked = run.objective
+    if asked.kind != "ppo" or asked.reward_model_type != "full":
+        return None
+    if (Path(asked.reward_model) / CONFIG).is_file():
+        hint = "write reward_model_type: lora, or its base here and this under reward_model_adapters"
+        raise ModelError(f"reward_model: {asked.reward_model} is an adapter; {hint}")
+    return other_model(run, asked.reward_model, asked.reward_model_quantization_bit)
+
+
 def _adapter(run: Run, policy: Policy, module: nn.Module, tokenizer: Any) -> Reference:
     """The policy itself while the adapter that scores, and its value head, stand in for the ones that learn."""
     place = Path(run.objective.reward_model)
@@ -99,13 +111,11 @@ def _whole(run: Run, device: Device, policy: Policy, tokenizer: Any) -> Referenc
     """A second model, frozen, in memory beside the one that learns."""
     asked, place = run.objective, run.objective.reward_model
     adapters = asked.reward_model_adapters
-    if (Path(place) / CONFIG).is_file():
-        hint = "write reward_model_type: lora, or its base here and this under reward_model_adapters"
-        raise ModelError(f"reward_model: {place} is an adapter; {hint}")
-    model = run.model.model_copy(update={"model_name_or_path": place})
+    model = whole_model(run)
+    assert model is not None, "a whole reward model is asked for"
     file = _found(find_value_head(model, [locate(name, key="reward_model_adapters").path for name in adapters]), place)
     _require_same_tokens(run, place, tokenizer)
-    other = load_beside(run, device, other_model(run, place, asked.reward_model_quantization_bit), adapters)
+    other = load_beside(run, device, model, adapters)
     other.self_test()
     add_value_head(other.causal, file)
     other.causal.requires_grad_(False)

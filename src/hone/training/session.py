@@ -44,7 +44,7 @@ from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
-from hone.training.prompts import ready_to_draw
+from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference, is_precomputed
@@ -135,8 +135,8 @@ def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: 
     if sampling is None:
         return Feed(material.tokens, steps, rank=device.rank, packed=policy.can_pack, pad_id=material.pad_id)
     assert isinstance(objective, OnPolicy)
-    micro, whole = run.train.per_device_train_batch_size, run.train.gradient_accumulation_steps
-    sampler = EmbeddedSampler(policy.causal, batch_size=run.objective.rollout_batch_size or micro * whole)
+    micro = run.train.per_device_train_batch_size
+    sampler = EmbeddedSampler(policy.causal, batch_size=answers_at_once(run))
     drawer = Drawer(objective, policy, device, sampler, sampling, work.name_rows, micro, material.pad_id)
     return RolloutFeed(drawer, material.tokens, steps, seed=data_seed(run))
 
