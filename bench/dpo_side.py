@@ -1,7 +1,7 @@
 """One run of dpo_memory.py, watched, in its program's environment: `python dpo_side.py NOTES PROGRAM SETTINGS VOCABULARY PAD_ID`.
 
 Knows nothing of hone: a program's own entry (hone, llamafactory or trl) is called as its command calls it. Writes to NOTES the
-resident size when a tokenizer or weights are first asked for, the peak of the whole process, the loss of each step, and what
+resident size when a tokenizer or weights are first asked for, the peak of the whole process, the loss of each step, and which
 token ids went through each forward that was made with gradient.
 """
 
@@ -78,8 +78,9 @@ class Watch:
         """Note the ids of each forward that is made with gradient."""
         if isinstance(module, nn.Embedding) and module.num_embeddings == self.vocabulary and torch.is_grad_enabled():
             ids = inputs[0]
-            texts = ids[ids != self.pad_id].sort().values.tolist()
-            digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
+            texts = ids[ids != self.pad_id]
+            distinct = texts.unique().tolist()  # hone's row holds a pair's prompt once, the peers' rows hold it twice
+            digest = hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:12]
             self.notes["batches"].append({"shape": list(ids.shape), "tokens": len(texts), "digest": digest})
 
     def finish(self, path: Path) -> None:

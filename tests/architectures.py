@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hone.adapters.apply import attach, load_trained, save_trained
-from hone.chat.encoded import IGNORE, Encoded
+from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.adapter import Lora
-from hone.data.batch import Batch, pack, pad
+from hone.data.batch import Batch, pack, pad, share
 from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from tests.families import VOCAB, tiny
@@ -44,9 +44,10 @@ class Gap:
 class Found:
     """fast, can_pack: what the policy settled on; leak: the self-test's packed difference, in nats, of the raw model.
 
-    padded, packed: gaps; packed is None where the policy does not pack. targets, left: paths of linear layers that LoRA `all`
-    adapts and leaves out; fused: names of experts' weights. saved, adapter, merged: largest logit difference after a reload of
-    the whole model, of the adapter's folder into a like module, and of the adapter merged into the base.
+    padded, packed, shared: gaps; None where the policy does not pack, or does not share what pairs begin with.
+    targets, left: paths of linear layers that LoRA `all` adapts and leaves out; fused: names of experts' weights.
+    saved, adapter, merged: largest logit difference after a reload of the whole model, of the adapter's folder into a like
+    module, and of the adapter merged into the base.
     router: the balance loss of the model's own forward and ours, on one sequence; None where the family has none.
     """
 
@@ -56,6 +57,7 @@ class Found:
     padded_only: str
     padded: Gap
     packed: Gap | None
+    shared: Gap | None
     targets: frozenset[str]
     left: frozenset[str]
     fused: frozenset[str]
@@ -141,6 +143,7 @@ def examine(family: str) -> Found:
     theirs = gradients(module, wanted)
     padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
     packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
+    shared = _shared(module, policy.can_pack)
     module.zero_grad()
     router = _router(module)
     with TemporaryDirectory() as folder:
@@ -151,9 +154,32 @@ def examine(family: str) -> Found:
         )
         targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
     return Found(
-        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed),
+        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed, shared),
         *(targets, linear - targets, fused, saved, adapter, merged, router),
     )
+
+
+def pairs() -> list[Example]:
+    """Two with a prompt in common, of 5 and 3 tokens, and one whose answers have only their first token in common."""
+    draw, made = np.random.default_rng(1), []
+    for prompt, *answers in ((5, 4, 6), (1, 5, 3), (3, 7, 2)):
+        given = draw.integers(3, VOCAB, prompt)
+        both = [np.concatenate([given, draw.integers(3, VOCAB, answer)]).astype(np.int32) for answer in answers]
+        labels = [np.where(np.arange(len(ids)) < prompt, IGNORE, ids).astype(np.int32) for ids in both]
+        made.append(Example(tuple(map(Encoded, both, labels))))
+    return made
+
+
+def _shared(module: PreTrainedModel, can_pack: bool) -> Gap | None:
+    policy = Policy(module, 0.0)
+    policy.can_pack = can_pack
+    policy.test_sharing()
+    if not policy.can_share:
+        return None
+    batch, parts = share(pairs()), [one for pair in pairs() for one in pair.sequences]
+    assert batch.ids_BT.numel() == sum(map(len, parts)) - 4 - 2
+    wanted = plain(module, parts)
+    return gap(module, batch, wanted.detach(), gradients(module, wanted), policy)
 
 
 def _linear(module: PreTrainedModel) -> frozenset[str]:

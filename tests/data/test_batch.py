@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hone.chat.encoded import Encoded, Example
-from hone.data.batch import Batch, pack, pad
+from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.data.batch import Batch, pack, pad, share
 
 
 def sequence(length: int) -> Encoded:
@@ -67,3 +67,33 @@ def test_one_side_of_examples_is_a_batch_of_its_own(lay):
             assert torch.equal(getattr(found, name), getattr(alone, name)), name
         assert found.aside.keys() == alone.aside.keys()
         assert all(torch.equal(found.aside[name], alone.aside[name]) for name in alone.aside)
+
+
+def answers(prompt: list[int], *tails: list[int]) -> Example:
+    both = [(prompt + tail, [IGNORE] * len(prompt) + tail) for tail in tails]
+    return Example(tuple(Encoded(np.array(ids, np.int32), np.array(labels, np.int32)) for ids, labels in both))
+
+
+def test_a_prompt_lies_there_once_and_each_answer_begins_with_its_last_token():
+    pairs = [answers([1, 2, 3], [7, 8], [7]), answers([1], [4], [5, 6])]
+    batch = share(pairs, (3, 4), {"reference": [1.0, 2.0, 3.0, 4.0]})
+    assert batch.ids_BT.tolist() == [[1, 2, 3, 7, 8, 3, 7, 1, 4, 1, 5, 6]], "what is learned is never shared"
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1, 0, 1, 2]]
+    assert batch.segments_BT.tolist() == [[-1, -1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4]]
+    assert batch.labels_BT.tolist() == [[-100, -100, -100, 7, 8, -100, 7, -100, 4, -100, 5, 6]]
+    assert batch.sequences_BT.tolist() == [[-1, -1, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3]]
+    assert batch.ids_BT[batch.ends_BT].tolist() == [8, 7, 4, 6]
+    whole = pack(pairs, (3, 4))
+    assert batch.num_tokens == whole.num_tokens == 14 and batch.num_trained == whole.num_trained == 6
+    counts = [one.sums((one.labels_BT != IGNORE).float()).tolist() for one in (batch, whole)]
+    assert counts[0] == counts[1] == [2.0, 1.0, 1.0, 2.0]
+    with pytest.raises(AssertionError, match="share a beginning"):
+        batch.side(0)
+    with pytest.raises(AssertionError, match="numbers of tokens"):
+        share(pairs, (), {"old": [np.zeros(len(one)) for pair in pairs for one in pair.sequences]})
+
+
+def test_sequences_with_nothing_in_common_are_packed():
+    pairs = [Example((sequence(3), Encoded(np.array([9, 2], np.int32), np.array([9, 2], np.int32))))]
+    for name in ("ids_BT", "labels_BT", "positions_BT", "segments_BT"):
+        assert torch.equal(getattr(share(pairs), name), getattr(pack(pairs), name)), name

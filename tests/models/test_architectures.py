@@ -20,6 +20,11 @@ WITH_BALANCE_LOSS = set(
     "dbrx deepseek_v4 ernie4_5_moe gpt_oss granitemoe granitemoehybrid jamba minimax minimax_m2 mixtral phimoe qwen2_moe "
     "qwen3_moe qwen3_next qwen3_5_moe_text".split()
 )
+NEVER_SHARED = set(
+    "cohere2 deepseek_v32 exaone4 gemma2 gemma3_text gemma3n_text gemma4_text gemma4_text+experts glm_moe_dsa gpt_oss "
+    "llama4_text mimo_v2_flash ministral mistral".split()
+)
+"""Windows and chunks are counted by place; an indexer chooses among places."""
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -42,6 +47,13 @@ def test_packed_sequences_are_isolated_or_never_packed(family):
     else:
         assert found.padded_only, "the self-test alone found it: write it into PADDED_ONLY, with the reason"
         assert found.leak > 1e-3, "it does not leak any more: take it out of PADDED_ONLY"
+
+
+@EVERY
+def test_what_pairs_begin_with_is_computed_once_or_never_shared(family):
+    found = examine(family)
+    assert (found.shared is None) == (found.packed is None or family in NEVER_SHARED)
+    assert found.shared is None or found.shared.none, found.shared
 
 
 def test_every_family_that_is_never_packed_is_tried():

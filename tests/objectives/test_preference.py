@@ -14,7 +14,7 @@ import torch
 
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.objective import Preference as PreferenceConfig
-from hone.data.batch import Batch, pack, pad
+from hone.data.batch import Batch, pack, pad, share
 from hone.objectives import answers
 from hone.objectives.preference import Preference
 from tests.objectives.told import Told
@@ -27,7 +27,7 @@ def sequence(question: int, answer: int) -> Encoded:
 
 
 PAIRS = [Example((sequence(2, 4), sequence(2, 2))), Example((sequence(3, 1), sequence(3, 3)))]
-LAYOUTS = {"packed": pack(PAIRS), "padded": pad(PAIRS, 0)}
+LAYOUTS = {"packed": pack(PAIRS), "padded": pad(PAIRS, 0), "shared": share(PAIRS)}
 TOLD = (-0.5, -1.0)
 """Log-prob of each token of the policy and of its reference: chosen sums -2, -0.5 and -4, -1; rejected -1, -1.5 and -2, -3."""
 

@@ -1,4 +1,4 @@
-"""The pairwise loss by hand, and the same whether pairs are packed or padded.
+"""The pairwise loss by hand, and the same whether pairs are packed, padded or share their prompt.
 
 Does not train.
 """
@@ -13,7 +13,7 @@ import torch
 
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.objective import Reward as RewardConfig
-from hone.data.batch import pack, pad
+from hone.data.batch import pack, pad, share
 from hone.models.policy import Policy
 from hone.models.value_head import add_value_head
 from hone.objectives.reward import Reward, pairwise
@@ -59,9 +59,9 @@ def test_scores_are_those_of_the_last_tokens_and_each_metric_is_a_sum_over_pairs
     assert sums == pytest.approx(wanted, abs=1e-5)
 
 
-def test_packed_and_padded_pairs_learn_alike():
+def test_pairs_learn_alike_in_every_layout():
     gradients = []
-    for batch in (pack(PAIRS), pad(PAIRS, 0)):
+    for batch in (pack(PAIRS), pad(PAIRS, 0), share(PAIRS)):
         torch.manual_seed(0)
         module = tiny("llama").train()
         add_value_head(module)
@@ -69,4 +69,4 @@ def test_packed_and_padded_pairs_learn_alike():
         assert module.lm_head.weight.grad is None
         gradients.append(torch.cat([weight.grad.flatten() for weight in module.parameters() if weight.grad is not None]))
     assert gradients[0].norm() > 0
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+    assert all(torch.allclose(gradients[0], others, atol=1e-6) for others in gradients[1:])

@@ -30,6 +30,12 @@ STAGES: dict[str, dict[str, Any]] = {
     "orpo": {"stage": "dpo", "dataset": "pairs", "pref_loss": "orpo"},
     "kto": {"stage": "kto", "dataset": "rated", "kto_rejected_weight": 1.5, "pref_ftx": 0.1},
 }
+OF_PAIRS: dict[str, dict[str, Any]] = {
+    **{name: asked for name, asked in STAGES.items() if asked["dataset"] == "pairs"},
+    **{name: {"stage": "dpo", "dataset": "pairs", "pref_loss": name} for name in ("hinge", "ipo", "simpo", "cpo")},
+    "robust": {"stage": "dpo", "dataset": "pairs", "pref_loss": "robust", "dpo_label_smoothing": 0.2},
+    "rm": {"stage": "rm", "dataset": "pairs"},
+}
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def stages(tiny_run, tmp_path) -> dict[str, dict[str, Any]]:
         "rated": {"file_name": "rated.json", "columns": {"response": "output", "kto_tag": "good"}},
     }
     (data / "dataset_info.json").write_text(json.dumps(shapes))
-    return {name: {**tiny_run, **SETTINGS, **more} for name, more in STAGES.items()}
+    return {name: {**tiny_run, **SETTINGS, **more} for name, more in {**STAGES, **OF_PAIRS}.items()}
 
 
 def run(settings: dict, tmp_path: Path, name: str, **changes: object) -> Path:
@@ -82,6 +88,24 @@ def test_micro_batches_and_padding_change_nothing(stage, stages, tmp_path, monke
     monkeypatch.setattr(Policy, "self_test", cannot_pack)
     require_equal(run(stages[stage], tmp_path, "padded"), whole)
     assert len(set(losses_of(whole))) > 4
+
+
+@pytest.mark.parametrize("method", OF_PAIRS)
+def test_a_prompt_computed_once_changes_nothing(method, stages, tmp_path, capsys, monkeypatch):
+    """Evaluation too, and a reference that is computed before."""
+    settings = {**stages[method], "max_steps": 4, "val_size": 5, "do_eval": True, "eval_strategy": "steps", "eval_steps": 2}
+    if method in ("ipo", "classifier"):
+        settings["precompute_ref"] = True
+    once = run(settings, tmp_path, "once")
+    assert "prompts are computed once a pair" in capsys.readouterr().err
+    monkeypatch.setattr(Policy, "test_sharing", lambda policy: None)
+    apart = run(settings, tmp_path, "apart", tokenized_path=str(tmp_path / "another cache"))
+    assert "prompts are computed once a pair" not in capsys.readouterr().err
+    assert losses_of(once) == pytest.approx(losses_of(apart), abs=1e-5) and len(set(losses_of(once))) > 2
+    assert largest_difference(weights_of(once), weights_of(apart)) < 2e-5
+    for mine, theirs in zip(lines_of(once), lines_of(apart), strict=True):
+        names = [name for name in mine if "/" in name or name.startswith("eval_loss")]
+        assert names and {name: mine[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, abs=1e-3)
 
 
 def launch(settings: dict, tmp_path: Path, name: str, **changes: object) -> Path:

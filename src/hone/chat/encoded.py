@@ -64,6 +64,15 @@ class Example:
         return sum(map(len, self.sequences))
 
     @property
+    def num_shared(self) -> int:
+        """How many tokens all its sequences begin with, none of which is learned in any: the prompt of a pair."""
+        shortest = min(map(len, self.sequences))
+        ids, labels = (np.stack([getattr(one, name)[:shortest] for one in self.sequences]) for name in ("ids", "labels"))
+        differs = (ids != ids[0]).any(0)
+        differs[1:] |= (labels[:, 1:] != IGNORE).any(0)  # the first is never learned
+        return int(differs.argmax()) if differs.any() else shortest
+
+    @property
     def num_trained(self) -> int:
         """How many tokens of all its sequences are learned."""
         return sum(sequence.num_trained for sequence in self.sequences)

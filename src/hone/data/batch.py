@@ -1,5 +1,7 @@
 """Batch: sequences of examples laid out as tensors, packed end to end (the normal case) or padded (where a model cannot pack).
 
+Of sequences that begin alike, as the answers to one prompt, the beginning may lie in a packed row once (`share`).
+
 Does not know where the sequences came from, nor what loss will be computed.
 
 Axes: B row, T token, S sequence, E example.
@@ -20,7 +22,9 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 
 @dataclass(frozen=True)
 class Batch:
-    """ids_BT, labels_BT, positions_BT: int64. segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding.
+    """ids_BT, labels_BT, positions_BT: int64. segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, SHARED for
+
+    a beginning of the sequences that stand between it and the next token at position 0.
 
     labels are not shifted. The first label of every sequence is IGNORE: nothing comes before it.
     rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
@@ -44,14 +48,14 @@ class Batch:
 
     @property
     def sequences_BT(self) -> Tensor:
-        """int64: the number, from 0, of the sequence a token belongs to; -1 for padding."""
+        """int64: the number, from 0, of the sequence a token belongs to; -1 for padding and what is shared."""
         if self.packed:
-            return self.segments_BT.long() - 1
+            return self.segments_BT.long().clamp(min=0) - 1
         rows_B1 = torch.arange(len(self.ids_BT), device=self.ids_BT.device).unsqueeze(1)
         return torch.where(self.segments_BT != 0, rows_B1, -1)
 
     def sums(self, values_BT: Tensor) -> Tensor:
-        """[S]: the sum of the values of each sequence's tokens, padding left out; with gradient."""
+        """[S]: the sum of the values of each sequence's tokens, padding and what is shared left out; with gradient."""
         sequences_BT = self.sequences_BT
         real_BT = sequences_BT >= 0
         zeros_S = torch.zeros(self.num_sequences, dtype=values_BT.dtype, device=values_BT.device)
@@ -76,11 +80,12 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens are not padding."""
-        return int((self.segments_BT != 0).sum())
+        """The tokens of all sequences: no padding; what is shared counts for each, so that the layout changes nothing."""
+        return int((self.positions_BT[self.ends_BT] + 1).sum())
 
     def side(self, number: int) -> Batch:
         """Sequence `number` of every example alone, in the same layout."""
+        assert not (self.segments_BT == SHARED).any(), "a side of sequences that share a beginning"
         parts = torch.tensor(self.parts)
         wanted = (parts.cumsum(0) - parts + number).to(self.ids_BT.device)
         if self.packed:
@@ -107,6 +112,8 @@ class Batch:
         return replace(self, **moved, values_E=values_E, aside=aside)
 
 
+SHARED = -1
+"""The segment of tokens that belong to several sequences. None of them is learned."""
 _TENSORS = ("ids_BT", "labels_BT", "positions_BT", "segments_BT")
 Aside = Mapping[str, Sequence[np.ndarray | float]]
 """By name, for each sequence in order, a number or one number a token."""
@@ -116,9 +123,28 @@ def pack(examples: Sequence[Encoded | Example], rows: Sequence[int] = (), aside:
     """Lay the sequences end to end in one row [1, T]; positions start again at each. No padding. An Encoded is an example."""
     sequences, parts, values_E = _flat(examples)
     columns = [_columns(sequence, number) for number, sequence in enumerate(sequences, 1)]
-    tensors = [torch.cat(column).unsqueeze(0) for column in zip(*columns, strict=True)]
     beside = {name: _row_of(numbers, torch.cat, 1) for name, numbers in (aside or {}).items()}
-    return Batch(*tensors, rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
+    return Batch(*_end_to_end(columns), rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
+
+
+def share(examples: Sequence[Example], rows: Sequence[int] = (), aside: Aside | None = None) -> Batch:
+    """As `pack`, but the prompt that the sequences of an example have in common lies there once, without its last token.
+
+    Each sequence begins with that token and goes on from its position, so that it still predicts what follows. aside: numbers
+    of sequences alone.
+    """
+    _, parts, values_E = _flat(examples)
+    columns, number = [], 1
+    for example in examples:
+        cut = max(example.num_shared - 1, 0)
+        whole = [_columns(sequence, index) for index, sequence in enumerate(example.sequences, number)]
+        *beginning, segments = (column[:cut] for column in whole[0])
+        columns.append((*beginning, torch.full_like(segments, SHARED)))
+        columns += [tuple(column[cut:] for column in one) for one in whole]
+        number += len(whole)
+    beside = {name: _row_of(numbers, torch.cat, 1) for name, numbers in (aside or {}).items()}
+    assert all(one.dim() == 1 for one in beside.values()), "numbers of tokens beside sequences that share some"
+    return Batch(*_end_to_end(columns), rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
 
 
 def pad(examples: Sequence[Encoded | Example], pad_id: int, rows: Sequence[int] = (), aside: Aside | None = None) -> Batch:
@@ -136,6 +162,10 @@ def _flat(examples: Sequence[Encoded | Example]) -> tuple[list[Encoded], tuple[i
     sequences = [sequence for example in whole for sequence in example.sequences]
     parts = tuple(len(example.sequences) for example in whole)
     return sequences, parts, torch.tensor([example.value for example in whole], dtype=torch.float32)
+
+
+def _end_to_end(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.cat(column).unsqueeze(0) for column in zip(*columns, strict=True)]
 
 
 def _padded(column: list[Tensor], fill: float = 0) -> Tensor:

@@ -18,8 +18,10 @@ from hone.models.policy import Policy
 def add_noise(policy: Policy, alpha: float) -> None:
     """Add noise uniform in +-alpha / sqrt(L D) to the embeddings of every training forward, L the token's own sequence's length.
 
-    In packed rows each sequence has its own L, so that packing changes nothing; evaluation is without noise.
+    In packed rows each sequence has its own L, so that packing changes nothing; evaluation is without noise. A beginning that
+    two sequences share would have one L, so none is shared.
     """
+    policy.can_share = False
     noise = _Noise(alpha)
     policy.causal.register_forward_pre_hook(noise.note_positions, with_kwargs=True)
     policy.causal.get_input_embeddings().register_forward_hook(noise.disturb)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
-from hone.models.selftest import SelfTest, compare
+from hone.models.selftest import SelfTest, compare, sharing_differs
+from hone.models.sharing import shared_mask, unshared
 from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, output_head, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
 
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
     from hone.models.reference import Reference
 
 
+Packing = Literal["padded", "packed", "shared"]
+"""Layouts of a batch: a row a sequence; sequences end to end in one row; and there what they have in common once."""
+
+
 class TokenBatch(Protocol):
     """Encoded sequences as tensors. ids_BT, labels_BT (IGNORE where nothing is learned), positions_BT: int64.
 
-    segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding. Labels are not shifted.
+    segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
+    common, until positions start again at 0. Labels are not shifted.
     """
 
     @property
@@ -59,6 +65,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    can_share: True where a beginning may stand in a packed row once for several sequences. Found by `test_sharing`.
     temperature: what logits are divided by: log-probs are of the distribution that tokens are drawn from at that temperature.
     reference: what it is held against, given by whoever has it ready.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
@@ -68,6 +75,7 @@ class Policy:
         self.module = module
         self.causal = find_causal(module)
         self.can_pack = not padded_only(self.causal.config)
+        self.can_share = False
         self.fast = output_head(self.causal) is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         self.temperature = 1.0
@@ -76,6 +84,13 @@ class Policy:
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
         if self.router_loss:
             log.once(f"{self._name()}: the router's balance loss is learned too, times {self.router_loss:g}")
+
+    @property
+    def packing(self) -> Packing:
+        """How its batches are best laid out."""
+        if not self.can_pack:
+            return "padded"
+        return "shared" if self.can_share else "packed"
 
     def token_logprobs(self, batch: TokenBatch) -> Tensor:
         """fp32 [B, T]: log-prob of labels_BT[b, t] given the tokens before t, 0 where the label is IGNORE; with gradient.
@@ -201,7 +216,8 @@ class Policy:
 
         On several processes call it on all of them. What fell back is said once.
         """
-        found = compare(self)
+        with evaluating(self):
+            found = compare(self)
         known = padded_only(self.causal.config)
         if not found.fast:
             log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
@@ -210,6 +226,18 @@ class Policy:
             log.once(f"{self._name()}: packed sequences would see each other ({why}); batches are padded")
         self.fast, self.can_pack = found.fast, found.can_pack and not known
         return found
+
+    def test_sharing(self) -> None:
+        """After `self_test`: see whether sequences that begin alike are the same where the beginning stands once."""
+        why = "its sequences are not packed" if not self.can_pack else unshared(self.causal.config)
+        if self.router_loss:
+            why = "the router's balance loss is one of whole sequences"
+        if not why:
+            with evaluating(self):
+                why = sharing_differs(self)
+        if why:
+            log.once(f"{self._name()}: what sequences have in common is computed for each ({why})")
+        self.can_share = not why
 
     def _name(self) -> str:
         return type(self.causal).__name__
@@ -222,7 +250,12 @@ class Policy:
             "use_cache": False,
         }
         packed = batch.ids_BT.shape[0] == 1
-        inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT) if packed else (batch.segments_BT != 0).long()
+        if not packed:
+            inputs["attention_mask"] = (batch.segments_BT != 0).long()
+        elif bool((batch.segments_BT < 0).any()):
+            inputs["attention_mask"] = shared_mask(self.causal, batch.segments_BT, batch.positions_BT)
+        else:
+            inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT)
         if self._adds_router_loss:
             inputs["output_router_logits"] = False  # its own balance loss is one of the whole micro-batch, added to a mean
         return inputs

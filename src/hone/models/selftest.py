@@ -1,4 +1,6 @@
-"""The start-up check of a policy: two short sequences, tapped against plain and packed against apart. Milliseconds.
+"""The start-up check of a policy: two short sequences, tapped against plain, packed and sharing a beginning against apart.
+
+Milliseconds.
 
 Does not know what to do about a difference: the policy falls back and says so.
 
@@ -7,7 +9,7 @@ Axes: B row, T token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,24 +47,15 @@ class _Row:
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:
-    """Run the sequences through `policy` in evaluation mode, on the device where the model's embeddings are."""
+    """Run the sequences through `policy`, which is in evaluation mode, on the device where the model's embeddings are."""
     weight = policy.causal.get_input_embeddings().weight
-    tolerance = _TOLERANCE.get(weight.dtype, _TOLERANCE_16)
-    if torch.is_autocast_enabled(weight.device.type):
-        tolerance = _TOLERANCE_16
-    rows = _rows(weight.shape[0], weight.device)
-    training = {module: module.training for module in policy.module.modules()}
-    policy.module.eval()
-    try:
-        apart_T = torch.cat([_numbers(policy, row) for row in rows])
-        why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
-        if difference > tolerance:
-            why = why or f"log-probs differ by {difference:.2g}"
-        packed_T = _numbers(policy, _packed(rows))
-        packed_difference = max(float((packed_T - apart_T).abs().max()), 2 * _leak(policy, rows, packed_T))
-    finally:
-        for module, was in training.items():
-            module.training = was
+    tolerance, rows = _tolerance(weight), _rows(weight.shape[0], weight.device)
+    apart_T = torch.cat([_numbers(policy, row) for row in rows])
+    why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
+    if difference > tolerance:
+        why = why or f"log-probs differ by {difference:.2g}"
+    packed_T = _numbers(policy, _packed(rows))
+    packed_difference = max(float((packed_T - apart_T).abs().max()), 2 * _leak(policy, rows, packed_T))
     return SelfTest(not why, packed_difference <= tolerance, why, difference, packed_difference)
 
 
@@ -71,6 +64,36 @@ def _numbers(policy: Policy, row: _Row) -> Tensor:
     if policy.scores_texts:
         return policy.label_scores(row, row.segments_BT != 0)
     return policy._plain(row)[0]
+
+
+@torch.no_grad()
+def sharing_differs(policy: Policy) -> str:
+    """How two sequences whose beginning stands once differ from the two by themselves; "" where they do not.
+
+    The first is tried in another place and beside other words too, which must change nothing.
+    """
+    weight = policy.causal.get_input_embeddings().weight
+    first, second = (row.ids_BT[0] for row in _rows(weight.shape[0], weight.device))
+    beginning, tail = first[:4], first[4:]
+    alone = [_row(torch.cat([beginning, one]), number=1, given=len(beginning)) for one in (tail, second)]
+    apart_N = torch.cat([_learned(policy, row) for row in alone])
+    try:
+        shared_N = _learned(policy, _shared(beginning, tail, second))
+        moved_N = _learned(policy, _shared(beginning, second.flip(0), tail))[-len(tail) :]
+    except (RuntimeError, ValueError, TypeError) as problem:  # what a forward raises of a mask that it cannot read
+        return f"its forward reads no such mask: {problem}"
+    difference = max(float((shared_N - apart_N).abs().max()), 2 * float((moved_N - shared_N[: len(tail)]).abs().max()))
+    return "" if difference <= _tolerance(weight) else f"a difference of {difference:.2g} in the self-test"
+
+
+def _learned(policy: Policy, row: _Row) -> Tensor:
+    return policy._plain(row)[row.labels_BT != IGNORE]
+
+
+def _tolerance(weight: Tensor) -> float:
+    if torch.is_autocast_enabled(weight.device.type):
+        return _TOLERANCE_16
+    return _TOLERANCE.get(weight.dtype, _TOLERANCE_16)
 
 
 def _tapped_difference(policy: Policy, rows: list[_Row], apart_T: Tensor) -> tuple[str, float]:
@@ -98,20 +121,31 @@ def _leak(policy: Policy, rows: list[_Row], packed_T: Tensor) -> float:
 def _rows(num_ids: int, device: torch.device) -> list[_Row]:
     rows, start = [], 1
     for length in _LENGTHS:
-        ids_BT = ((torch.arange(start, start + length, device=device) * 7919) % num_ids).unsqueeze(0)
-        labels_BT = ids_BT.clone()
-        labels_BT[:, 0] = IGNORE
-        positions_BT = torch.arange(length, device=device).unsqueeze(0)
-        rows.append(_Row(ids_BT, labels_BT, positions_BT, torch.ones_like(ids_BT)))
+        ids_T = (torch.arange(start, start + length, device=device) * 7919) % num_ids
+        rows.append(_row(ids_T, number=1))
         start += length
     return rows
 
 
+def _row(ids_T: Tensor, number: int, start: int = 0, given: int = 1) -> _Row:
+    """Segment `number`, from position `start` on; the first `given` tokens are not learned."""
+    labels_T = ids_T.clone()
+    labels_T[:given] = IGNORE
+    positions_T = torch.arange(start, start + len(ids_T), device=ids_T.device)
+    return _Row(*(one.unsqueeze(0) for one in (ids_T, labels_T, positions_T, torch.full_like(ids_T, number))))
+
+
 def _packed(rows: list[_Row]) -> _Row:
-    segments = [torch.full_like(row.segments_BT, number) for number, row in enumerate(rows, 1)]
-    return _Row(
-        torch.cat([row.ids_BT for row in rows], dim=1),
-        torch.cat([row.labels_BT for row in rows], dim=1),
-        torch.cat([row.positions_BT for row in rows], dim=1),
-        torch.cat(segments, dim=1),
-    )
+    return _joined([replace(row, segments_BT=torch.full_like(row.segments_BT, number)) for number, row in enumerate(rows, 1)])
+
+
+def _shared(beginning_T: Tensor, *tails: Tensor) -> _Row:
+    """The beginning but its last token once, then that token with each of the tails, which are learned."""
+    cut = len(beginning_T) - 1
+    parts = [torch.cat([beginning_T[cut:], tail]) for tail in tails]
+    branches = [_row(part, number, start=cut) for number, part in enumerate(parts, 1)]
+    return _joined([_row(beginning_T[:cut], number=-1, given=cut), *branches])
+
+
+def _joined(rows: list[_Row]) -> _Row:
+    return _Row(*(torch.cat([getattr(row, one.name) for row in rows], dim=1) for one in fields(_Row)))

@@ -14,7 +14,7 @@ import torch
 
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
-from hone.models.policy import Policy
+from hone.models.policy import Packing, Policy
 from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import lay_out
@@ -27,7 +27,7 @@ class Layout:
     """How evaluation batches are laid out. micro_batch: sequences a process takes at once."""
 
     micro_batch: int
-    packed: bool
+    packing: Packing
     pad_id: int
 
 
@@ -80,7 +80,7 @@ def _sums(
 
 def _batches(objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> Iterator[Batch]:
     for rows in _shares(len(tokens), layout.micro_batch, device, fixed=objective.mixes_rows):
-        yield lay_out(tokens, rows, packed=layout.packed, pad_id=layout.pad_id)
+        yield lay_out(tokens, rows, packing=layout.packing, pad_id=layout.pad_id)
 
 
 def _shares(num_rows: int, micro_batch: int, device: Device, *, fixed: bool) -> Iterator[list[int]]:

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone.data.batch import Batch, pack, pad
+from hone.data.batch import Batch, pack, pad, share
 from hone.data.build import TokenSet
 from hone.data.order import Steps
+from hone.models.policy import Packing
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,21 @@ class MicroBatch:
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def lay_out(tokens: TokenSet, rows: list[int], *, packed: bool, pad_id: int) -> Batch:
+def lay_out(tokens: TokenSet, rows: list[int], *, packing: Packing, pad_id: int) -> Batch:
     """The examples of `rows` as one batch, with the numbers that the set keeps aside of their sequences."""
     examples = [tokens[row] for row in rows]
     aside = {name: numbers[rows].reshape(-1).tolist() for name, numbers in tokens.aside.items()}
-    return pack(examples, rows, aside) if packed else pad(examples, pad_id, rows, aside)
+    if packing == "padded":
+        return pad(examples, pad_id, rows, aside)
+    return (share if packing == "shared" else pack)(examples, rows, aside)
 
 
 class Feed:
     """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1."""
 
-    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packed: bool, pad_id: int):
+    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packing: Packing, pad_id: int):
         self.tokens, self._steps, self._rank = tokens, steps, rank
-        self._packed, self._pad_id = packed, pad_id
+        self._packing, self._pad_id = packing, pad_id
 
     def step(self, number: int) -> list[MicroBatch]:
         """This process's micro-batches of step `number` (0 is the run's first); as many as on every other process."""
@@ -48,7 +51,7 @@ class Feed:
         mine, most = ranks[self._rank], max(len(batches) for batches in ranks)
         spare = (mine or ranks[0])[-1]
         wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
-        return [MicroBatch(lay_out(self.tokens, rows, packed=self._packed, pad_id=self._pad_id), real) for rows, real in wanted]
+        return [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint must hold so that step `step` can come next: nothing, it follows from its number."""

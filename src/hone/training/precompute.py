@@ -79,7 +79,7 @@ def with_reference(
     if num_missing:
         log.info(f"reference: computing the log-probs of {num_missing:,} of {num:,} {material.objective.unit}, once")
         policy.reference = build()
-        layout = Layout(run.train.per_device_eval_batch_size, policy.can_pack, material.pad_id)
+        layout = Layout(run.train.per_device_eval_batch_size, policy.packing, material.pad_id)
         for name, (tokens, wanted) in sets.items():
             todo, own = wanted[missing[name]], digests[name][missing[name]]
             known = known.add(own, _compute(tokens, todo, width, material.objective, policy, device, layout))
@@ -116,7 +116,7 @@ def _compute(
     mine, size = rows[device.rank :: device.world].tolist(), layout.micro_batch
     found = [np.zeros((0, width), np.float32)]
     for start in range(0, len(mine), size):
-        batch = lay_out(tokens, mine[start : start + size], packed=layout.packed, pad_id=layout.pad_id)
+        batch = lay_out(tokens, mine[start : start + size], packing=layout.packing, pad_id=layout.pad_id)
         found.append(objective.reference_sums(policy, batch.to(device.device)).float().cpu().numpy().reshape(-1, width))
     whole = np.zeros((len(rows), width), np.float32)
     for rank, numbers in enumerate(device.gather(np.concatenate(found))):

@@ -79,6 +79,9 @@ def build_reference(run: Run, device: Device, policy: Policy, module: nn.Module)
     other.temperature = policy.temperature
     other.self_test()
     policy.can_pack = policy.can_pack and other.can_pack  # one batch goes through both
+    if policy.can_share:
+        other.test_sharing()
+        policy.can_share = other.can_share
     return Reference(other)
 
 

@@ -20,6 +20,7 @@ from hone.adapters.apply import attach
 from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
+from hone.data.sample import Pair
 from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampling
@@ -36,7 +37,7 @@ from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.evaluate import Layout, evaluate
-from hone.training.feed import Feed
+from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
@@ -133,12 +134,21 @@ def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: 
     """Where each step's batches come from."""
     policy, device, objective = work.policy, work.device, material.objective
     if sampling is None:
-        return Feed(material.tokens, steps, rank=device.rank, packed=policy.can_pack, pad_id=material.pad_id)
+        if policy.packing == "shared":
+            _tell_shared(material)
+        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = EmbeddedSampler(policy.causal, batch_size=answers_at_once(run))
     drawer = Drawer(objective, policy, device, sampler, sampling, work.name_rows, micro, material.pad_id)
     return RolloutFeed(drawer, material.tokens, steps, seed=data_seed(run))
+
+
+def _tell_shared(material: Material) -> None:
+    first = lay_out(material.tokens, list(range(min(len(material.tokens), 100))), packing="shared", pad_id=material.pad_id)
+    left_out, pairs = first.num_tokens - first.ids_BT.numel(), len(first.parts)
+    share = f"{left_out / first.num_tokens:.0%} of the tokens of the first {pairs:,} pairs are left out"
+    log.info(f"prompts are computed once a pair: {share}")
 
 
 def _look_at_output(run: Run) -> Start:
@@ -208,8 +218,11 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
     policy.self_test()
+    if material.objective.sample is Pair:
+        policy.test_sharing()
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
+    policy.can_share = all(device.gather(policy.can_share))
     if isinstance(material.objective, OnPolicy) and material.objective.needs_reward_model:
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
@@ -317,7 +330,7 @@ def measure_now(session: Session) -> dict[str, float]:
     material, policy = session.material, session.work.policy
     if isinstance(session.feed, RolloutFeed):
         return evaluate_answers(session.feed.drawer, material.evals, seed=session.plan.seed)
-    layout = Layout(session.run.train.per_device_eval_batch_size, policy.can_pack, material.pad_id)
+    layout = Layout(session.run.train.per_device_eval_batch_size, policy.packing, material.pad_id)
     return evaluate(policy, material.objective, material.evals, session.device, layout)
 
 
