@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -40,17 +41,22 @@ def command(file: Path, world: int) -> subprocess.CompletedProcess[str]:
 
 
 def train(file: Path, world: int) -> str:
-    """Train what `file` says on `world` processes (gloo), as torchrun would have started them; what they said.
+    """Train what `file` says on `world` processes (gloo); what they said."""
+    return fork(world, _train, str(file), beside=file)
+
+
+def fork(world: int, job: Callable[..., object], *arguments: str, beside: Path) -> str:
+    """Run `job` in `world` processes, as torchrun would have started them, with a log each beside a file; what they said.
 
     The imports, most of a small run's time, were done once, in the process that these are forked from.
     """
-    port, logs = free_port(), [file.with_suffix(f".rank{rank}.log") for rank in range(world)]
+    port, logs = free_port(), [beside.with_suffix(f".rank{rank}.log") for rank in range(world)]
     processes = []
     for rank, log_file in enumerate(logs):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = {name: str(value) for name, value in place.items()} if world > 1 else {}
-        processes.append(_FORKS.Process(target=_run, args=(str(file), str(log_file), variables)))
+        processes.append(_FORKS.Process(target=_run, args=(job, arguments, str(log_file), variables)))
     for process in processes:
         process.start()
     for process in processes:
@@ -61,11 +67,15 @@ def train(file: Path, world: int) -> str:
     return said
 
 
-def _run(file: str, log_file: str, variables: dict[str, str]) -> None:
-    from hone import cli
-
+def _run(job: Callable[..., object], arguments: tuple[str, ...], log_file: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     with open(log_file, "w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
-    sys.exit(cli.main(["train", file]))
+    sys.exit(job(*arguments))
+
+
+def _train(file: str) -> int:
+    from hone import cli
+
+    return cli.main(["train", file])

@@ -1,8 +1,7 @@
-"""The reference: transformers.Trainer over exactly the sequences a hone run sees. Run as a script, also under torchrun."""
+"""The reference: transformers.Trainer over exactly the sequences a hone run sees."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -62,7 +61,3 @@ def main(settings: str, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_trained(module, Path(folder))
         (Path(folder) / "losses.txt").write_text("\n".join(str(r["loss"]) for r in trainer.state.log_history if "loss" in r))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

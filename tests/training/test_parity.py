@@ -7,9 +7,6 @@ value). Adam divides by the root of the squared gradient, which lifts rounding o
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,12 +47,6 @@ def test_two_processes(tiny_run, tmp_path):
     # 16 rows fill whole steps of 8: of an uneven last one the reference repeats rows, which would be another loss.
     settings = {**tiny_run, "max_samples": 16}
     path = write_run(settings, tmp_path / "run.yaml")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
-    ours = ["-m", "hone", "train", str(path)]
-    theirs = ["-m", "tests.training.reference_trainer", str(path), str(tmp_path / "reference")]
-    for words in (ours, theirs):
-        launch = [*torchrun, f"--master_port={worlds.free_port()}", *words]
-        assert subprocess.run(launch, env=environment, check=False, cwd=root).returncode == 0
+    worlds.train(path, 2)
+    worlds.fork(2, reference_trainer.main, str(path), str(tmp_path / "reference"), beside=tmp_path / "reference.yaml")
     require_parity(settings, tmp_path / "reference")

@@ -145,12 +145,15 @@ class Tokens:
 @lru_cache(maxsize=2)
 def _plain_copies(kind: Any, text: str, control: tuple[str, ...]) -> dict[Place, tuple[Any, np.ndarray | None]]:
     """A tokenizer without control tokens for each place, with the map of its ids to ours where they differ."""
-    names = frozenset(control)
-    words = {token["content"]: token["id"] for token in json.loads(text)["added_tokens"] if token["content"] not in names}
-    base = _without_control(json.loads(text), names)
-    texts = {place: _at_place(base, place) for place in PLACES}
-    made = {copy: _loaded(kind.from_str(copy), words) for copy in dict.fromkeys(texts.values())}
-    return {place: made[copy] for place, copy in texts.items()}
+    names, data = frozenset(control), json.loads(text)
+    words = {token["content"]: token["id"] for token in data["added_tokens"] if token["content"] not in names}
+    base = _without_control(data, names)
+    parts = {place: _at_place(base, place) for place in PLACES}
+    made: dict[str, tuple[Any, np.ndarray | None]] = {}
+    for part in parts.values():  # most tokenizers are the same at every place: a large vocabulary is written and read once
+        if json.dumps(part) not in made:
+            made[json.dumps(part)] = _loaded(kind.from_str(json.dumps(base | part, ensure_ascii=False)), words)
+    return {place: made[json.dumps(part)] for place, part in parts.items()}
 
 
 def _loaded(plain: Any, words: dict[str, int]) -> tuple[Any, np.ndarray | None]:
@@ -181,14 +184,14 @@ def _joined(merge: Any) -> str:
     return "".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1)
 
 
-def _at_place(data: dict[str, Any], place: Place) -> str:
-    """The JSON of a tokenizer for runs at `place`: only as much prefix space as Hugging Face would add there."""
+def _at_place(data: dict[str, Any], place: Place) -> dict[str, Any]:
+    """What differs of a tokenizer's JSON for runs at `place`: only as much prefix space as Hugging Face would add there."""
     kept = {key: data[key] for key in ("normalizer", "pre_tokenizer")}
     if place != "head":
         kept["pre_tokenizer"] = _each(kept["pre_tokenizer"], "pretokenizers", lambda part: _unprefixed(part, place))
     if place == "middle":
         kept["normalizer"] = _each(kept["normalizer"], "normalizers", lambda part: None if part["type"] == "Prepend" else part)
-    return json.dumps(data | kept, ensure_ascii=False)
+    return kept
 
 
 def _each(part: Any, key: str, change: Any) -> Any:

@@ -6,7 +6,10 @@ Does not know where a format puts it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
+
+from jinja2 import Template
 
 from hone.chat.marks import Ink, at, environment, run
 from hone.chat.table import FORMATS
@@ -23,5 +26,9 @@ def prompt(dialect: str, tools: Sequence[Mapping[str, Any]], ink: Ink) -> str:
             raise TemplateError(
                 f'tools[{index}] must be {{"type": "function", "function": {{"name": "...", ...}}}}, not {tool!r:.120}'
             )
-    template = environment().from_string((FORMATS / "tools" / f"{dialect}.jinja").read_text(encoding="utf-8"))
-    return run(template, f"tools/{dialect}", tools=wrapped, write=ink.content, at=at)
+    return run(_template(dialect), f"tools/{dialect}", tools=wrapped, write=ink.content, at=at)
+
+
+@cache
+def _template(dialect: str) -> Template:
+    return environment().from_string((FORMATS / "tools" / f"{dialect}.jinja").read_text(encoding="utf-8"))
