@@ -149,7 +149,7 @@ def answers(draw, name):
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), cuts=st.lists(st.integers(1, 9), max_size=30))
 def test_what_is_read_does_not_depend_on_how_it_comes(name, data, cuts):
     text, tools = data.draw(answers(name))

@@ -68,7 +68,7 @@ def main(settings: str, folder: str, kills: int, seed: int) -> None:
         if number % 2:
             killed = kill_during_save(process, output_dir, chance.uniform(0, 0.03))
         else:
-            time.sleep(chance.uniform(0.2, 2.5))
+            time.sleep(chance.uniform(0.2, 1.5))
             killed = kill(process)
         said = [line for line in log_file.read_text().splitlines() if line.startswith("continuing")]
         print(json.dumps({"before": before, "after": whole(output_dir), "killed": killed, "said": said}), flush=True)
