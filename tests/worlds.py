@@ -12,6 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tests.runs import write_run
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
@@ -43,6 +46,12 @@ def command(file: Path, world: int) -> subprocess.CompletedProcess[str]:
 def train(file: Path, world: int) -> str:
     """Train what `file` says on `world` processes (gloo); what they said."""
     return fork(world, _train, str(file), beside=file)
+
+
+def on_two(settings: dict[str, Any], folder: Path) -> Path:
+    """Train `settings` into `folder` on two processes; the folder."""
+    train(write_run({**settings, "output_dir": str(folder)}, folder.with_suffix(".yaml")), 2)
+    return folder
 
 
 def fork(world: int, job: Callable[..., object], *arguments: str, beside: Path) -> str:

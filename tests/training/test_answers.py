@@ -108,19 +108,12 @@ def test_a_prompt_computed_once_changes_nothing(method, stages, tmp_path, capsys
         assert names and {name: mine[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, abs=1e-3)
 
 
-def launch(settings: dict, tmp_path: Path, name: str, **changes: object) -> Path:
-    """Train on two processes."""
-    folder = tmp_path / name
-    path = write_run({**settings, "output_dir": str(folder), **changes}, tmp_path / f"{name}.yaml")
-    worlds.train(path, 2)
-    return folder
-
-
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_two_processes_learn_the_same_as_one(stage, stages, tmp_path):
     """One of the two with the reference's numbers computed before, which the processes share among them."""
     whole = run(stages[stage], tmp_path, "whole")
-    two = launch(stages[stage], tmp_path, "two", per_device_train_batch_size=2, precompute_ref=stage == "kto")
+    changes = {"per_device_train_batch_size": 2, "precompute_ref": stage == "kto"}
+    two = worlds.on_two(stages[stage] | changes, tmp_path / "two")
     require_equal(two, whole)
 
 

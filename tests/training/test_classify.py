@@ -172,10 +172,9 @@ def test_training_goes_on_from_a_classifier_with_its_classes(method, classify_ru
 def test_two_processes_learn_what_one_does(method, classify_run, tmp_path):
     settings = of_method(classify_run, method)
     alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
-    path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
-    worlds.train(path, 2)
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-5)
-    assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 2e-5
+    two = worlds.on_two({**settings, "gradient_accumulation_steps": 1}, tmp_path / "two")
+    assert losses_of(two) == pytest.approx(losses_of(alone), abs=1e-5)
+    assert largest_difference(weights_of(two), weights_of(alone)) < 2e-5
 
 
 def test_numbers_are_learned(classify_run, tmp_path):

@@ -116,11 +116,10 @@ def test_two_processes_learn_what_one_does(embed_run, tmp_path):
     """A micro-batch has the same texts to compare on any number of processes."""
     settings = full(embed_run) | {"disable_shuffling": False}
     alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
-    path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
-    worlds.train(path, 2)
+    two = worlds.on_two({**settings, "gradient_accumulation_steps": 1}, tmp_path / "two")
     # Sums in another order are divided by the temperature, 20 times larger than an SFT run's.
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-4)
-    assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 1e-3
+    assert losses_of(two) == pytest.approx(losses_of(alone), abs=1e-4)
+    assert largest_difference(weights_of(two), weights_of(alone)) < 1e-3
 
 
 def test_texts_are_cut_each_by_itself_and_bad_rows_are_told(embed_run, tmp_path, capsys):

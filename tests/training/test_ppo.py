@@ -235,18 +235,13 @@ def test_two_processes_equal_one(ppo, tmp_path):
     settings = ppo | {"ppo_buffer_size": 2, "per_device_train_batch_size": 2, "max_steps": 6, "ppo_whiten_rewards": True}
     settings |= {"save_strategy": "steps", "save_steps": 1}
     one = train(settings | {"gradient_accumulation_steps": 4, "output_dir": str(tmp_path / "one")}, tmp_path)
-    on_two(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    worlds.on_two(settings | {"gradient_accumulation_steps": 2}, tmp_path / "two")
     shutil.copytree(one / "checkpoint-3", tmp_path / "moved" / "checkpoint-3")
-    on_two(settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "moved")}, tmp_path / "moved.yaml")
+    worlds.on_two(settings | {"gradient_accumulation_steps": 2}, tmp_path / "moved")
     for other in (tmp_path / "two", tmp_path / "moved"):
         for name in ("loss", "reward", "objective/kl", "objective/kl_coef", "val/error"):
             assert history(other, name) == pytest.approx(history(one, name), abs=2e-5, rel=2e-5)
         assert largest_difference(weights_of(other), weights_of(one)) < 5e-5
-
-
-def on_two(settings: dict[str, Any], file: Path) -> None:
-    """Run it in two processes."""
-    worlds.train(write_run(settings, file), 2)
 
 
 def test_an_evaluation_scores_answers(ppo, tmp_path):

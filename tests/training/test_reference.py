@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hone.commands import check, train
 from hone.errors import ConfigError, ModelError
 from tests.runs import losses_of, weights_of, write_run
-from tests.training import test_worlds as worlds
+from tests.training import test_worlds
 from tests.training.test_invariance import run
 from tests.training.test_token_losses import same
 
@@ -96,8 +96,8 @@ def test_a_student_comes_near_its_teacher(settings, tiny_tokenizer, tmp_path):
 @pytest.mark.slow
 def test_two_processes_learn_the_same_of_a_teacher(settings, teacher, tmp_path):
     settings |= {"stage": "distill", "teacher_model": str(teacher), "per_device_train_batch_size": 2}
-    one = worlds.run(settings, tmp_path, "one", world=1)
-    same(worlds.run(settings, tmp_path, "two", world=2), one)
+    one = test_worlds.run(settings, tmp_path, "one", world=1)
+    same(test_worlds.run(settings, tmp_path, "two", world=2), one)
 
 
 def test_a_teacher_s_adapter_is_on(settings, tmp_path, tiny_model_dir):

@@ -147,10 +147,9 @@ def test_two_processes_learn_what_one_does(kind, reward_run, tmp_path):
     """Every weight has a gradient on both: the output head, which nothing reads, rests."""
     settings = of_kind(reward_run, kind)
     alone = start(settings, tmp_path, output_dir=str(tmp_path / "alone"))
-    path = write_run({**settings, "output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}, tmp_path / "two.yaml")
-    worlds.train(path, 2)
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(alone), abs=1e-5)
-    assert largest_difference(weights_of(tmp_path / "two"), weights_of(alone)) < 2e-5
+    two = worlds.on_two({**settings, "gradient_accumulation_steps": 1}, tmp_path / "two")
+    assert losses_of(two) == pytest.approx(losses_of(alone), abs=1e-5)
+    assert largest_difference(weights_of(two), weights_of(alone)) < 2e-5
 
 
 def scorer_of(model: object, adapter: object = None) -> Scorer:

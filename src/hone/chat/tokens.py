@@ -148,12 +148,12 @@ def _plain_copies(kind: Any, text: str, control: tuple[str, ...]) -> dict[Place,
     names, data = frozenset(control), json.loads(text)
     words = {token["content"]: token["id"] for token in data["added_tokens"] if token["content"] not in names}
     base = _without_control(data, names)
-    parts = {place: _at_place(base, place) for place in PLACES}
-    made: dict[str, tuple[Any, np.ndarray | None]] = {}
-    for part in parts.values():  # most tokenizers are the same at every place: a large vocabulary is written and read once
-        if json.dumps(part) not in made:
-            made[json.dumps(part)] = _loaded(kind.from_str(json.dumps(base | part, ensure_ascii=False)), words)
-    return {place: made[json.dumps(part)] for place, part in parts.items()}
+    parts = {place: json.dumps(_at_place(base, place)) for place in PLACES}  # short, and in most tokenizers all the same
+    made = {
+        part: _loaded(kind.from_str(json.dumps(base | json.loads(part), ensure_ascii=False)), words)
+        for part in dict.fromkeys(parts.values())
+    }
+    return {place: made[part] for place, part in parts.items()}
 
 
 def _loaded(plain: Any, words: dict[str, int]) -> tuple[Any, np.ndarray | None]:

@@ -99,11 +99,15 @@ def check_hub(model: ModelConfig, what: str) -> None:
         raise explain(place, what, problem) from problem
 
 
-def find_file(model: ModelConfig, name: str) -> Path | None:
-    """One file of the model, fetched from the hub where need be; None where the model has none of that name."""
+def find_file(model: ModelConfig, name: str, *, reach: bool = True) -> Path | None:
+    """One file of the model, fetched from the hub where need be; None where the model has none of that name.
+
+    reach: a hub that cannot be reached is an error (OSError); else that is None too.
+    """
     arguments = hub_arguments(model)
     arguments.pop("trust_remote_code")
-    path = cached_file(model.model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **arguments)
+    arguments |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": reach}
+    path = cached_file(model.model_name_or_path, name, **arguments)
     return None if path is None else Path(path)
 
 

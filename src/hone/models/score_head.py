@@ -14,11 +14,10 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
 
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.models.place import hub_arguments, settle
+from hone.models.place import find_file, settle
 
 FILE = "score_head.json"
 """Beside an adapter, what a whole model's config.json says of the head: the base's config knows nothing of it."""
@@ -63,7 +62,11 @@ def read_settings(said: Mapping[str, Any]) -> ScoreHead:
 
 def is_scoring(config: PretrainedConfig) -> bool:
     """Whether a config is that of a whole model with a head that scores texts."""
-    return any(name.endswith(_CLASS) for name in config.architectures or ())
+    return _scores(config.architectures)
+
+
+def _scores(architectures: Sequence[str] | None) -> bool:
+    return any(name.endswith(_CLASS) for name in architectures or ())
 
 
 def find_score_head(model: ModelConfig, adapters: Sequence[Path] = ()) -> ScoreHead | None:
@@ -73,11 +76,9 @@ def find_score_head(model: ModelConfig, adapters: Sequence[Path] = ()) -> ScoreH
             return read_settings(_json(folder / FILE))
         if _json(folder / "adapter_config.json").get("task_type") == "SEQ_CLS":
             return ScoreHead(tuple(f"LABEL_{number}" for number in range(_num_labels(folder / "adapter_model.safetensors"))))
-    arguments = {key: value for key, value in hub_arguments(model).items() if key != "trust_remote_code"}
-    arguments |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(settle(model).model_name_or_path, "config.json", **arguments)
-    said = _json(Path(found)) if found else {}
-    return read_settings(said) if any(name.endswith(_CLASS) for name in said.get("architectures") or ()) else None
+    found = find_file(settle(model), "config.json", reach=False)
+    said = _json(found) if found else {}
+    return read_settings(said) if _scores(said.get("architectures")) else None
 
 
 @torch.no_grad()

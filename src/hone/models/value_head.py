@@ -17,11 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
 
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.models.place import hub_arguments, settle
+from hone.models.place import find_file, settle
 
 FILE, OLD_FILE = "value_head.safetensors", "value_head.bin"
 """LLaMA-Factory's names of the file; inside, `v_head.summary.weight` [1, D] and `v_head.summary.bias` [1], fp32."""
@@ -64,12 +63,8 @@ def find_value_head(model: ModelConfig, adapters: Sequence[Path] = ()) -> Path |
         for name in (FILE, OLD_FILE):
             if (folder / name).is_file():
                 return folder / name
-    arguments = {key: value for key, value in hub_arguments(model).items() if key != "trust_remote_code"}
-    arguments |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    for name in (FILE, OLD_FILE):
-        if found := cached_file(settle(model).model_name_or_path, name, **arguments):
-            return Path(found)
-    return None
+    settled = settle(model)
+    return find_file(settled, FILE, reach=False) or find_file(settled, OLD_FILE, reach=False)
 
 
 def learned_by(file: Path) -> str:
