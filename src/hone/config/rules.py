@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hone.config.knobs import SCORES_TEXTS
-from hone.config.needs import WITHOUT_REFERENCE, Finding, idle, set_aside
+from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
 from hone.errors import Mistake
@@ -196,6 +196,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"
     if not settings["do_train"] and not settings["do_eval"]:
         yield "do_train", "nothing to do; write do_train: true or do_eval: true"
+    if settings["do_eval"] and not settings["do_train"] and not evaluates(settings):
+        yield "do_eval", "has nothing to evaluate on; write eval_dataset: NAME, or dataset with val_size, or do_train: true"
     if settings["stage"] in ("distill", "gkd") and not settings["teacher_model"]:
         yield "teacher_model", "is missing; write the folder or hub id of the model to learn from"
     if settings["do_train"] and not settings["dataset"]:
