@@ -16,6 +16,16 @@ BASE = "model_name_or_path=m output_dir=o dataset=d,e"
 BROKEN = [  # settings, key of the only mistake, a part of its message
     ("finetuning_type=full lora_rank=4", "lora_rank", "write finetuning_type: lora"),
     ("finetuning_type=full adapter_name_or_path=a", "adapter_name_or_path", "write finetuning_type: lora"),
+    ("oft_block_size=16", "oft_block_size", "write finetuning_type: oft"),
+    ("finetuning_type=oft lora_rank=4", "lora_rank", "write finetuning_type: lora"),
+    ("finetuning_type=oft oft_block_size=0", "oft_block_size", "such as 32"),
+    ("finetuning_type=oft oft_rank=4 oft_block_size=16", "oft_rank", "remove one of them"),
+    ("finetuning_type=oft loraplus_lr_ratio=16", "loraplus_lr_ratio", "write that"),
+    (
+        "finetuning_type=oft quantization_bit=4 create_new_adapter=true adapter_name_or_path=a",
+        "create_new_adapter",
+        "holds fixed",
+    ),
     ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
     ("finetuning_type=full use_dora=true", "use_dora", "write finetuning_type: lora"),
     ("finetuning_type=full loraplus_lr_ratio=16", "loraplus_lr_ratio", "write that"),

@@ -240,7 +240,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
 
 def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
     """What of the model with its adapter has a gradient."""
-    linear = [inner for inner in attached.modules() if isinstance(inner, nn.Linear) and inner.weight.requires_grad]
+    linear = [inner for inner in attached.modules() if hasattr(inner, "in_features") and inner.weight.requires_grad]
     num = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
     return Trained(
         num=num,
