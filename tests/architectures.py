@@ -45,7 +45,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Found:
-    """fast, can_pack: what the policy settled on; leak: the self-test's packed difference, in nats, of the raw model.
+    """fast, can_pack, by_sequence: what the policy settled on; leak: the self-test's packed difference, in nats.
 
     padded, packed, shared: gaps; None where the policy does not pack, or does not share what pairs begin with.
     operated: the gap of padded batches with every operation fused that a self-check lets through; operations: those.
@@ -57,6 +57,7 @@ class Found:
 
     fast: bool
     can_pack: bool
+    by_sequence: bool
     leak: float
     padded_only: str
     padded: Gap
@@ -150,7 +151,7 @@ def examine(family: str) -> Found:
     padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
     packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
     operated, operations = _fused(module, parts, wanted.detach(), theirs)
-    shared = _shared(module, policy.can_pack)
+    shared = _shared(module, policy)
     module.zero_grad()
     router = _router(module)
     with TemporaryDirectory() as folder:
@@ -161,8 +162,8 @@ def examine(family: str) -> Found:
         )
         targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
     return Found(
-        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed, shared),
-        *(operated, operations),
+        *(found.fast, policy.can_pack, policy.by_sequence, found.packed_difference, padded_only(module.config)),
+        *(padded, packed, shared, operated, operations),
         *(targets, linear - targets, fused, saved, adapter, merged, router),
     )
 
@@ -187,9 +188,9 @@ def pairs() -> list[Example]:
     return made
 
 
-def _shared(module: PreTrainedModel, can_pack: bool) -> Gap | None:
+def _shared(module: PreTrainedModel, found: Policy) -> Gap | None:
     policy = Policy(module, 0.0)
-    policy.can_pack = can_pack
+    policy.can_pack, policy.by_sequence = found.can_pack, found.by_sequence
     policy.test_sharing()
     if not policy.can_share:
         return None
