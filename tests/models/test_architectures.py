@@ -25,8 +25,8 @@ NEVER_SHARED = set(
     "llama4_text mimo_v2_flash ministral mistral".split()
 )
 """Windows and chunks are counted by place; an indexer chooses among places."""
-MASKED = set("deepseek_v32 falcon gemma2 glm_moe_dsa gpt_oss gptj mimo_v2_flash".split())
-"""Their packed rows need a mask: eager attention, an indexer that reads it, attention of their own."""
+MASKED = set("deepseek_v32 falcon glm_moe_dsa gptj".split())
+"""Their packed rows need a mask: an indexer reads it, or their attention is code of their own."""
 NORM, ROPE, GATED = {"rms_norm"}, {"rope"}, {"gated"}
 NEVER_FUSED = {
     **dict.fromkeys("bloom gpt2 gptj opt".split(), NORM | ROPE | GATED),

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from hone.adapters.apply import attach
 from hone.config.adapter import Lora
@@ -15,11 +17,12 @@ from hone.config.model import ModelConfig
 from hone.data.batch import pack, pad, share
 from hone.kernels.packed_attention import Layout, end_to_end
 from hone.models import attention_packed
-from hone.models.attention_packed import laid_out, layout_of, why_own
+from hone.models.attention_packed import keep_own, laid_out, layout_of, why_own
 from hone.models.checkpointing import recompute_activations
 from hone.models.load import load_model
 from hone.models.policy import Policy
-from hone.models.quirks import PADDED_ONLY
+from hone.models.quirks import EAGER_FAMILIES, PADDED_ONLY
+from hone.models.shape import meta_model, shape_of
 from tests.architectures import gradients, pairs, sequences
 from tests.families import FAMILIES, tiny
 from tests.models.test_architectures import MASKED
@@ -32,15 +35,18 @@ DROPOUTS = ("p", "attention_dropout", "residual_dropout", "router_jitter_noise",
 def masks(monkeypatch) -> list[int]:
     """The numbers of tokens for which transformers was asked for a mask and gave one."""
     made: list[int] = []
-    ours = attention_packed.sdpa_mask
 
-    def noted(**asked):
-        mask = ours(**asked)
-        if mask is not None:
-            made.append(mask.shape[-1])
-        return mask
+    def noted(form):
+        def make(**asked):
+            mask = attention_packed._mask(form, **asked)
+            if isinstance(mask, torch.Tensor):
+                made.append(mask.shape[-1])
+            return mask
 
-    monkeypatch.setattr(attention_packed, "sdpa_mask", noted)
+        return make
+
+    for name, form in (("sdpa", sdpa_mask), (attention_packed.EAGER, eager_mask)):
+        monkeypatch.setitem(AttentionMaskInterface._global_mapping, name, noted(form))
     return made
 
 
@@ -145,6 +151,7 @@ def test_what_the_user_chose_stays(asked, kind, by_sequence, tiny_model_dir, cap
     policy = Policy(module)
     policy.self_test()
     assert module.config._attn_implementation == kind and policy.by_sequence == by_sequence and policy.can_pack
+    assert shape_of(meta_model(config)).masked == (not by_sequence), "the plan counts the mask"
     assert by_sequence == (not why_own(module)) == ("mask of all tokens by all" not in capsys.readouterr().err)
 
 
@@ -185,10 +192,22 @@ def test_a_layer_that_wants_more_of_its_scores_gets_a_mask(capsys):
 
 
 def test_a_reach_that_is_neither_window_nor_block_gets_a_mask(masks, capsys):
+    mask_of = AttentionMaskInterface._global_mapping["sdpa"]
     asked = {"batch_size": 1, "q_length": 7, "kv_length": 7, "config": SimpleNamespace(model_type="new", sliding_window=2)}
     with laid_out(end_to_end([3, 4])):
-        assert attention_packed._mask(**asked, local_size=2) == end_to_end([3, 4]).within(2)
-        assert attention_packed._mask(**asked, local_size=4) == end_to_end([3, 4])
-        assert attention_packed._mask(**asked, local_size=3, allow_is_causal_skip=False).shape == (1, 1, 7, 7)
-        assert attention_packed._mask(**asked, use_vmap=True, allow_is_causal_skip=False).shape == (1, 1, 7, 7)
+        assert mask_of(**asked, local_size=2) == end_to_end([3, 4]).within(2)
+        assert mask_of(**asked, local_size=4) == end_to_end([3, 4]) and not masks
+        assert mask_of(**asked, local_size=3, allow_is_causal_skip=False).shape == (1, 1, 7, 7)
+        assert mask_of(**asked, use_vmap=True, allow_is_causal_skip=False).shape == (1, 1, 7, 7)
     assert "layers of new that see 3 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", EAGER_FAMILIES)
+def test_eager_attention_that_the_user_chose_stays(family):
+    ours, kept = tiny(family), tiny(family)
+    keep_own(kept)
+    prompt = torch.arange(3, 12)[None]
+    assert Policy(ours).by_sequence and not Policy(kept).by_sequence
+    assert (ours.config._attn_implementation, kept.config._attn_implementation) == (attention_packed.EAGER, "eager")
+    drawn = [model.generate(prompt, max_new_tokens=4, do_sample=False) for model in (ours, kept)]
+    assert torch.equal(*drawn)

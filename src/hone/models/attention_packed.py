@@ -5,29 +5,34 @@ Does not know the policy or the batch's room; which forms compute it is the kern
 A forward under `laid_out` makes its mask by transformers' interface of masks, as always, but what that hands to the layers is the
 row's Layout, and the function of attention reads it there: it comes with each layer's arguments, also where a layer is computed
 again in the backward pass. Both stand under the name "sdpa" and do what transformers' own do wherever no Layout is: under
-another name several families take another way without a word (those with an indexer would drop it).
+another name several families take another way without a word (those with an indexer would drop it). The families whose own eager
+attention does more than any kernel (soft-caps, sinks) compute it sequence by sequence, under a name that none of them looks at.
 
 Axes: B row, H head, K head of keys and values, T token, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from hone import log
-from hone.kernels.packed_attention import Layout, by_piece
+from hone.kernels.packed_attention import Layout, by_piece, keys_seen
 from hone.kernels.varlen_attention import form_for
-from hone.models.quirks import READS_MASK, padded_only
+from hone.models.quirks import EAGER_FAMILIES, READS_MASK, padded_only
 
+EAGER = "eager_by_sequence"
+"""transformers' name for the eager attention of the families in quirks.EAGER."""
 _BESIDE = ("softcap", "position_bias", "s_aux")
 """What a layer may want of its scores beyond a mask."""
 _KEPT = "keeps_own_attention"
@@ -41,10 +46,17 @@ def keep_own(causal: nn.Module) -> None:
     setattr(causal, _KEPT, True)
 
 
+def name_eager(causal: PreTrainedModel) -> None:
+    """Let sequences attend each by itself in the eager attention of this model's family, unless the user has chosen it."""
+    text = causal.config.get_text_config()
+    if text.model_type in EAGER_FAMILIES and text._attn_implementation == "eager" and not getattr(causal, _KEPT, False):
+        causal.set_attn_implementation(EAGER)
+
+
 def why_own(causal: PreTrainedModel) -> str:
     """Why the attention of this model is left to transformers, as far as that is known without trying; "" where it is not."""
     kind = causal.config.get_text_config()._attn_implementation
-    if kind != "sdpa":
+    if kind not in ("sdpa", EAGER):
         return f"its attention is {kind}"
     if getattr(causal, _KEPT, False):
         return "flash_attn: sdpa"
@@ -84,19 +96,19 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
         _laid.reset(token)
 
 
-def _mask(**asked: Any) -> Layout | Tensor | None:
+def _mask(plain_mask: Callable[..., Any], **asked: Any) -> Layout | Tensor | None:
     """What stands for the mask of a layer: the row's layout, as far as the layer sees; else the mask that is asked for."""
     layout = _laid.get()
     told = layout is not None and asked["q_length"] == asked["kv_length"] == layout.tokens
     if not told or asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
-        return sdpa_mask(**asked)
+        return plain_mask(**asked)
     reach, config = asked.get("local_size"), asked["config"]
     if not reach or reach >= layout.longest:  # 0 is how some families write that they have no window
-        return layout if len(layout.lengths) > 1 else sdpa_mask(**asked)
+        return layout if len(layout.lengths) > 1 else plain_mask(**asked)
     kinds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) == reach]
     if len(kinds) != 1 or any(layout.given):
         log.once(f"layers of {config.model_type} that see {reach} tokens make a mask of all tokens by all; slower, same loss")
-        return sdpa_mask(**asked)
+        return plain_mask(**asked)
     return layout.within(reach) if kinds == ["sliding_window"] else layout.cut(reach)
 
 
@@ -130,5 +142,26 @@ def _attend(
     return form(query_BHTD, key_BKTD, value_BKTD, attention_mask, scale), None
 
 
+def _attend_eagerly(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BKTD: Tensor,
+    value_BKTD: Tensor,
+    attention_mask: Layout | Tensor | None,
+    **more: Any,
+) -> tuple[Tensor, Tensor | None]:
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    if not isinstance(attention_mask, Layout):
+        return eager(module, query_BHTD, key_BKTD, value_BKTD, attention_mask, **more)
+    layout, rows = attention_mask, []
+    queries = query_BHTD.split(layout.lengths, dim=2)
+    for query, key, value in zip(queries, keys_seen(key_BKTD, layout), keys_seen(value_BKTD, layout), strict=True):
+        band_qk = layout.band(query.shape[2], key.shape[2], query)
+        rows.append(eager(module, query, key, value, band_qk[None, None], **more)[0])
+    return torch.cat(rows, dim=1), None
+
+
 AttentionInterface.register("sdpa", _attend)
-AttentionMaskInterface.register("sdpa", _mask)
+AttentionMaskInterface.register("sdpa", partial(_mask, sdpa_mask))
+AttentionInterface.register(EAGER, _attend_eagerly)
+AttentionMaskInterface.register(EAGER, partial(_mask, eager_mask))

@@ -20,7 +20,7 @@ from hone.errors import ModelError
 from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
-from hone.models.attention_packed import laid_out, layout_of, why_own
+from hone.models.attention_packed import laid_out, layout_of, name_eager, why_own
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare, sharing_differs
@@ -77,6 +77,7 @@ class Policy:
         self.module = module
         self.causal = find_causal(module)
         self.can_pack = not padded_only(self.causal.config)
+        name_eager(self.causal)
         self.by_sequence = not why_own(self.causal)
         self.can_share = False
         self.fast = output_head(self.causal) is not None
@@ -238,7 +239,7 @@ class Policy:
                 return found
             why, self.by_sequence = found.why_mixed, False
         found = compare(self)
-        if found.can_pack and self.causal.config.get_text_config()._attn_implementation in ("sdpa", "eager"):
+        if found.can_pack and "flash" not in self.causal.config.get_text_config()._attn_implementation:
             log.once(f"{self._name()}: packed rows make a mask of all tokens by all ({why}); slower, same loss")
         return found
 

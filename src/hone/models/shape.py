@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hone.config.model import ModelConfig
-from hone.models.attention_packed import keep_own, why_own
+from hone.models.attention_packed import keep_own, name_eager, why_own
 from hone.models.embeddings import grow
 from hone.models.load import auto_class, load_config
 from hone.models.score_head import ScoreHead
@@ -49,6 +49,7 @@ def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
         module = auto_class(head).from_config(config, trust_remote_code=model.trust_remote_code)
     if model.flash_attn in ("sdpa", "disabled"):
         keep_own(module)
+    name_eager(module)
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         grow(module, load_tokenizer(model))
     return module

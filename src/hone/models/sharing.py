@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hone.models.attention_packed import layout_of
+from hone.models.attention_packed import EAGER, layout_of
 
-_KERNELS = ("sdpa", "eager")
+_KERNELS = ("sdpa", "eager", EAGER)
 """Implementations of attention that take any mask."""
 _REACH = re.compile("window|chunk|block|compress|attention_type")
 """Settings of layers that see only a part of what is before them, counted in places of the row and not in positions."""
