@@ -42,7 +42,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Found:
-    """fast, can_pack: what the policy settled on; leak: the self-test's packed difference, in nats, of the raw model.
+    """fast, can_pack, by_sequence: what the policy settled on; leak: the self-test's packed difference, in nats.
 
     padded, packed, shared: gaps; None where the policy does not pack, or does not share what pairs begin with.
     targets, left: paths of linear layers that LoRA `all` adapts and leaves out; fused: names of experts' weights.
@@ -53,6 +53,7 @@ class Found:
 
     fast: bool
     can_pack: bool
+    by_sequence: bool
     leak: float
     padded_only: str
     padded: Gap
@@ -143,7 +144,7 @@ def examine(family: str) -> Found:
     theirs = gradients(module, wanted)
     padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
     packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
-    shared = _shared(module, policy.can_pack)
+    shared = _shared(module, policy)
     module.zero_grad()
     router = _router(module)
     with TemporaryDirectory() as folder:
@@ -154,7 +155,8 @@ def examine(family: str) -> Found:
         )
         targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
     return Found(
-        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed, shared),
+        *(found.fast, policy.can_pack, policy.by_sequence, found.packed_difference, padded_only(module.config)),
+        *(padded, packed, shared),
         *(targets, linear - targets, fused, saved, adapter, merged, router),
     )
 
@@ -170,9 +172,9 @@ def pairs() -> list[Example]:
     return made
 
 
-def _shared(module: PreTrainedModel, can_pack: bool) -> Gap | None:
+def _shared(module: PreTrainedModel, found: Policy) -> Gap | None:
     policy = Policy(module, 0.0)
-    policy.can_pack = can_pack
+    policy.can_pack, policy.by_sequence = found.can_pack, found.by_sequence
     policy.test_sharing()
     if not policy.can_share:
         return None

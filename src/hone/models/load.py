@@ -19,6 +19,7 @@ from hone import log
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.attention import choose_attention
+from hone.models.attention_packed import keep_own
 from hone.models.checkpointing import recompute_activations
 from hone.models.embeddings import resize_vocab
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
@@ -74,6 +75,8 @@ def load_model(
         if model.train_from_scratch
         else _read(model, config, dtype, device, attention, head)
     )
+    if model.flash_attn != "auto":
+        keep_own(module)
     if not model.quantization:
         module = module.to(device)
     if for_training:
