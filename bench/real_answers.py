@@ -36,9 +36,9 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 TRIED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dpo": ("dpo", "dpo_en_demo", {"learning_rate": 3e-4}),
-    "rm": ("rm", "dpo_en_demo", {"learning_rate": 3e-4}),
+    "rm": ("rm", "dpo_en_demo", {"learning_rate": 1e-3}),
     "kto": ("kto", "kto_en_demo", {"learning_rate": 3e-4}),
-    "rm stack": ("rm", "stack", {"learning_rate": 3e-4}),
+    "rm stack": ("rm", "stack", {"learning_rate": 1e-3}),
 }
 """Name: stage, set, and what it wants."""
 FIGURES = {"rm": ("accuracy", "margin"), "dpo": ("rewards/accuracies", "rewards/margins"), "kto": ("rewards/margins",)}
