@@ -99,6 +99,16 @@ def test_nothing_of_the_rows_length_squared_is_formed():
     assert max(sizes) <= gradient.numel() < 512 * 512
 
 
+def test_a_band_is_formed_once_for_all_layers():
+    layout, kept = end_to_end([40, 40]).within(8), []
+    inputs, _ = drawn(layout, *HEADS["groups"])
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        for _ in range(2):
+            by_piece(*inputs, layout, 0.3)
+    bands = [one.data_ptr() for one in kept if one.shape[-2:] == (40, 40)]
+    assert len(bands) == 4 and len(set(bands)) == 1
+
+
 def test_dropout_drops():
     inputs, _ = drawn(PLAIN, *HEADS["groups"])
     torch.manual_seed(0)

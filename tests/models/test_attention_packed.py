@@ -148,11 +148,29 @@ def test_what_the_user_chose_stays(asked, kind, by_sequence, tiny_model_dir, cap
     assert by_sequence == (not why_own(module)) == ("mask of all tokens by all" not in capsys.readouterr().err)
 
 
-def test_a_forward_that_reads_its_mask_gets_one(capsys):
+def test_a_forward_that_reads_its_mask_gets_one(monkeypatch, capsys):
+    """Of a family that is not known for it."""
+    monkeypatch.setattr(attention_packed, "READS_MASK", {})
     policy = Policy(tiny("deepseek_v32"))
     policy.self_test()
     assert policy.can_pack and not policy.by_sequence
     assert "its forward reads no row without one" in capsys.readouterr().err
+
+
+def test_families_that_read_their_mask_are_known(capsys):
+    policy = Policy(tiny("falcon"))
+    policy.self_test()
+    assert policy.can_pack and not policy.by_sequence
+    assert "its attention is code of its own" in capsys.readouterr().err
+
+
+def test_one_long_sequence_forms_no_mask_for_its_window_either(masks):
+    policy, batch = Policy(tiny("mistral", sliding_window=4)), pack(sequences((30,)))
+    wanted = found_of(policy, batch, by_sequence=False)
+    assert set(masks) == {30}
+    masks.clear()
+    value, gradient = gap(found_of(policy, batch, by_sequence=True), wanted)
+    assert value < 1e-6 and gradient < 3e-6 and not masks
 
 
 def test_a_layer_that_wants_more_of_its_scores_gets_a_mask(capsys):

@@ -7,7 +7,7 @@ Axes: B row (one), H head, K head of keys and values, T token, D width; q, k tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Layout:
     given: tuple[int, ...]
     givers: tuple[int, ...]
     window: int = 0
+    _masks: dict[tuple[object, ...], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -42,7 +43,7 @@ class Layout:
 
     def within(self, window: int) -> Layout:
         """The same row where a token sees at most `window` tokens."""
-        return replace(self, window=window if window < self.longest else 0)
+        return Layout(self.lengths, self.given, self.givers, window if window < self.longest else 0)
 
     def cut(self, size: int) -> Layout:
         """The same row where a token sees of its sequence the block of `size` tokens alone that it is in."""
@@ -50,6 +51,17 @@ class Layout:
             return self
         assert not any(self.given), "blocks of sequences that share their beginning"
         return end_to_end([min(size, length - start) for length in self.lengths for start in range(0, length, size)])
+
+    def band(self, num_queries: int, num_keys: int, like: Tensor) -> Tensor:
+        """[q, k], to be added to scores: -inf where one of the last q of k tokens does not see one. Formed once a layout."""
+        key = (num_queries, num_keys, like.dtype, like.device)
+        if key not in self._masks:
+            query_q1 = torch.arange(num_keys - num_queries, num_keys, device=like.device).unsqueeze(1)
+            key_k = torch.arange(num_keys, device=like.device)
+            hidden_qk = (key_k > query_q1) | (key_k <= query_q1 - (self.window or num_keys))
+            zeros_qk = torch.zeros(hidden_qk.shape, dtype=like.dtype, device=like.device)
+            self._masks[key] = zeros_qk.masked_fill(hidden_qk, float("-inf"))
+        return self._masks[key]
 
     def sees(self, device: torch.device) -> Tensor:
         """bool [T, T]: whether a token, in its row, sees another."""
@@ -89,7 +101,7 @@ def by_piece(
     shorter, or something before it: then BLOCK of its tokens attend at a time.
     """
     parts = zip(query_BHTD.split(layout.lengths, dim=2), keys_seen(key_BKTD, layout), keys_seen(value_BKTD, layout), strict=True)
-    return torch.cat([_piece(*part, layout.window, scale, dropout).transpose(1, 2) for part in parts], dim=1)
+    return torch.cat([_piece(*part, layout, scale, dropout).transpose(1, 2) for part in parts], dim=1)
 
 
 def keys_seen(key_BKTD: Tensor, layout: Layout) -> list[Tensor]:
@@ -101,42 +113,37 @@ def keys_seen(key_BKTD: Tensor, layout: Layout) -> list[Tensor]:
     ]
 
 
-def _piece(query_BHqD: Tensor, key_BKkD: Tensor, value_BKkD: Tensor, window: int, scale: float, dropout: float) -> Tensor:
+def _piece(query_BHqD: Tensor, key_BKkD: Tensor, value_BKkD: Tensor, layout: Layout, scale: float, dropout: float) -> Tensor:
     """[B, H, q, D] of the last q of k tokens."""
     num_queries, num_keys = query_BHqD.shape[2], key_BKkD.shape[2]
-    given = num_keys - num_queries
-    if not given and not 0 < window < num_keys:
+    given, window = num_keys - num_queries, layout.window or num_keys
+    if not given and window >= num_keys:
         return _attend(query_BHqD, key_BKkD, value_BKkD, None, scale, dropout)
     blocks = []
     for start in range(0, num_queries, BLOCK):
         stop = min(start + BLOCK, num_queries)
-        first = max(0, given + start - window + 1) if window else 0
-        query_q = torch.arange(given + start, given + stop, device=query_BHqD.device)[:, None]
-        key_k = torch.arange(first, given + stop, device=query_BHqD.device)
-        sees_qk = key_k <= query_q
-        if window:
-            sees_qk &= key_k > query_q - window
-        seen = slice(first, given + stop)
+        seen = slice(max(0, given + start - window + 1), given + stop)
+        band_qk = layout.band(stop - start, seen.stop - seen.start, query_BHqD)
         blocks.append(
-            _attend(query_BHqD[:, :, start:stop], key_BKkD[:, :, seen], value_BKkD[:, :, seen], sees_qk, scale, dropout)
+            _attend(query_BHqD[:, :, start:stop], key_BKkD[:, :, seen], value_BKkD[:, :, seen], band_qk, scale, dropout)
         )
     return torch.cat(blocks, dim=2)
 
 
 def _attend(
-    query_BHqD: Tensor, key_BKkD: Tensor, value_BKkD: Tensor, sees_qk: Tensor | None, scale: float, dropout: float
+    query_BHqD: Tensor, key_BKkD: Tensor, value_BKkD: Tensor, band_qk: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
     """torch's attention; causal without a mask. Heads of keys are repeated where its kernels would else form all scores."""
     num = query_BHqD.shape[1] // key_BKkD.shape[1]
-    grouped = num > 1 and _takes_groups(query_BHqD, value_BKkD, masked=sees_qk is not None)
+    grouped = num > 1 and _takes_groups(query_BHqD, value_BKkD, masked=band_qk is not None)
     if num > 1 and not grouped:
         key_BKkD, value_BKkD = key_BKkD.repeat_interleave(num, dim=1), value_BKkD.repeat_interleave(num, dim=1)
     return scaled_dot_product_attention(
         query_BHqD,
         key_BKkD,
         value_BKkD,
-        attn_mask=sees_qk,
-        is_causal=sees_qk is None,
+        attn_mask=band_qk,
+        is_causal=band_qk is None,
         dropout_p=dropout,
         scale=scale,
         enable_gqa=grouped,

@@ -84,7 +84,7 @@ def trial(form: Form, device: torch.device, dtype: torch.dtype, shape: tuple[int
                 output = one(*inputs, layout, width**-0.5)
                 found.append([output.detach(), *torch.autograd.grad(output, inputs, gradient)])
             except (RuntimeError, ValueError, TypeError) as problem:
-                return f"fails here ({str(problem).splitlines()[0]})"
+                return f"fails here ({str(problem).splitlines()[0].split('. ')[0]})"
     apart = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*found, strict=True))
     return "" if apart < _NEAR else f"differs by {apart:.2g} in its trial"
 

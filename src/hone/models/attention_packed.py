@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from hone import log
 from hone.kernels.packed_attention import Layout, by_piece
 from hone.kernels.varlen_attention import form_for
-from hone.models.quirks import padded_only
+from hone.models.quirks import READS_MASK, padded_only
 
 _BESIDE = ("softcap", "position_bias", "s_aux")
 """What a layer may want of its scores beyond a mask."""
@@ -46,7 +46,9 @@ def why_own(causal: PreTrainedModel) -> str:
     kind = causal.config.get_text_config()._attn_implementation
     if kind != "sdpa":
         return f"its attention is {kind}"
-    return "flash_attn: sdpa" if getattr(causal, _KEPT, False) else padded_only(causal.config)
+    if getattr(causal, _KEPT, False):
+        return "flash_attn: sdpa"
+    return padded_only(causal.config) or READS_MASK.get(causal.config.get_text_config().model_type, "")
 
 
 def layout_of(segments_BT: Tensor, positions_BT: Tensor) -> Layout:
@@ -85,12 +87,12 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
 def _mask(**asked: Any) -> Layout | Tensor | None:
     """What stands for the mask of a layer: the row's layout, as far as the layer sees; else the mask that is asked for."""
     layout = _laid.get()
-    packed = layout is not None and len(layout.lengths) > 1 and asked["q_length"] == asked["kv_length"] == layout.tokens
-    if not packed or asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
+    told = layout is not None and asked["q_length"] == asked["kv_length"] == layout.tokens
+    if not told or asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
         return sdpa_mask(**asked)
     reach, config = asked.get("local_size"), asked["config"]
     if not reach or reach >= layout.longest:  # 0 is how some families write that they have no window
-        return layout
+        return layout if len(layout.lengths) > 1 else sdpa_mask(**asked)
     kinds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) == reach]
     if len(kinds) != 1 or any(layout.given):
         log.once(f"layers of {config.model_type} that see {reach} tokens make a mask of all tokens by all; slower, same loss")

@@ -195,6 +195,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         device=device.device,
         for_training=True,
         recompute=recompute,
+        fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
