@@ -143,6 +143,16 @@ CASES = {
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
     ),
+    **{
+        f"gspo, kl, unbiased{note}": replace(
+            grpo(
+                {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.04, "use_bias_correction_kl": True},
+                {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.04, "use_bias_correction_kl": True},
+            ),
+            rows=rows,
+        )
+        for note, rows in (("", "drawn"), (", answers of one token", "drawn, one token"))
+    },
 }
 RENAMED = {"v_head.summary.weight": "score.weight", "v_head.summary.bias": ""}
 """TRL's names of weights; "" for one it has not: what is added to both scores of a pair changes nothing."""
@@ -190,8 +200,9 @@ def make_rows(model: LlamaForCausalLM) -> dict[str, Rows]:
         row["advantage"] = round(rng.uniform(-1.5, 1.5), 3)
         logprobs = completion_logprobs(model, row["prompt"], row["completion"])
         row["old_logprobs"] = (logprobs + 0.3 * torch.randn(logprobs.shape, generator=noise)).tolist()
+    short = [{**row, **{name: row[name][:1] for name in ("completion", "old_logprobs")}} for row in drawn]
     even = [{"prompt": ids(1), "chosen": ids(5), "rejected": ids(n)} for n in (3, 5, 8)]
-    return {"pairs": pairs, "one pair": pairs[:1], "even pairs": even, "rated": rated, "drawn": drawn}
+    return {"pairs": pairs, "one pair": pairs[:1], "even pairs": even, "rated": rated, "drawn": drawn, "drawn, one token": short}
 
 
 @torch.no_grad()
