@@ -5,6 +5,11 @@ them. Ways take turns on one thread: as transformers computes it, with hone's fu
 torch (`dynamic=True`, so that a new length compiles nothing anew). cold: CPU seconds of the first three steps beyond three
 later ones, those of the compiler's processes included; steady: median of the later steps' ratio to the plain one. A way whose
 loss is another stops the script.
+
+2026-11-30, one thread of 2 cores shared with other work (load 15), AMD EPYC, torch 2.13.0, 4 layers, plain and compiled as in
+transformers 5.23: in fp32 compiled layers take 0.92 of plain (fused ones 1.00) after 51 s of compiling, which 1,783 steps of
+0.36 s earn back; in bf16 0.87 (fused 0.94) after 33 s, which 961 steps of 0.26 s do. So hone does not compile by itself, and
+offers no key for it until a GPU has shown more.
 """
 
 from __future__ import annotations
