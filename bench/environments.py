@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,8 @@ PACKAGES = {
 ENVIRONMENTS = Path.home() / ".cache" / "hone-bench"
 BARE = {"torchaudio": "", "torchvision": None}
 """Packages LLaMA-Factory asks for whose wheels want CUDA: what stands in for the module, None for nothing at all."""
+NEWEST = "99"
+"""A version that satisfies every lower bound."""
 
 
 def python_of(system: str, folder: Path = ENVIRONMENTS) -> Path:
@@ -65,12 +66,11 @@ def stand_in(place: Path) -> None:
 
     LLaMA-Factory imports torchaudio whatever it trains: an empty module will do. Text needs neither.
     """
-    where = {"base": str(place), "platbase": str(place)}
-    site = Path(sysconfig.get_path("purelib", "posix_venv" if "posix_venv" in sysconfig.get_scheme_names() else "venv", where))
+    site = next(place.glob("lib/python*/site-packages"))
     for name, source in BARE.items():
-        noted = site / f"{name}-0.99.dist-info"
+        noted = site / f"{name}-{NEWEST}.dist-info"
         noted.mkdir()
-        (noted / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.99\n")
+        (noted / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {NEWEST}\n")
         (noted / "RECORD").touch()
         if source is not None:
             (site / f"{name}.py").write_text(source)

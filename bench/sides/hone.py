@@ -25,10 +25,14 @@ def train(job: dict[str, Any]) -> None:
 
 
 def ready(job: dict[str, Any]) -> Callable[[], int]:
-    """Everything imported; what is left is to prepare the data, as its training does."""
+    """Everything imported and the tokenizer loaded; what is left is to prepare the data, as its training does."""
+    from hone.chat.codec import build_codec
     from hone.config import load
-    from hone.training.draft import gather_material
+    from hone.data.build import build_data
+    from hone.models.tokenizer import load_tokenizer
+    from hone.objectives.build import build_objective
 
     Path("run.yaml").write_text(json.dumps(words(job)))
     run = load(["run.yaml"], "train")
-    return lambda: len(gather_material(run).tokens)
+    codec, objective = build_codec(run.chat, load_tokenizer(run.model), family=""), build_objective(run.objective)
+    return lambda: len(build_data(run.data, objective, codec, names=run.data.dataset, seed=run.train.seed))
