@@ -21,6 +21,8 @@ PACKAGES = {
     "axolotl": ("axolotl",),
 }
 """What pip is told of each system; hone runs in the environment that runs the bench. Unsloth and Axolotl need a GPU."""
+CHOOSE_TORCH = ("unsloth", "axolotl")
+"""Systems that name the versions of torch they run with; the others get that of this environment."""
 ENVIRONMENTS = Path.home() / ".cache" / "hone-bench"
 BARE = {"torchaudio": "", "torchvision": None}
 """Packages LLaMA-Factory asks for whose wheels want CUDA: what stands in for the module, None for nothing at all."""
@@ -29,7 +31,7 @@ NEWEST = "99"
 
 
 def python_of(system: str, folder: Path = ENVIRONMENTS) -> Path:
-    """The python of FOLDER/SYSTEM with the torch of this environment; minutes where it is made, SystemExit where pip fails."""
+    """The python of FOLDER/SYSTEM; minutes where it is made, SystemExit where pip fails."""
     if not PACKAGES[system]:
         return Path(sys.executable)
     place = folder.absolute() / system
@@ -45,11 +47,11 @@ def make(system: str, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     venv.create(place, with_pip=True)
     torch = "torch==" + version("torch").partition("+")[0]  # a build for CPUs is taken where pip knows of one
-    steps = [(torch,), (torch, *PACKAGES[system])]
+    steps = [PACKAGES[system]] if system in CHOOSE_TORCH else [(torch,), (torch, *PACKAGES[system])]
     for packages in steps:
         if subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-qq", *packages], check=False).returncode:
             shutil.rmtree(place)
-            raise SystemExit(f"{system}: pip could not install {' '.join(packages)}; its words are above")
+            raise SystemExit(f"pip could not install {' '.join(packages)}; its words are above")
         if packages == (torch,) and not has_cuda(place):
             stand_in(place)
     (place / "complete").touch()

@@ -59,7 +59,7 @@ def arguments(cases: dict[str, Case]) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="*", default=["*"], metavar="SETTING", help='such as "hone *" "trl best"; all if left out'
     )
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a training run; the first is not in the rates")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a training run; the first is not in the rates")
     parser.add_argument("--rounds", type=int, default=3, help="times that start-up and data preparation are measured")
     parser.add_argument("--data", type=Path, default=inputs.DATA, help="tokenizers/llama-2 and llamafactory/*_en_demo.json")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where the peers' environments are or are made")

@@ -9,12 +9,13 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")
 
-from watch import Turns, Watch, draw_alike, processor_seconds
+from watch import Done, Turns, Watch, draw_alike, processor_seconds
 
 
 def main(folder: str, *turns: str) -> None:
@@ -30,9 +31,11 @@ def main(folder: str, *turns: str) -> None:
         result = {"wall": time.perf_counter() - begun[0], "cpu": processor_seconds() - begun[1], "rows": rows}
     else:
         draw_alike()
-        watch = Watch(job["vocabulary"], job["pad_id"], spawned=job["spawned"], turns=Turns(*map(int, turns)))
+        told = (job["vocabulary"], job["pad_id"], job["steps"])
+        watch = Watch(*told, spawned=job["spawned"], turns=Turns(*map(int, turns)))
         watch.start()
-        side.train(job)
+        with suppress(Done):
+            side.train(job)
         result = watch.finish()
     Path("result.json").write_text(json.dumps(result))
 

@@ -51,6 +51,10 @@ def draw_alike() -> None:
     nn.init.kaiming_uniform_ = drawn
 
 
+class Done(BaseException):
+    """The last step that is measured was made: what follows, such as writing the model, is not waited for."""
+
+
 class Turns:
     """The other end of turns.Running: a run goes on only when it is told to, so that runs of several systems alternate."""
 
@@ -68,12 +72,12 @@ class Turns:
 class Watch:
     """Notes of a run, one for each optimizer step.
 
-    vocabulary: rows of the embedding whose input is looked at; pad_id: the id that is no token of a text.
+    vocabulary: rows of the embedding whose input is looked at; pad_id: the id that is no token of a text; last: steps to make.
     spawned: time.time() when the command was given.
     """
 
-    def __init__(self, vocabulary: int, pad_id: int, *, spawned: float, turns: Turns):
-        self.vocabulary, self.pad_id, self.spawned, self.turns = vocabulary, pad_id, spawned, turns
+    def __init__(self, vocabulary: int, pad_id: int, last: int, *, spawned: float, turns: Turns):
+        self.vocabulary, self.pad_id, self.last, self.spawned, self.turns = vocabulary, pad_id, last, spawned, turns
         self.notes: dict[str, Any] = {"loading": 0.0, "weights": 0, "steps": []}
         self.ids: list[Tensor] = []
         self.losses: list[Tensor] = []
@@ -118,7 +122,7 @@ class Watch:
         kind.from_pretrained = classmethod(from_pretrained)
 
     def stepped(self, *_: Any) -> None:
-        """Note an optimizer step that was made, then wait for the next turn."""
+        """Note an optimizer step that was made, then wait for the next turn; raises Done after the last."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = (time.perf_counter(), processor_seconds())
@@ -130,6 +134,8 @@ class Watch:
         if torch.cuda.is_available():
             self.notes["device"] = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
         self.turns.end(step)
+        if len(self.notes["steps"]) == self.last:
+            raise Done
         self.since = (time.perf_counter(), processor_seconds())
 
     def seen(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from transformers import AutoConfig
 from turns import alone
 
 HERE = Path(__file__).resolve().parent
-FULLEST = 0.8
-"""Share of a scratch folder that a model's files may fill."""
+DATASETS = {"sft": "documents", "dpo": "pairs"}
+FREE = 0.8
+"""Share of /dev/shm that must be free for models to be written there."""
 HEADS = ("setting", "tokens / s", "faster than plain", "MFU", "peak allocated, GiB", "reserved", "first step, s", "last loss")
 
 
@@ -66,33 +68,39 @@ def arguments(cases: dict[str, Case]) -> argparse.Namespace:
 
 
 def scratch(asked: argparse.Namespace) -> Path:
-    """A folder in memory where half of it is free, else the one for temporary files."""
+    """A folder in memory where there is room, else the one for temporary files."""
     shared = Path("/dev/shm")
     usage = shutil.disk_usage(shared) if shared.is_dir() else None
-    return asked.scratch or (shared if usage and usage.free > FULLEST * usage.total else Path(tempfile.gettempdir()))
+    return asked.scratch or (shared if usage and usage.free > FREE * usage.total else Path(tempfile.gettempdir()))
 
 
-def run_case(case: Case, folder: Path, asked: argparse.Namespace, ceiling: float, deadline: float) -> Any:
+def prepare(case: Case, folder: Path, asked: argparse.Namespace, length: int) -> dict[str, Any]:
+    """The model and the rows of a case, and where they are."""
+    told = {"data": str(asked.data), "model": case.model, "tokenizer": case.tokenizer, "toy": asked.toy, "length": length}
+    words = [sys.executable, HERE / "make_model.py", folder, json.dumps(told)]
+    made = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    rows = documents.make(folder / "data", asked.data, folder / "model", length=length, rows=asked.steps * case.batch)
+    where = {"model": str(folder / "model"), "data": str(folder / "data"), "longest": length}
+    return json.loads(made.stdout.splitlines()[-1]) | where | {"tokens": {case.dataset: rows[DATASETS[case.stage]]}}
+
+
+def run_case(case: Case, folder: Path, asked: argparse.Namespace, ceiling: float, deadline: float) -> Iterator[str]:
     """The lines of the case's table, one as soon as it is there."""
     length = max(64, case.length // 32) if asked.toy else case.length
-    told = {"data": str(asked.data), "model": case.model, "tokenizer": case.tokenizer, "toy": asked.toy, "length": length}
-    made = subprocess.run(
-        [sys.executable, HERE / "make_model.py", folder, json.dumps(told)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    inputs = json.loads(made.stdout.splitlines()[-1]) | {"model": str(folder / "model"), "data": str(folder / "data")}
-    dataset = "pairs" if case.stage == "dpo" else "documents"
-    rows = documents.make(folder / "data", asked.data, folder / "model", length=length, rows=asked.steps * case.batch)
-    inputs |= {"tokens": {case.dataset: rows[dataset]}, "longest": length}
+    inputs = prepare(case, folder, asked, length)
     work = work_of(AutoConfig.from_pretrained(folder / "model"))
     flops = flops_per_token(work, length, method=case.method, rank=case.rank, reference=case.stage == "dpo")
     first: dict[str, Any] = {}
     plain: Measured | None = None
     for number, setting in enumerate(chosen(case, asked)):
-        if time.monotonic() > deadline:
-            yield f"| {setting.label} | left out: the time is over |" + " |" * (len(HEADS) - 2)
+        try:
+            if time.monotonic() > deadline:
+                raise SystemExit("the time is over")
+            python = Path(sys.executable) if asked.here else python_of(setting.system, asked.environments)
+        except SystemExit as problem:
+            yield f"| {setting.label} | left out: {problem} |" + " |" * (len(HEADS) - 2)
             continue
-        job = case.job(setting, inputs, steps=asked.steps, cpu=asked.toy) | {"dataset": dataset}
-        python = Path(sys.executable) if asked.here else python_of(setting.system, asked.environments)
+        job = case.job(setting, inputs, steps=asked.steps, cpu=asked.toy) | {"dataset": DATASETS[case.stage]}
         notes = alone(folder / f"run{number}", python, job, threads=1 if asked.toy else 8)
         if not first and "error" not in notes:
             first = notes

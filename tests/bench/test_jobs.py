@@ -111,17 +111,18 @@ def test_a_run_is_watched(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for kind in (PreTrainedTokenizerBase, PreTrainedModel):
         monkeypatch.setattr(kind, "from_pretrained", kind.__dict__["from_pretrained"])
-    seen = watch.Watch(7, 0, spawned=0.0, turns=watch.Turns())
+    seen = watch.Watch(7, 0, 3, spawned=0.0, turns=watch.Turns())
     handle = seen.start()
     embedding, other = nn.Embedding(7, 2), nn.Embedding(5, 2)
     optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
-    for ids in ([[3, 1, 1, 0]], [[1, 3, 3, 0]], [[2, 3, 0, 0]]):
-        other(torch.tensor([4]))
-        with torch.no_grad():
-            embedding(torch.tensor([5]))
-        loss = 2.0 + 0.0 * embedding(torch.tensor(ids)).sum()
-        loss.backward()
-        optimizer.step()
+    with pytest.raises(watch.Done):
+        for ids in ([[3, 1, 1, 0]], [[1, 3, 3, 0]], [[2, 3, 0, 0]], [[6, 6, 6, 6]]):
+            other(torch.tensor([4]))
+            with torch.no_grad():
+                embedding(torch.tensor([5]))
+            loss = 2.0 + 0.0 * embedding(torch.tensor(ids)).sum()
+            loss.backward()
+            optimizer.step()
     handle.remove()
     steps = seen.finish()["steps"]
     assert [(step["tokens"], step["places"], step["loss"]) for step in steps] == [(3, 4, 2.0), (3, 4, 2.0), (2, 4, 2.0)]
