@@ -96,8 +96,8 @@ def show(title: str, runs: dict[str, Run]) -> None:
         ratios = [sum(pair) / base for *pair, base in zip(run.forward, run.backward, whole, strict=True)]
         seconds = [statistics.median(part) * 1e3 for part in (run.forward, run.backward)]
         print(
-            f"{title:<34}{name:<10}{seconds[0]:>9.2f} +{seconds[1]:>9.2f} ms{statistics.median(ratios):>7.2f}"
-            f"{run.kept:>10.1f} MiB{run.kept / first.kept:>6.2f}",
+            f"{title:<37}{name:<10}{seconds[0]:>9.2f} +{seconds[1]:>9.2f} ms{statistics.median(ratios):>7.2f}"
+            f"{run.kept:>10.1f} MiB{run.kept / first.kept if first.kept else 1:>6.2f}",
             flush=True,
         )
 
@@ -215,6 +215,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="none for all")
     torch.set_num_threads(1)
-    print(f"{'':<44}{'forward + backward':>24}{'ratio':>7}{'kept':>14}{'ratio':>6}")
+    print(f"{'':<47}{'forward + backward':>24}{'ratio':>7}{'kept':>14}{'ratio':>6}")
     for part in parser.parse_args().parts or parts:
         parts[part]()
