@@ -27,6 +27,17 @@ NEVER_SHARED = set(
 """Windows and chunks are counted by place; an indexer chooses among places."""
 MASKED = set("deepseek_v32 falcon glm_moe_dsa gptj".split())
 """Their packed rows need a mask: an indexer reads it, or their attention is code of their own."""
+NORM, ROPE, GATED = {"rms_norm"}, {"rope"}, {"gated"}
+NEVER_FUSED = {
+    **dict.fromkeys("bloom gpt2 gptj opt".split(), NORM | ROPE | GATED),
+    **dict.fromkeys("cohere cohere2 olmo phimoe stablelm".split(), NORM),
+    **dict.fromkeys("bailing_hybrid deepseek_v2 deepseek_v4 gemma3n_text gemma4_text gemma4_text+experts jamba".split(), ROPE),
+    **dict.fromkeys("deepseek_v32 glm_moe_dsa kimi_linear llama4_text".split(), ROPE),
+    **dict.fromkeys("apertus gpt_oss seed_oss".split(), GATED),
+    **dict.fromkeys("dbrx falcon gpt_neox phi starcoder2".split(), NORM | GATED),
+    "mamba": ROPE | GATED,
+}
+"""What a family has not, or computes otherwise: layer norms, other rotary codes, more in a gated product."""
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -39,6 +50,13 @@ def test_log_probs_are_those_of_the_plain_forward(family):
     found = examine(family)
     assert found.fast, "all logits are formed"
     assert found.right, found.padded
+
+
+@EVERY
+def test_fused_operations_change_nothing(family):
+    found = examine(family)
+    assert found.operated.none, found.operated
+    assert found.operations == {"rms_norm", "rope", "gated"} - NEVER_FUSED.get(family, set())
 
 
 @EVERY

@@ -148,7 +148,7 @@ def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 
 def fold(tuned: PeftModel) -> nn.Module:
     """The base with the adapter merged into it. Tied embeddings come apart where the adapter changes one of them alone."""
-    base = tuned.get_base_model()
+    base = spared(tuned).get_base_model()
     tied = base.config.get_text_config().tie_word_embeddings
     ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
     if any(isinstance(end, BaseTunerLayer) for end in ends):
@@ -181,7 +181,7 @@ def _stacked(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 
 
 def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.Module:
-    tuned = PeftModel.from_pretrained(module, str(folder.path), is_trainable=True)
+    tuned = spared(PeftModel.from_pretrained(module, str(folder.path), is_trainable=True))
     tuned.peft_config[OWN].base_model_name_or_path = base_name
     name_head(tuned)
     made = [f"{name} {folder.config[key]}" for key, name in _TOLD.items() if folder.config.get(key)]
@@ -213,11 +213,19 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
         ensure_weight_tying=tied and bool(whole),
         fan_in_fan_out=any(type(inner).__name__ == "Conv1D" for inner in module.modules()),
     )
-    tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
+    tuned = spared(get_peft_model(module, config, autocast_adapter_dtype=False))
     tuned.peft_config[OWN].base_model_name_or_path = base_name
     name_head(tuned)
     if adapter.pissa_init and not on_meta:
         remember_start(tuned, get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    return tuned
+
+
+def spared(tuned: PeftModel) -> PeftModel:
+    """Where layers are recomputed, peft asks for a gradient of the embeddings' output, which nobody reads (not non-reentrant)."""
+    base = tuned.get_base_model()
+    if hasattr(base, "_require_grads_hook"):
+        base.disable_input_require_grads()
     return tuned
 
 

@@ -19,6 +19,7 @@ from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Example
 from hone.config.objective import Grpo as GrpoConfig
 from hone.data.batch import Batch
+from hone.data.build import TokenSet
 from hone.data.sample import Task
 from hone.errors import TrainingError
 from hone.inference.rollout import Sampling
@@ -37,8 +38,8 @@ from hone.objectives.onpolicy import (
     nothing_further,
     of_answers,
 )
-from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
-from hone.objectives.rewards.case import Case, read_note, write_note
+from hone.objectives.rewards.builtin import COMPARED, DEFAULT_FORMAT, Rules
+from hone.objectives.rewards.case import Case, answer_of, read_note, write_note
 from hone.objectives.rewards.judge import Judge, Verdict, names_of
 from hone.objectives.surrogate import Clipped, clipped, corrected, divergence, importance, items, log_ratio, token_weights
 
@@ -74,6 +75,18 @@ class Grpo(OnPolicy, Usual):
     def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
         """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
         return [_example(sample, codec) for sample in samples]
+
+    def problem_of(self, tokens: TokenSet) -> str:
+        """A reward that compares with the rows' answers gives nothing where no row has one."""
+        compared = [(name, *COMPARED[name]) for name in self._settings.reward_funcs if name in COMPARED]
+        answers = list(map(answer_of, tokens.notes)) if compared else []
+        for name, wanted, has in compared:
+            if not any(map(has, answers)):
+                return (
+                    f"reward_funcs: {name} compares with what the rows answer, and of {len(answers):,} rows none has {wanted}: "
+                    "every reward would be 0. Name the column of answers (response in its entry's columns), or leave it out"
+                )
+        return ""
 
     def start(self, codec: Codec, sampling: Sampling) -> None:
         """Load the reward functions."""

@@ -44,6 +44,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
@@ -86,6 +87,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
+    run = settled(run)
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -195,6 +197,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         device=device.device,
         for_training=True,
         recompute=recompute,
+        fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
