@@ -56,18 +56,21 @@ class Tokens:
                 "transformers.convert_slow_tokenizer.convert_slow_tokenizer(tokenizer).save(folder + '/tokenizer.json')"
             )
         self.backend = tokenizer.backend_tokenizer
-        self.json = self.backend.to_str()
-        added = json.loads(self.json)["added_tokens"]
+        added = sorted(self.backend.get_added_tokens_decoder().items())
         self.control = {
-            token["content"]: Control(token["id"], token["lstrip"], token["rstrip"])
-            for token in added
-            if is_control(token["content"], token["special"])
+            token.content: Control(number, token.lstrip, token.rstrip)
+            for number, token in added
+            if is_control(token.content, token.special)
         }
         names = sorted(self.control, key=len, reverse=True)
         self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
-        self._special = {token["id"] for token in added if token["special"]}
         self.name_of = {control.id: name for name, control in self.control.items()}
         self._cache: dict[tuple[str, Place], np.ndarray] = {}
+
+    @cached_property
+    def json(self) -> str:
+        """All of the tokenizer, as its file would hold it."""
+        return self.backend.to_str()
 
     def split(self, text: str) -> list[tuple[str, Control | None]]:
         """Control text cut at its control tokens, in order; leftmost and longest first, as Hugging Face does."""
