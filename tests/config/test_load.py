@@ -169,7 +169,6 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "key", "said"),
     [
-        ({"finetuning_type": "oft"}, "finetuning_type", "write finetuning_type: lora"),
         ({"report_to": "all"}, "report_to", "write the ones you want"),
         ({"report_to": "wandb,trackio"}, "report_to", "Trackio is not in this version"),
         ({"infer_backend": "vllm"}, "infer_backend", "write infer_backend: huggingface"),

@@ -74,6 +74,14 @@ class TrainConfig(Section):
         "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
         "Left out, the plan keeps activations where its estimate says that they fit.",
     )
+    fused_kernels: bool | Literal["auto"] = knob(
+        "auto",
+        "Computes norms, rotary position codes and gated products in fewer passes over memory, with less kept for the backward "
+        "pass, wherever a module is proven to compute the same. auto does so on a CPU, where it was measured to pay. Write true "
+        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and false to leave all as the family "
+        "computes it.",
+        level="advanced",
+    )
     neftune_noise_alpha: float | None = knob(
         None,
         "Strength of noise added to the embeddings while training, which can make answers longer and richer (Jain et "

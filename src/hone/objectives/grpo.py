@@ -118,9 +118,10 @@ class Grpo(OnPolicy, Usual):
         return items(int(learned_S.sum()), int((learned_S * tokens_S).sum()), self._settings.loss_type)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """The summed loss of a batch, each token weighed by loss_type; with gradient."""
+        """The summed loss of a batch, each token weighed by loss_type, with the router's balance loss; with gradient."""
         settings, drawn_BT = self._settings, batch.labels_BT != IGNORE
-        new_N, sequence_N = policy.token_logprobs(batch)[drawn_BT], batch.sequences_BT[drawn_BT]
+        with policy.balance(batch) as balance:
+            new_N, sequence_N = policy.token_logprobs(batch)[drawn_BT], batch.sequences_BT[drawn_BT]
         num, learned_N = len(batch.aside["learned"]), batch.aside["learned"][sequence_N]
         old_N = batch.aside["old"][drawn_BT] if self.reuses > 1 else new_N.detach()
         ratio_N = log_ratio(new_N, old_N, sequence_N, num, settings.importance_sampling_level)
@@ -138,7 +139,11 @@ class Grpo(OnPolicy, Usual):
             loss_N = loss_N + settings.beta * kl_N
             metrics["kl"] = _sum(kl_N, learned_N)
         weights_N = learned_N * token_weights(sequence_N, num, settings.loss_type, self._longest)
-        return Loss((loss_N * weights_N).sum(), metrics)
+        total = (loss_N * weights_N).sum()
+        if (balance_BT := balance()).dim():  # the mean over what a step's sum is divided by
+            shares = token_weights(sequence_N, num, "dapo" if settings.loss_type == "dapo" else "grpo", self._longest)
+            total = total + (balance_BT[drawn_BT].to(total.device) * learned_N * shares).sum()
+        return Loss(total, metrics)
 
     def _judged(self, rollouts: Sequence[Rollout], processes: Processes) -> _Drawing:
         """The verdicts of this process's answers, the rewards of all; what goes wrong on one process is raised on all."""

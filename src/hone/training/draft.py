@@ -69,7 +69,7 @@ def gather_material(run: Run) -> Material:
         require_same_tokens(run, tokenizer)
 
     def completed(tokens: TokenSet) -> TokenSet:
-        return objective.complete(tokens, seed=seed, longest=run.data.cutoff_len)
+        return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     if objective.needs_score_head:
@@ -240,7 +240,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
 
 def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
     """What of the model with its adapter has a gradient."""
-    linear = [inner for inner in attached.modules() if isinstance(inner, nn.Linear) and inner.weight.requires_grad]
+    linear = [inner for inner in attached.modules() if hasattr(inner, "in_features") and inner.weight.requires_grad]
     num = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
     return Trained(
         num=num,

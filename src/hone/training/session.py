@@ -18,6 +18,7 @@ from torch import nn
 from hone import log
 from hone.adapters.apply import attach
 from hone.config.environment import read_environment
+from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.data.sample import Pair
@@ -194,6 +195,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         device=device.device,
         for_training=True,
         recompute=recompute,
+        fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
@@ -213,7 +215,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
+    balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
     policy = Policy(wrapped, balanced)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
