@@ -92,8 +92,11 @@ class Tokens:
             texts = [runs[index][0] for index in indices]
             tokenizer, remap = self._plain[place]
             batch = tokenizer.encode_batch if wants_offsets else tokenizer.encode_batch_fast
-            for index, encoding in zip(indices, batch(texts, add_special_tokens=False), strict=True):
-                ids = self._checked(np.array(encoding.ids, dtype=np.int32), remap, runs[index][0])
+            encodings = batch(texts, add_special_tokens=False)
+            coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            coded = coded if remap is None else [remap[ids] for ids in coded]
+            self._require_plain(coded, texts)
+            for index, ids, encoding in zip(indices, coded, encodings, strict=True):
                 offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) if wants_offsets else None
                 found[index] = (ids, offsets)
                 if not wants_offsets and len(runs[index][0]) <= _CACHED_CHARS and len(self._cache) < _CACHED_RUNS:
@@ -108,13 +111,13 @@ class Tokens:
         prefixed = place != "middle" and place in self._prefixed
         return text[1:] if prefixed and text.startswith(" ") else text
 
-    def _checked(self, ids: np.ndarray, remap: np.ndarray | None, text: str) -> np.ndarray:
-        ids = ids if remap is None else remap[ids]
-        control = self._is_control[ids]
-        if control.any():
-            name = self.name_of[int(ids[control][0])]
-            raise TemplateError(f"this tokenizer turns plain text into the control token {name!r} near {text[:60]!r}")
-        return ids
+    def _require_plain(self, coded: list[np.ndarray], texts: list[str]) -> None:
+        """Raise TemplateError where plain text became a control token."""
+        if not self._is_control[np.concatenate(coded)].any():
+            return
+        text, ids = next((text, ids) for text, ids in zip(texts, coded, strict=True) if self._is_control[ids].any())
+        name = self.name_of[int(ids[self._is_control[ids]][0])]
+        raise TemplateError(f"this tokenizer turns plain text into the control token {name!r} near {text[:60]!r}")
 
     @cached_property
     def _is_control(self) -> np.ndarray:
