@@ -137,7 +137,8 @@ def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: 
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id)
+        pins = device.device.type == "cuda"
+        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = EmbeddedSampler(policy.causal, batch_size=answers_at_once(run))
