@@ -142,7 +142,8 @@ def make_feed(
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id)
+        pins = device.device.type == "cuda"
+        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
