@@ -234,7 +234,7 @@ def load_dtype(run: Run) -> torch.dtype:
 
 def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
     """Optimizer and schedule, and the policy over the module as the device wrapped it."""
-    optimizer = build_optimizer(module, run.optimizer)
+    optimizer = build_optimizer(module, run.optimizer, skips=device.precision == "fp16")
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
