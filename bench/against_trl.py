@@ -1,7 +1,7 @@
-"""Each objective's loss and gradient beside TRL's: `python bench/against_trl.py --trl-python PATH [name ...]`, no name for all.
+"""Each objective's loss and gradient beside TRL's: `python bench/against_trl.py [name ...]`, no name for all.
 
-Knows no formula: hone's side is `Objective.loss` of a Policy, TRL's is trl_side.py in an environment of its own, on the same ids
-and weights. The model is a random Llama of two layers in fp32, its reference a copy with noise; both are made on the spot.
+Knows no formula: hone's side is `Objective.loss` of a Policy, TRL's is trl_losses.py in an environment of its own, on the
+same ids and weights. The model is a random Llama of two layers in fp32, its reference a copy with noise; both are made here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from environments import ENVIRONMENTS, python_of
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -213,12 +214,12 @@ def completion_logprobs(model: LlamaForCausalLM, prompt: list[int], completion: 
     return logits_TV[where].log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)]
 
 
-def run_trl(folder: Path, python: str, cases: dict[str, Case], rows: dict[str, Rows]) -> dict[str, Any]:
+def run_trl(folder: Path, python: Path, cases: dict[str, Case], rows: dict[str, Rows]) -> dict[str, Any]:
     """TRL's losses by case, its gradients as files in FOLDER/trl, its advantages and its versions."""
     told = {"rows": rows, "cases": {name: asdict(case) for name, case in cases.items()}, "rewards": REWARDS}
     told["advantages"] = {name: {"trainer": kind, "settings": DRAWN | more} for name, (kind, more) in ADVANTAGES.items()}
     (folder / "cases.json").write_text(json.dumps(told))
-    subprocess.run([python, Path(__file__).with_name("trl_side.py"), folder], check=True)
+    subprocess.run([python, Path(__file__).with_name("trl_losses.py"), folder], check=True)
     return json.loads((folder / "trl" / "losses.json").read_text())
 
 
@@ -288,7 +289,7 @@ def compare_advantages(theirs: dict[str, list[float]]) -> str:
 def main() -> None:
     """Print a table of the cases named, or of all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trl-python", required=True, help="the python of an environment with trl")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where TRL's environment is or is made")
     parser.add_argument("names", nargs="*", default=[], help="cases, all where none is named")
     asked = parser.parse_args()
     cases = {name: CASES[name] for name in asked.names or CASES}
@@ -296,7 +297,7 @@ def main() -> None:
         folder = Path(path)
         make_models(folder)
         rows = make_rows(LlamaForCausalLM.from_pretrained(folder / "policy"))
-        found = run_trl(folder, asked.trl_python, cases, rows)
+        found = run_trl(folder, python_of("trl", asked.environments), cases, rows)
         print(*(f"{name} {version}" for name, version in found["versions"].items()))
         print("| method | TRL's loss | hone's loss | relative difference | largest difference of gradients / norm |")
         print("|---|---|---|---|---|")
