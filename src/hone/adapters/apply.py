@@ -41,6 +41,7 @@ _LORA = Table(
         "off": "hone.adapters.lora:adapter_off",
         "add": "hone.adapters.lora:add_frozen",
         "on": "hone.adapters.lora:adapter_on",
+        "fuse": "hone.adapters.fuse:fuse",
     },
 )
 """Of adapters of either kind of peft's. Imported where one is there, and with it what knows peft."""
@@ -85,6 +86,8 @@ def attach(
     if not report.num_trained:
         raise ModelError(f"finetuning_type: {adapter.kind} leaves no weight to train")
     log.once(str(report))
+    if _is_adapter(module):
+        _LORA.load("fuse")(module)
     return module
 
 

@@ -13,7 +13,7 @@ import math
 from peft import OFTConfig, PeftModel, get_peft_model
 from torch import nn
 
-from hone.adapters.lora import OWN, attach_tuned, name_head, rerouted, trained_whole
+from hone.adapters.lora import OWN, attach_tuned, name_head, rerouted, spared, trained_whole
 from hone.adapters.targets import check_apart, choose_targets, find_modules, score_head
 from hone.config.adapter import Oft
 from hone.errors import ModelError
@@ -41,7 +41,7 @@ def _new(module: nn.Module, adapter: Oft, base_name: str, quantized: bool) -> Pe
         target_modules=targets,
         modules_to_save=whole or None,
     )
-    tuned = get_peft_model(module, config, autocast_adapter_dtype=False)
+    tuned = spared(get_peft_model(module, config, autocast_adapter_dtype=False))
     tuned.peft_config[OWN].base_model_name_or_path = base_name
     name_head(tuned)
     return tuned

@@ -56,7 +56,11 @@ class TrainConfig(Section):
     max_grad_norm: float = knob(
         1.0, "Gradients longer than this are scaled down to it; 0 leaves them. Lower it where the loss jumps.", ge=0
     )
-    bf16: bool = knob(False, "Computes in bfloat16 and keeps trained weights in float32. Right for every GPU since 2020.")
+    bf16: bool | Literal["auto"] = knob(
+        False,
+        "Computes in bfloat16 and keeps trained weights in float32. Right for every GPU since 2020. auto does so where the "
+        "device multiplies bfloat16 itself, a CPU with AVX512-BF16 or AMX too, computes in float32 elsewhere, and says which.",
+    )
     fp16: bool = knob(False, "Computes in float16 with loss scaling. For older GPUs without bfloat16.")
     pure_bf16: bool = knob(
         False,
