@@ -1,6 +1,8 @@
 """The passes in Triton: in its interpreter against the references, and compiled for a GPU that need not be there.
 
-Skipped where triton is not installed. None of them has run on a device yet; bench/gpu/fused_ops.py is the first to do so.
+Skipped where triton is not installed: it comes with torch's builds for GPUs, each of which asks for one version of it, so it
+is no requirement of hone's own (286 MB to fetch, 1 GB on the disk); beside a build for CPUs, `pip install triton`. None of the
+passes has run on a device yet; bench/gpu/fused_ops.py is the first to run them.
 """
 
 from __future__ import annotations

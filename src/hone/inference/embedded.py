@@ -37,6 +37,9 @@ class EmbeddedSampler:
     def refresh(self) -> None:
         """Nothing to do: it is the same module."""
 
+    def close(self) -> None:
+        """Nothing to do: whoever trains the module keeps it."""
+
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Drawn]:
         """One answer a prompt, in order, drawn in left-padded batches of prompts of like length."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))

@@ -215,6 +215,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     with told_of("reward_model"):
         reward = bytes_beside(run, whole_model(run))
     tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
+    draws = isinstance(material.objective, OnPolicy) and not run.objective.rollout_server
     kept, recomputed = (
         estimate(
             shape,
@@ -230,7 +231,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             chunks=material.objective.logit_chunks,
             reference=bytes_beside(run, model_beside(run)) if refers else 0,
             reward=reward,
-            answers=answers_at_once(run) if isinstance(material.objective, OnPolicy) else 0,
+            answers=answers_at_once(run) if draws else 0,
             answer_tokens=longest,
         )
         for recompute in (False, True)
