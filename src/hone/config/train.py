@@ -69,10 +69,18 @@ class TrainConfig(Section):
         level="advanced",
     )
     use_cpu: bool = knob(False, "Trains on the CPU although there is an accelerator.", level="advanced")
-    gradient_checkpointing: bool | None = knob(
+    gradient_checkpointing: bool | Literal["auto"] = knob(
+        "auto",
+        "Computes activations again in the backward pass, which saves much memory and makes steps up to a third slower. With "
+        "auto the plan keeps them where its estimate says that they fit, and else the fastest way that does.",
+    )
+    gradient_checkpointing_kind: Literal["full", "selective", "offloaded"] | None = knob(
         None,
-        "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
-        "Left out, the plan keeps activations where its estimate says that they fit.",
+        "What is computed again: all of a layer (full), all but matrix products and attention, in memory between that and "
+        "keeping everything (selective), or all of a layer while its input waits in host memory (offloaded, on a GPU, for the "
+        "longest rows). Left out, it is full with gradient_checkpointing: true, and the plan's choice with auto.",
+        level="advanced",
+        example="selective",
     )
     neftune_noise_alpha: float | None = knob(
         None,

@@ -19,7 +19,7 @@ from hone import log
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.attention import choose_attention
-from hone.models.checkpointing import recompute_activations
+from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.embeddings import resize_vocab
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
 from hone.models.prepared import bound_prepared
@@ -50,13 +50,13 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     for_training: bool,
-    recompute: bool = False,
+    activations: Activations = "kept",
     length: int | None = None,
     head: ScoreHead | None = None,
 ) -> PreTrainedModel:
     """The model of `model` on `device`, weights in `dtype`; in evaluation mode unless for_training.
 
-    recompute: activations are recomputed in the backward pass. length: longest text in tokens, for rope_scaling.
+    activations: what is kept for the backward pass. length: longest text in tokens, for rope_scaling.
     head: in place of the head of words one that scores texts: the model's own, or a new one where it has none.
     train_from_scratch and a new head draw from torch's generator, which the caller seeds. A quantized base comes frozen.
     Raises ModelError for missing or unreadable files, weights that the files lack, and what the family cannot do.
@@ -85,8 +85,7 @@ def load_model(
         _resize(module, model)
     if for_training and model.quantization:
         freeze(module)
-    if recompute:
-        recompute_activations(module)
+    recompute_activations(module, activations)
     log.info(f"loaded {model.model_name_or_path}: {describe(module)}")
     return module if for_training else module.eval()
 

@@ -146,9 +146,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     num_weights, num_trained, kept, recomputed = _measure(run, material, device)
     free = available_bytes(device)
-    recompute = train.gradient_checkpointing
-    if recompute is None:
-        recompute = kept.needed > 0.8 * free
+    recompute = kept.needed > 0.8 * free if train.gradient_checkpointing == "auto" else train.gradient_checkpointing
     return Plan(
         device=str(device.type),
         world=world,
@@ -172,7 +170,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         draws=material.objective.draws if isinstance(material.objective, OnPolicy) else 0,
         share=material.objective.share if isinstance(material.objective, OnPolicy) else 1.0,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
-        recompute=recompute,
+        activations=train.gradient_checkpointing_kind or "full" if recompute else "kept",
         num_weights=num_weights,
         num_trained=num_trained,
         memory=recomputed if recompute else kept,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import hone
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
+from hone.models.checkpointing import Activations
 from hone.training.device import Precision
 from hone.training.memory import Memory, in_gib
 
@@ -54,7 +55,7 @@ class Plan:
     draws: int
     share: float
     layout: Literal["packed", "packed to cutoff_len", "padded"]
-    recompute: bool
+    activations: Activations
     num_weights: int
     num_trained: int
     memory: Memory
@@ -77,7 +78,7 @@ class Plan:
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
-            f"activations  {'recomputed in the backward pass' if self.recompute else 'kept'}",
+            f"activations  {_ACTIVATIONS[self.activations]}",
             f"memory       about {in_gib(self.memory.total)} a process at most{held} (free now: {in_gib(self.available_bytes)})",
             *(f"             {line}" for line in self.memory.lines()),
             f"output       {self.output_dir}",
@@ -100,6 +101,12 @@ class Plan:
         (folder / "plan.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
 
 
+_ACTIVATIONS = {
+    "kept": "kept",
+    "selective": "products and attention kept, the rest computed again in the backward pass",
+    "full": "computed again in the backward pass, layer by layer",
+    "offloaded": "computed again in the backward pass, the layers' inputs held in host memory",
+}
 _PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

@@ -24,6 +24,7 @@ from hone.data.sample import Pair
 from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampling
+from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
@@ -118,7 +119,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     sampling = None
     if isinstance(material.objective, OnPolicy):
         sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
-    module = build_module(run, device, recompute=plan.recompute, head=material.objective.head)
+    module = build_module(run, device, activations=plan.activations, head=material.objective.head)
     fit_heads(run, module, material.objective)
     work = make_work(run, plan, device, material, module)
     if is_precomputed(run):
@@ -184,7 +185,7 @@ def announce(material: Material, plan: Plan) -> None:
         log.info(line)
 
 
-def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead | None = None) -> nn.Module:
+def build_module(run: Run, device: Device, *, activations: Activations, head: ScoreHead | None = None) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
@@ -193,7 +194,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         dtype=dtype,
         device=device.device,
         for_training=True,
-        recompute=recompute,
+        activations=activations,
         length=run.data.cutoff_len,
         head=head,
     )
