@@ -34,6 +34,7 @@ from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
+from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
@@ -100,8 +101,11 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
         raise TrainingError(problem)
+    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
+    choice = device.gather(choice)[0]  # each process finds other memory free
+    run = choice.settle(run)
     steps = lay_steps(run, material, device.world)
-    plan = draft_plan(run, material, steps, device=device.device, world=device.world)
+    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
     if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
