@@ -23,7 +23,18 @@ KEPT_ABOVE = 256
 """A product is kept where each of its numbers is a sum of more terms than this. To compute fewer again costs no more than to
 write and read the number, so an adapter's second product is not kept, nor an attention's scores."""
 
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_grouped_mm", "grouped_mm_fallback", "_scaled_mm"}
+_PRODUCTS = {
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_grouped_mm",
+    "grouped_mm_fallback",
+    "_scaled_mm",
+    "gemm_4bit",
+    "int8_mixed_scaled_mm",
+}
+"""Of torch, transformers and bitsandbytes."""
 _SECOND = {"addmm": 1, "baddbmm": 1}
 """Where the left factor stands among the arguments, if not first."""
 ATTENTION = ("_scaled_dot_product_", "_flash_attention_forward", "_efficient_attention_forward", "_varlen_attn", "flex_attention")

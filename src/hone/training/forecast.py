@@ -96,7 +96,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
     base = torch.float32 if whole else _TYPES[precision]
     for weight in module.parameters():
         weight.data = weight.data.to(base)
-    linear = [inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear)]
+    head = module.get_output_embeddings()
+    linear = [inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head]
     a_weight = frozen_bytes(module, base.itemsize, quantization.bit, double=quantization.double) if quantization else 0.0
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)

@@ -6,6 +6,7 @@ Does not know how a pass is rehearsed, nor how to save memory. On a CPU it inclu
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,7 +174,9 @@ def held_bytes() -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free now: the accelerator's, or the machine's."""
+    """Memory that is free now: the accelerator's, or the machine's, with what its file caches would give back."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    path = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text()) if path.is_file() else None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
