@@ -33,17 +33,16 @@ COLUMNS = """
 SIGNS = {True: "+", False: "X", None: "-"}
 
 
-def page(officials: Path) -> str:
-    """The whole page; officials: the folder of the makers' templates."""
-    found = list(survey(rows().values(), stand_in_tokenizer, officials))
+def page(found: list[Surveyed]) -> str:
+    """The whole page."""
     head = [
         "| template | format | thinking | tools | system | media | laws | compared with |",
         "|---|---|---|---|---|---|---|---|",
     ]
     parts = [
-        *(OPENING + _counts(found) + COLUMNS + _laws(), "## Templates", "", *head, *map(_row, found), ""),
+        *(OPENING + _counts(found) + COLUMNS + _laws(), "## Templates", "", *head, *map(line_of, found), ""),
         *("## Known differences", "", "Where a row renders otherwise than the file it is compared with, and why.", ""),
-        *(line for one in found for line in _differences(one)),
+        *(line for one in found for line in differences_of(one)),
         *("", "## Notes", "", *(f"- `{one.row.name}`: {_text(one.row.note)}" for one in found if one.row.note)),
     ]
     return "\n".join(parts) + "\n"
@@ -67,7 +66,8 @@ def _laws() -> str:
     return "".join(f"  {number}. {law}\n" for number, law in enumerate(LAWS, 1))
 
 
-def _row(one: Surveyed) -> str:
+def line_of(one: Surveyed) -> str:
+    """What the table says of a row."""
     row = one.row
     media = ", ".join(f"{kind} `{token}`" for kind, token in row.media.items())
     official = f"`{row.official}`, {len(one.compared)} probes" if one.compared else ""
@@ -84,7 +84,8 @@ def _row(one: Surveyed) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _differences(one: Surveyed) -> list[str]:
+def differences_of(one: Surveyed) -> list[str]:
+    """Where it renders otherwise than its maker, and why."""
     if not one.differs:
         return []
     names = ", ".join(name for name, _ in one.differs)
@@ -100,4 +101,4 @@ def _text(words: str) -> str:
 if __name__ == "__main__":
     if not OFFICIALS.is_dir():
         sys.exit(f"docs/make_formats.py: no makers' templates in {OFFICIALS}; without them nothing can be compared")
-    PAGE.write_text(page(OFFICIALS), encoding="utf-8")
+    PAGE.write_text(page(list(survey(rows().values(), stand_in_tokenizer, OFFICIALS))), encoding="utf-8")

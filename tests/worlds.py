@@ -10,17 +10,21 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
+
+from hone.training.launch import leave
 from tests.runs import write_run
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["hone.cli", "hone.training.session", "transformers.models.llama.modeling_llama", "peft", "accelerate", "datasets"]
 )
-_LONGEST = 300
+_LONGEST = 240
 """Seconds that a run may take, far more than any takes here."""
 
 
@@ -54,7 +58,15 @@ def on_two(settings: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def fork(world: int, job: Callable[..., object], *arguments: str, beside: Path) -> str:
+def under_ddp(job: Callable[[], object], beside: Path) -> None:
+    """Run `job` in a process of its own that is a group of one (gloo).
+
+    Not in the test's process: torch 2.13 can wait for ever, holding Python's lock, when a module under DDP is taken apart.
+    """
+    fork(1, _grouped, job, beside=beside)
+
+
+def fork(world: int, job: Callable[..., object], *arguments: Any, beside: Path) -> str:
     """Run `job` in `world` processes, as torchrun would have started them, with a log each beside a file; what they said.
 
     The imports, most of a small run's time, were done once, in the process that these are forked from.
@@ -76,12 +88,23 @@ def fork(world: int, job: Callable[..., object], *arguments: str, beside: Path) 
     return said
 
 
-def _run(job: Callable[..., object], arguments: tuple[str, ...], log_file: str, variables: dict[str, str]) -> None:
+def _run(job: Callable[..., object], arguments: tuple[Any, ...], log_file: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     with open(log_file, "w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     sys.exit(job(*arguments))
+
+
+def _grouped(job: Callable[[], object]) -> NoReturn:
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    code = 1
+    try:
+        job()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    leave(code)
 
 
 def _train(file: str) -> int:

@@ -45,8 +45,7 @@ def in_a_child(work: Callable[[], object], *, kill_after: float | None = None) -
     return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments(tiny_model_dir, make_adapter, tmp_path, kills) -> None:
+def test_kills_at_random_moments(tiny_model_dir, make_adapter, tmp_path, kills=12) -> None:
     """The first half finds no export, the second half an older one, which is the other of two adapters' each time."""
     adapters = [make_adapter(tiny_model_dir, name, seed=seed) for seed, name in enumerate(("one", "two"))]
     wanted = []

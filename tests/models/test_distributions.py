@@ -5,7 +5,6 @@ Tolerance as in test_policy: 1e-4 of the largest. Does not know any objective.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ from hone.models.reference import Reference
 from hone.models.tap import Head
 from tests.architectures import gradients, sequences
 from tests.families import tiny
+from tests.worlds import under_ddp
 
 
 def numbers(logits_NV: Tensor, part: slice) -> Tensor:
@@ -99,14 +99,13 @@ def test_with_an_adapter_and_against_its_base(adapter):
     assert all(weight.grad is not None for weight in module.parameters() if weight.requires_grad)
 
 
-def test_inside_ddp():
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(tiny("llama"))
-        assert_equal(wrapped, Policy(wrapped), pack)
-    finally:
-        torch.distributed.destroy_process_group()
+def inside_ddp() -> None:
+    wrapped = nn.parallel.DistributedDataParallel(tiny("llama"))
+    assert_equal(wrapped, Policy(wrapped), pack)
+
+
+def test_inside_ddp(tmp_path):
+    under_ddp(inside_ddp, tmp_path / "said")
 
 
 def test_nothing_learned_still_reaches_every_weight_with_zeros():

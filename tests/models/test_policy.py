@@ -5,8 +5,6 @@ Tolerance 1e-4 of the largest: fp32 sums over 99 words and a few layers in anoth
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -23,6 +21,7 @@ from hone.models.checkpointing import recompute_activations
 from hone.models.policy import Policy
 from tests.architectures import gradients, plain, sequences
 from tests.families import VOCAB, tiny
+from tests.worlds import under_ddp
 
 
 def assert_equal(module: nn.Module, batch: Batch, parts: list[Encoded], policy: Policy, tolerance: float = 1e-4) -> None:
@@ -87,18 +86,15 @@ def test_at_a_temperature(family, fast):
     assert all((own[name] - gradient).abs().max().item() <= 1e-4 * largest for name, gradient in theirs.items())
 
 
-def test_inside_ddp():
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
-    try:
-        module = tiny("llama")
-        wrapped = nn.parallel.DistributedDataParallel(module)
-        policy = Policy(wrapped)
-        assert policy.self_test().fast
-        assert_equal(wrapped, pack(sequences()), sequences(), policy)
-    finally:
-        torch.distributed.destroy_process_group()
+def inside_ddp() -> None:
+    wrapped = nn.parallel.DistributedDataParallel(tiny("llama"))
+    policy = Policy(wrapped)
+    assert policy.self_test().fast
+    assert_equal(wrapped, pack(sequences()), sequences(), policy)
+
+
+def test_inside_ddp(tmp_path):
+    under_ddp(inside_ddp, tmp_path / "said")
 
 
 def test_under_autocast_the_log_probs_stay_fp32():

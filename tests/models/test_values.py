@@ -5,7 +5,6 @@ Does not know any objective.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 
 import pytest
@@ -27,14 +26,19 @@ from hone.models.value_head import (
 )
 from tests.architectures import sequences
 from tests.families import tiny
+from tests.worlds import under_ddp
 
 
-@pytest.fixture
-def valued():
+def with_values() -> nn.Module:
     module = tiny("llama")
     add_value_head(module)
     nn.init.normal_(value_head_of(module).summary.bias)
     return module
+
+
+@pytest.fixture
+def valued():
+    return with_values()
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -52,17 +56,17 @@ def test_values_are_the_heads_of_the_last_hidden_state(valued, fast):
     assert torch.allclose(policy.hidden(batch, where), hidden[where], atol=1e-6)
 
 
-def test_ddp_sees_the_value_heads_gradient(valued):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
-    try:
-        policy, batch = Policy(nn.parallel.DistributedDataParallel(valued)), pack(sequences())
-        logprobs, values = policy.logprobs_and_values(batch)
-        (logprobs.sum() + values.square().sum()).backward()
-        assert all(weight.grad is not None for weight in valued.parameters())
-        assert valued.v_head.summary.weight.grad.any()
-    finally:
-        torch.distributed.destroy_process_group()
+def inside_ddp() -> None:
+    valued = with_values()
+    policy, batch = Policy(nn.parallel.DistributedDataParallel(valued)), pack(sequences())
+    logprobs, values = policy.logprobs_and_values(batch)
+    (logprobs.sum() + values.square().sum()).backward()
+    assert all(weight.grad is not None for weight in valued.parameters())
+    assert valued.v_head.summary.weight.grad.any()
+
+
+def test_ddp_sees_the_value_heads_gradient(tmp_path):
+    under_ddp(inside_ddp, tmp_path / "said")
 
 
 def test_a_value_head_is_saved_and_read_back(valued, tmp_path):

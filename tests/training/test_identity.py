@@ -24,3 +24,9 @@ def test_settings_that_differ_are_told():
     assert differences(THERE, {**THERE, "adapter": {"finetuning_type": "lora", "lora_rank": "16"}}) == [
         "lora_rank: 8 there, 16 now"
     ]
+
+
+def test_when_the_reference_is_computed_makes_no_other_run():
+    asked = {**THERE, "objective": {**THERE["objective"], "precompute_ref": "false"}}
+    sooner = {**THERE, "objective": {**THERE["objective"], "precompute_ref": "true"}}
+    assert differences(asked, sooner) == differences(sooner, asked) == differences(asked, THERE) == []

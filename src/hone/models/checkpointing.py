@@ -42,7 +42,7 @@ ATTENTION = ("_scaled_dot_product_", "_flash_attention_forward", "_efficient_att
 
 
 def recompute_activations(module: nn.Module, kind: Activations = "full") -> None:
-    """Recompute each layer in the backward pass, or what `kind` says of it; non-reentrant, so frozen inputs need no gradient.
+    """Recompute each layer in the backward pass, or what `kind` says of it; non-reentrant, so that frozen inputs get no gradient.
 
     Gradients are the same whatever the kind. Raises ModelError for a family that cannot.
     """
@@ -57,6 +57,8 @@ def recompute_activations(module: nn.Module, kind: Activations = "full") -> None
     if kind == "selective":
         settings["context_fn"] = partial(create_selective_checkpoint_contexts, _choose)
     enable(settings)
+    # It lets the embeddings' output have a gradient, which would go backward through all layers below the lowest that learns.
+    causal.disable_input_require_grads()
     if kind == "offloaded":
         _offload(causal)
 

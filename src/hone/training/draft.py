@@ -67,7 +67,7 @@ def gather_material(run: Run) -> Material:
         require_same_tokens(run, tokenizer)
 
     def completed(tokens: TokenSet) -> TokenSet:
-        return objective.complete(tokens, seed=seed, longest=run.data.cutoff_len)
+        return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     if objective.needs_score_head:

@@ -22,6 +22,7 @@ from hone.data.batch import Batch, pack, pad
 from hone.data.build import TokenSet
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS
 from hone.models.checkpointing import Activations, recompute_activations
+from hone.models.fused import fuse
 from hone.models.policy import Policy, find_causal
 from hone.models.quirks import padded_only
 from hone.models.shape import meta_model, shape_of
@@ -65,14 +66,14 @@ def forecast(
     """Of a run whose batch sizes are numbers, with its activations treated so."""
     module = meta_model(run.model, objective.head)
     shape, precision = shape_of(module), precision_of(run.train)
+    fuse(module, run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
     longest = _longest(run, objective, tokens)
     batch = _largest_batch(run, objective, tokens, longest, padded=bool(padded_only(module.config)))
     several = run.train.gradient_accumulation_steps > 1
-    key = (
-        module.config.to_json_string(), repr(run.adapter), precision, run.train.pure_bf16, activations, str(device), several,
-        objective.needs_logits, tuple(batch.ids_BT.shape), tuple(batch.positions_BT.flatten().tolist()), batch.num_trained,
-    )  # fmt: skip
+    settings = (repr(run.adapter), precision, run.train.pure_bf16, run.model.flash_attn, run.train.fused_kernels)
+    lengths = (tuple(batch.ids_BT.shape), tuple(batch.positions_BT.flatten().tolist()), batch.num_trained)
+    key = (module.config.to_json_string(), *settings, activations, str(device), several, objective.needs_logits, *lengths)
     if key not in _passes:
         _passes[key] = _rehearse(run, objective, attached, batch, activations, device=device, holds_gradients=several)
     found = _passes[key]
@@ -164,7 +165,7 @@ def _rehearse(
         path, layers = find_layers(causal)
         recompute_activations(causal, kind)
         config = causal.config.get_text_config()
-        learns = kind != "kept" or any(one.requires_grad for one in causal.get_input_embeddings().parameters())
+        learns = any(one.requires_grad for one in causal.get_input_embeddings().parameters())
         depth = find_alike(layers, config, learns_before=learns)
         few = cut(layers, config, depth)
         parent, _, name = path.rpartition(".")

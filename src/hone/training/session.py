@@ -18,6 +18,7 @@ from torch import nn
 from hone import log
 from hone.adapters.apply import attach
 from hone.config.environment import read_environment
+from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.data.sample import Pair
@@ -45,6 +46,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
@@ -87,6 +89,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
+    run = settled(run)
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -199,6 +202,7 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         device=device.device,
         for_training=True,
         activations=activations,
+        fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
@@ -218,7 +222,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
+    balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
     policy = Policy(wrapped, balanced)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.config.objectives.referenced import Referenced
+from hone.config.objectives.routed import Routed
 from hone.config.section import Section, knob
 
 
@@ -39,7 +40,7 @@ class Drawing(Section):
     )
 
 
-class OwnAnswers(Referenced, Drawing):
+class OwnAnswers(Referenced, Drawing, Routed):
     """What all share that learn by rewards from answers which the model that learns has drawn."""
 
     reward_timeout: float = knob(
