@@ -22,7 +22,14 @@ PASS = {"activations": 5000, "logits": 700, "gradients": 300}
 
 
 def held(weights=ADAPTER, found=PASS, *, device=GPU, **changes):
-    settings = {"formed": 50_000, "optimizer": "adamw_torch", "holds_gradients": False, "world": 1, "half": False}
+    settings = {
+        "formed": 50_000,
+        "optimizer": "adamw_torch",
+        "holds_gradients": False,
+        "recomputes": False,
+        "world": 1,
+        "half": False,
+    }
     return add_up(weights, found, device=device, **{**settings, **changes})
 
 
@@ -48,6 +55,7 @@ def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
     parts = held(device=CPU)
     assert parts.total == sum(asdict(parts).values())
     assert parts.libraries > 100 * 2**20 and parts.needed == parts.total - parts.libraries
+    assert held(device=CPU, recomputes=True).fragmentation < parts.fragmentation
     assert parts.fragmentation > 0 and held().libraries == 0, "of an accelerator's memory the process holds nothing yet"
     assert [line.split()[0] for line in parts.lines()] == [name for name, size in asdict(parts).items() if size]
 

@@ -79,8 +79,8 @@ def forecast(
     found = _passes[key]
     one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
     memory = add_up(
-        weights, one.bytes, formed=one.formed, optimizer=run.optimizer.kind, holds_gradients=several, world=world,
-        half=precision != "no", device=device,
+        weights, one.bytes, formed=one.formed, optimizer=run.optimizer.kind, recomputes=activations != "kept",
+        holds_gradients=several, world=world, half=precision != "no", device=device,
     )  # fmt: skip
     extra = max(0, objective.logit_chunks - 2) * 4 * min(batch.num_trained * shape.vocabulary, CHUNK_ELEMENTS)
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from hone.models.prepared import KEPT
 
-_HEAP_SHARE = 0.12
-"""Of all bytes that a pass forms on a CPU: glibc's heap holds it beside the tensors, as they come and go in every size. Measured,
-see bench/plan_memory.py."""
+_HEAP_SHARE = {"kept": 0.12, "recomputed": 0.06}
+"""Of all bytes that a pass forms on a CPU: glibc's heap holds it beside the tensors, as they come and go in every size. Chosen to
+give what bench/plan_memory.py saw when it was a share of what layers keep."""
 
 _DEVICE_SHARE = 0.05
 """The same of what an accelerator holds for a pass, at its highest. Assumed: bench/gpu/plan_memory.py has not run on a device."""
@@ -99,6 +99,7 @@ def add_up(
     *,
     formed: int,
     optimizer: str,
+    recomputes: bool,
     holds_gradients: bool,
     world: int,
     half: bool,
@@ -106,7 +107,8 @@ def add_up(
 ) -> Memory:
     """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part.
 
-    formed: bytes of all that a pass forms; holds_gradients: from one micro-batch to the next; half: it computes in 16 bits.
+    formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; holds_gradients: from one
+    micro-batch to the next; half: it computes in 16 bits.
     """
     on_cpu, trained = device.type == "cpu", weights.trained
     buckets = trained if world > 1 else 0  # DDP sends gradients from a copy
@@ -126,7 +128,9 @@ def add_up(
         optimizer=weights.states + scratch,
         activations=in_pass["activations"],
         logits=in_pass["logits"],
-        fragmentation=int(formed * _HEAP_SHARE) + prepared if on_cpu else int(sum(held.values()) * _DEVICE_SHARE),
+        fragmentation=int(formed * _HEAP_SHARE["recomputed" if recomputes else "kept"]) + prepared
+        if on_cpu
+        else int(sum(held.values()) * _DEVICE_SHARE),
     )
 
 
