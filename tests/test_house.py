@@ -46,7 +46,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "serving": (4, 500, ("chat", "inference.base")),
     "training": (
         5,
-        3950,
+        4900,
         (
             "chat",
             "models",

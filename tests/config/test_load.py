@@ -52,7 +52,7 @@ def test_defaults_are_llama_factorys():
     assert (run.train.logging_steps, run.train.save_steps, run.train.seed, run.train.max_grad_norm) == (500, 500, 42, 1.0)
     assert (run.adapter.kind, run.adapter.lora_rank, run.adapter.lora_alpha) == ("lora", 8, None)
     assert run.objective.kind == "sft" and run.optimizer.lr_scheduler_type == "linear" and run.data.cutoff_len == 2048
-    assert run.train.gradient_checkpointing is None and run.parallel.ddp_timeout == 1800 and run.train.do_train
+    assert run.train.gradient_checkpointing == "auto" and run.parallel.ddp_timeout == 1800 and run.train.do_train
     assert (run.generate.temperature, run.generate.top_p, run.generate.max_new_tokens) == (0.95, 0.7, 1024)
 
 
