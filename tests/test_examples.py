@@ -19,7 +19,7 @@ from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "export"))
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "api", "export"))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 

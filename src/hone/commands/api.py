@@ -1,0 +1,46 @@
+"""hone api: serve a model by OpenAI's protocol.
+
+Holds no logic: it puts rooms together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hone.adapters.folder import folders_of
+from hone.config import Run, load
+from hone.config.environment import read_api_environment
+from hone.inference.build import build_engine
+from hone.inference.embed import build_embedder
+from hone.inference.score import build_scorer
+from hone.models.value_head import find_value_head, learned_by
+from hone.serving.app import build_app
+from hone.serving.asked import Terms
+from hone.serving.routes import Served, Vectors
+from hone.serving.server import open_socket, serve
+
+
+def main(arguments: list[str]) -> int:
+    """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
+    run, told = load(arguments, "api"), read_api_environment()
+    with open_socket(told.host, told.port, key=told.key) as socket:
+        served = load_served(run, told.name)
+        terms = Terms(run.generate, run.api)
+        app = build_app(served, terms, key=told.key, num_running=told.num_running, root_path=told.root_path)
+        serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells)
+    return 0
+
+
+def load_served(run: Run, name: str) -> Served:
+    """The run's model under `name`, with what it can do: vectors, scores or answers."""
+    dtype, length = run.serve.infer_dtype, run.data.cutoff_len
+    adapters = folders_of(run.adapter)
+    if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
+        embedder = build_embedder(run.model, run.adapter, dtype=dtype, length=length)
+        return Served(name, embed=lambda texts, query: Vectors(*embedder.embed_counted(texts, query=query)))
+    head = find_value_head(run.model, adapters)
+    if head is not None and (learned_by(head) == "reward" or run.objective.kind == "reward"):
+        scorer = build_scorer(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+        return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
+    engine = build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+    return Served(name, engine=engine)
