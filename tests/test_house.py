@@ -32,7 +32,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "adapters": (2, 650, ()),
     "optim": (2, 1000, ()),
     "data": (3, 3350, ("chat", "models.hubs")),
-    "inference": (3, 1450, ("chat", "models", "adapters", "data.batch")),
+    "inference": (3, 1800, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 1000, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
     "objectives": (
