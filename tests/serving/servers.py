@@ -30,6 +30,7 @@ class Scripted:
     codec: Codec
     script: str = "Hello there."
     pause: Callable[[], object] = lambda: None
+    num_together: int = 1
     asked: list[Request] = field(default_factory=list)
     num_left: int = 0
     num_drawn: int = 0

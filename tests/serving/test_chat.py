@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 
 import openai
 import pytest
 import torch
 
 from hone.chat.message import Conversation, message
+from hone.inference.together import TogetherEngine
 from hone.serving.answers import LOWEST
-from tests.serving.servers import NAME
+from hone.serving.routes import Served
+from tests.serving.servers import NAME, live
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 TOOLS = [
@@ -265,3 +268,34 @@ def test_texts_are_continued(tiny, told, speaker, codec):
     drawn = tiny.client.completions.create(model=NAME, prompt="1 2 3", logprobs=2, max_tokens=4, seed=1).choices[0]
     assert len(drawn.logprobs.tokens) == len(drawn.logprobs.top_logprobs) <= 4
     assert all(LOWEST <= value <= 0 and math.isfinite(value) for value in drawn.logprobs.token_logprobs)
+
+
+def test_clients_at_once_get_what_each_gets_alone(engine):
+    """More clients than rows, streams beside whole answers, two choices each: none is lost, none is another's."""
+    with live(Served(NAME, engine=TogetherEngine(engine.module, engine.codec, num_rows=4)), num_running=4) as server:
+        asked = [
+            {
+                "messages": [{"role": "user", "content": f"{i} " * (i + 1)}],
+                "seed": i,
+                "n": 1 + i % 2,
+                "max_tokens": 6 + i,
+                "temperature": 1,
+            }
+            for i in range(8)
+        ]
+        alone = [[choice.message.content for choice in chat(server, **one).choices] for one in asked]
+        found = {}
+
+        def ask(number):
+            if number % 3:
+                found[number] = [choice.message.content for choice in chat(server, **asked[number]).choices]
+            else:
+                found[number] = list(streamed(server, **asked[number])[0].values())
+
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert [found[number] for number in range(8)] == alone
+        assert len({text for texts in alone for text in texts}) == 12, "answers differ, so that a mistaken one would show"

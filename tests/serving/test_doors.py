@@ -180,7 +180,7 @@ def test_an_open_address_wants_a_key():
 
 def test_the_environment():
     read = read_api_environment({})
-    assert (read.host, read.port, read.key, read.name, read.num_running) == ("127.0.0.1", 8000, "", "gpt-3.5-turbo", 1)
+    assert (read.host, read.port, read.key, read.name, read.num_running) == ("127.0.0.1", 8000, "", "gpt-3.5-turbo", 8)
     read = read_api_environment(
         {"API_HOST": "::1", "API_PORT": "9", "API_KEY": " k ", "MAX_CONCURRENT": "3", "FASTAPI_ROOT_PATH": "/llm/"}
     )

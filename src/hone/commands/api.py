@@ -24,15 +24,16 @@ def main(arguments: list[str]) -> int:
     """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
     run, told = load(arguments, "api"), read_api_environment()
     with open_socket(told.host, told.port, key=told.key) as socket:
-        served = load_served(run, told.name)
+        served = load_served(run, told.name, num_together=told.num_running)
+        num_running = served.engine.num_together if served.engine is not None else 1
         terms = Terms(run.generate, run.api)
-        app = build_app(served, terms, key=told.key, num_running=told.num_running, root_path=told.root_path)
+        app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path)
         serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells)
     return 0
 
 
-def load_served(run: Run, name: str) -> Served:
-    """The run's model under `name`, with what it can do: vectors, scores or answers."""
+def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
+    """The run's model under `name`, with what it can do: vectors, scores or answers, `num_together` of them at once."""
     dtype, length = run.serve.infer_dtype, run.data.cutoff_len
     adapters = folders_of(run.adapter)
     if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
@@ -42,5 +43,5 @@ def load_served(run: Run, name: str) -> Served:
     if head is not None and (learned_by(head) == "reward" or run.objective.kind == "reward"):
         scorer = build_scorer(run.model, run.chat, run.adapter, dtype=dtype, length=length)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    engine = build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+    engine = build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length, num_together=num_together)
     return Served(name, engine=engine)

@@ -50,7 +50,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class ApiEnvironment:
-    """What the environment says about `hone api`; LLaMA-Factory's names, and its defaults but for the host.
+    """What the environment says about `hone api`; LLaMA-Factory's names, and its defaults but for host and num_running.
 
     host, port: the address; key: what requests must bring, "" for nothing; name: of the model; root_path: where a proxy in
     front puts the server; num_running: requests that are answered at once; tells: whether each request is a line of the log.
@@ -89,7 +89,7 @@ def read_api_environment(variables: Mapping[str, str] = os.environ) -> ApiEnviro
         key=variables.get("API_KEY", "").strip(),
         name=variables.get("API_MODEL_NAME", "").strip() or "gpt-3.5-turbo",
         root_path=variables.get("FASTAPI_ROOT_PATH", "").strip().rstrip("/"),
-        num_running=number("MAX_CONCURRENT", 1, 1024),
+        num_running=number("MAX_CONCURRENT", 8, 1024),
         tells=is_true(variables.get("API_VERBOSE", "1")),
     )
     if not found.key.isascii():

@@ -91,7 +91,9 @@ class Delta:
 
 
 class Engine(Protocol):
-    """Anything that answers."""
+    """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own."""
+
+    num_together: int
 
     def generate(self, request: Request) -> Iterator[Delta]:
         """The answer as it is drawn; closing the iterator stops the model."""

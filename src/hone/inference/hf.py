@@ -34,6 +34,8 @@ class HfEngine:
     module: in evaluation mode, on its device. One answer is drawn at a time; further callers wait.
     """
 
+    num_together = 1
+
     def __init__(self, module: nn.Module, codec: Codec):
         self.module, self.codec = module, codec
         # The model's own file would fill in every number that a request leaves open, such as a penalty nobody asked for.
@@ -51,10 +53,9 @@ class HfEngine:
         prompt = self._prompt(request)
         num_new = self._num_new(request, prompt)
         steer = self._steer(request, prompt)
-        settings = self._settings(request, num_new, steered=steer is not None)
         shown = not request.settings.skip_special_tokens
         hearing = Hearing(self.codec, request, prompt, hidden=frozenset() if shown else self._special)
-        with self._turn, closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn:
+        with closing(self._ids(request, prompt, num_new, steer)) as drawn:
             for token in drawn:
                 yield hearing.take(token, steer.told.popleft() if steer is not None and steer.told else None)
                 if hearing.ended:
@@ -62,6 +63,12 @@ class HfEngine:
         last, ids = hearing.rest(), hearing.ids
         answer = Answer(hearing.message, self._finish(ids, prompt, ended=hearing.ended), len(prompt), len(ids))
         yield replace(last, text=last.text + (self._stop_text(ids) if shown else ""), answer=answer)
+
+    def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
+        """The ids of an answer as they are drawn, the stop token included; closing it stops the model."""
+        settings = self._settings(request, num_new, steered=steer is not None)
+        with self._turn, closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn:
+            yield from drawn
 
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
         """Whole answers in the order of the requests, drawn in left-padded batches of requests with the same settings and room.
@@ -107,12 +114,12 @@ class HfEngine:
     def _steer(self, request: Request, prompt: list[int]) -> Steer | None:
         """What changes the logits of this answer; None where nothing does."""
         asked = replace(request.steering, stop=(), one_call=False)
-        if asked == Steering():
+        penalty, beams = request.settings.repetition_penalty, request.settings.num_beams > 1
+        if asked == Steering() and (penalty == 1 or beams):
             return None
-        if request.settings.num_beams > 1:
+        if beams:
             raise ModelError("num_beams above 1: a beam search gives neither log-probs nor an answer that is held to anything")
         guide = self._guide(request, prompt)
-        penalty = request.settings.repetition_penalty
         return Steer(asked, len(prompt), repetition_penalty=penalty, guide=guide, name=lambda id: self.codec.text_of([id]))
 
     def _guide(self, request: Request, prompt: list[int]) -> Guide | None:

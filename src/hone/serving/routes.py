@@ -13,7 +13,7 @@ import time
 import traceback
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -286,11 +286,16 @@ async def _gone(http: Http) -> None:
 
 
 def _drawn(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
-    """The deltas of each answer behind each other, with the answer's number."""
-    for index, request in enumerate(requests):
-        with closing(engine.generate(request)) as deltas:
-            for delta in deltas:
-                yield index, delta
+    """The deltas of each answer with its number: in turn of answers that are drawn at once, else one answer behind the other."""
+    left = list(enumerate(requests))
+    while left:
+        now, left = left[: engine.num_together], left[engine.num_together :]
+        with ExitStack() as open:
+            growing = [(index, open.enter_context(closing(engine.generate(request)))) for index, request in now]
+            while growing:
+                told = [(index, deltas, delta) for index, deltas in growing if (delta := next(deltas, None)) is not None]
+                yield from ((index, delta) for index, _, delta in told)
+                growing = [(index, deltas) for index, deltas, _ in told]
 
 
 def _event(data: dict[str, Any]) -> bytes:
