@@ -26,6 +26,7 @@ from hone.inference.base import Request, Steering
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row, Rows, why_not
 from hone.inference.sampling import generation_config
+from hone.inference.steering import Steer
 from hone.inference.together import TogetherEngine
 
 PLAIN = Steering()
@@ -121,6 +122,26 @@ def test_who_leaves_frees_a_row_and_a_wrong_request_harms_no_other(module, codec
     while engine._running:
         assert time.monotonic() < end, "the one who left is drawn on"
         time.sleep(0.01)
+
+
+def test_one_whose_steering_fails_on_the_way_harms_no_other(module, codec, monkeypatch):
+    engine = TogetherEngine(module, codec, num_rows=2)
+    alone = list(engine.generate(ask("Hi", 1)))
+    bad = ask("Rain", 2, Steering(num_top=1))
+    noted, found = [], []
+
+    def note(self, token):
+        noted.append(token)
+        if len(noted) > 2:
+            raise ModelError("too large")
+
+    monkeypatch.setattr(Steer, "note", note)
+    good = threading.Thread(target=lambda: found.append(list(engine.generate(ask("Hi", 1)))))
+    good.start()
+    with pytest.raises(ModelError, match="too large"):
+        list(engine.generate(bad))
+    good.join()
+    assert found[0][-1].answer == alone[-1].answer
 
 
 def test_an_error_of_the_model_reaches_all_whom_it_hits_and_the_next_are_answered(module, codec, monkeypatch):

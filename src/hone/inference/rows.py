@@ -38,14 +38,16 @@ class CannotBatch(Exception):
 
 
 class Row:
-    """One answer in the making. ids: prompt and drawn tokens; num_new: most of them that are drawn.
+    """One answer in the making. ids: prompt and drawn tokens; settings: how they are drawn, and where it ends.
 
-    Draws by its own seed (None: a new one), one number a token, so that no neighbour changes what it draws.
+    Draws by its own seed (None: a new one), one number a token, so that no neighbour changes what it draws. fault: what kept it
+    from drawing its next token.
     """
 
     def __init__(self, prompt: list[int], settings: GenerationConfig, *, seed: int | None, steer: Steer | None = None):
         self.ids, self._num_prompt, self._settings, self._steer = list(prompt), len(prompt), settings, steer
         self._random = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed % 2**64)
+        self.fault: Exception | None = None
         self._cuts = LogitsProcessorList()
         if settings.do_sample:
             self._cuts += [TemperatureLogitsWarper(settings.temperature)] if settings.temperature != 1 else []
@@ -107,7 +109,10 @@ class Rows:
             return
         logits_BV = self._logits([row.ids[-1] for row in self.rows])
         for number, row in enumerate(self.rows):
-            row.draw(logits_BV[number : number + 1])
+            try:
+                row.draw(logits_BV[number : number + 1])
+            except Exception as fault:  # of its own steering, as a grammar that grows too large: the others go on
+                row.fault = fault
 
     @torch.inference_mode()
     def keep(self, wanted: list[Row]) -> None:

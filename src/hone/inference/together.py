@@ -89,6 +89,9 @@ class TogetherEngine(HfEngine):
         for job in jobs:
             if job.row not in inside and not self._joined(rows, job):
                 continue
+            if job.row.fault is not None:
+                job.told.put(job.row.fault)
+                continue
             job.told.put(job.row.ids[-1])
             if job.row.done:
                 job.told.put(_END)
