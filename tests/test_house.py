@@ -43,7 +43,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 1450, ("chat", "inference.base")),
+    "serving": (4, 1600, ("chat", "inference.base")),
     "training": (
         5,
         3900,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import signal
+import sys
 import threading
 
 import openai
@@ -16,6 +18,7 @@ from hone.chat.message import Conversation, message
 from hone.cli import main
 from hone.commands import api
 from hone.config import load
+from hone.errors import MissingExtra
 from hone.inference.embed import build_embedder
 from hone.inference.score import build_scorer
 
@@ -99,3 +102,11 @@ def test_an_embedding_model_gives_vectors(tiny_model_dir, tmp_path):
     vectors = served.embed(["Hi", "What is it?"], False)
     assert vectors.rows == embedder.embed(["Hi", "What is it?"]).tolist() and served.engine is None
     assert vectors.num_tokens == sum(map(len, embedder.codec.encode_plain(["Hi", "What is it?"])))
+
+
+@pytest.mark.parametrize(("package", "module"), [("uvicorn", "hone.serving.web"), ("fastapi", "hone.serving.web")])
+def test_a_package_that_is_missing_is_named_with_its_extra(package, module, monkeypatch):
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=rf'hone api needs the package {package}: pip install "hone-llm\[serve\]"'):
+        importlib.import_module(module)

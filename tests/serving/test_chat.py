@@ -17,6 +17,7 @@ from hone.chat.message import Conversation, message
 from hone.inference.together import TogetherEngine
 from hone.serving.answers import LOWEST
 from hone.serving.routes import Served
+from hone.serving.shapes import Cards, ChatCompletion, Completion
 from tests.serving.servers import NAME, live
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
@@ -299,3 +300,13 @@ def test_clients_at_once_get_what_each_gets_alone(engine):
             client.join()
         assert [found[number] for number in range(8)] == alone
         assert len({text for texts in alone for text in texts}) == 12, "answers differ, so that a mistaken one would show"
+
+
+def test_answers_have_the_shapes_that_are_documented(told, speaker, tiny):
+    speaker.script = f"<think>\nHm.\n</think>\n\nWell.\n{CALLS}"
+    for server, asked in ((told, {"tools": TOOLS}), (tiny, {"logprobs": True, "top_logprobs": 1, "n": 2, "max_tokens": 3})):
+        shaped = ChatCompletion.model_validate(server.http.post("/v1/chat/completions", json={"messages": ASK, **asked}).json())
+        assert bool(shaped.choices[0].message.tool_calls) == ("tools" in asked)
+    asked = {"prompt": ["a", "b"], "logprobs": 1, "max_tokens": 3}
+    assert len(Completion.model_validate(tiny.http.post("/v1/completions", json=asked).json()).choices) == 2
+    assert Cards.model_validate(tiny.http.get("/v1/models").json()).data[0].id == NAME

@@ -25,22 +25,23 @@ from hone.serving.asked import Terms, chat_requests, completion_requests
 from hone.serving.metrics import Metrics
 from hone.serving.protocol import ChatRequest, CompletionRequest, Drawing, EmbeddingRequest, ScoreRequest
 from hone.serving.refusal import Refusal, error_body
+from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, Scores, documented
 from hone.serving.turns import Turns, taken_in_turn
 from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
 from hone.serving.web import Request as Http
 
 T = TypeVar("T")
 
-ERRORS: dict[int | str, dict[str, str]] = {
-    400: {"description": "A field that is unknown, wrong, or asks for what this server does not do."},
-    401: {"description": "The key is missing or wrong."},
-    403: {"description": "The request names another host than this machine."},
-    404: {"description": "No such model."},
-    405: {"description": "This server's model cannot do it."},
-    413: {"description": "The body is too large."},
-    429: {"description": "Too many requests wait; Retry-After tells when to come again."},
-    503: {"description": "No turn was free in time; Retry-After tells when to come again."},
-    504: {"description": "The answer took too long and was stopped."},
+OF_KEY = {401: "The key is missing or wrong.", 403: "The request names another host than this machine."}
+OF_NAME = OF_KEY | {404: "No such model."}
+OF_WORK = OF_NAME | {
+    400: "A field that is unknown, wrong, or asks for what this server does not do.",
+    405: "This server's model cannot do it.",
+    413: "The body is too large.",
+    429: "Too many requests wait; Retry-After tells when to come again.",
+    500: "The server failed; its log tells more.",
+    503: "No turn was free in time; Retry-After tells when to come again.",
+    504: "The answer took too long and was stopped.",
 }
 
 
@@ -79,19 +80,16 @@ class Routes:
     def router(self) -> APIRouter:
         """Every path."""
         router = APIRouter()
-        router.add_api_route(
-            "/v1/models", self.models, methods=["GET"], responses=_but(ERRORS, 400, 404, 405, 413, 429, 503, 504)
-        )
-        router.add_api_route(
-            "/v1/models/{name:path}", self.model, methods=["GET"], responses=_but(ERRORS, 405, 413, 429, 503, 504)
-        )
-        for path, answer in (
-            ("/v1/chat/completions", self.chat),
-            ("/v1/completions", self.completion),
-            ("/v1/embeddings", self.embedding),
-            ("/v1/score/evaluation", self.evaluation),
+        router.add_api_route("/v1/models", self.models, methods=["GET"], responses=documented(Cards, OF_KEY))
+        router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], responses=documented(Card, OF_NAME))
+        for path, answer, shape in (
+            ("/v1/chat/completions", self.chat, ChatCompletion),
+            ("/v1/completions", self.completion, Completion),
+            ("/v1/embeddings", self.embedding, Embeddings),
+            ("/v1/score/evaluation", self.evaluation, Scores),
         ):
-            router.add_api_route(path, answer, methods=["POST"], responses=ERRORS, response_model=None)
+            responses = documented(shape, OF_WORK)
+            router.add_api_route(path, answer, methods=["POST"], responses=responses, response_model=None)
         router.add_api_route("/health", self.health, methods=["GET"])
         router.add_api_route("/metrics", self.page, methods=["GET"], response_class=PlainTextResponse)
         return router
@@ -308,7 +306,3 @@ def _base64(row: list[float]) -> str:
     if sys.byteorder == "big":
         numbers.byteswap()
     return base64.b64encode(numbers.tobytes()).decode()
-
-
-def _but(errors: dict[int | str, dict[str, str]], *not_these: int) -> dict[int | str, dict[str, str]]:
-    return {status: told for status, told in errors.items() if status not in not_these}
