@@ -1,4 +1,4 @@
-# make install | test | demo | lint | docs | clean: everything a developer types, in one .venv.
+# make install | test | demo | bench | lint | docs | clean: everything a developer types, in one .venv.
 # Does not know what the package does; the packages' exact tested versions stand in constraints.txt.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install test demo lint docs clean
+.PHONY: install test demo bench lint docs clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ lint: install
 
 demo: install
 	$(BIN)/python demo/run.py
+
+# CASES picks some; the peers' environments are made by the first call, in ~/.cache/hone-bench.
+bench: install
+	OMP_NUM_THREADS=1 $(BIN)/python bench/run.py $(CASES)
 
 docs: install
 	$(BIN)/python docs/make_config.py

@@ -1,7 +1,7 @@
-"""Each objective's loss and gradient beside TRL's: `python bench/against_trl.py --trl-python PATH [name ...]`, no name for all.
+"""Each objective's loss and gradient beside TRL's: `python bench/against_trl.py [name ...]`, no name for all.
 
-Knows no formula: hone's side is `Objective.loss` of a Policy, TRL's is trl_side.py in an environment of its own, on the same ids
-and weights. The model is a random Llama of two layers in fp32, its reference a copy with noise; both are made on the spot.
+Knows no formula: hone's side is `Objective.loss` of a Policy, TRL's is trl_losses.py in an environment of its own, on the
+same ids and weights. The model is a random Llama of two layers in fp32, its reference a copy with noise; both are made here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from environments import ENVIRONMENTS, python_of
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -143,6 +144,16 @@ CASES = {
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1},
     ),
+    **{
+        f"gspo, kl, unbiased{note}": replace(
+            grpo(
+                {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.04, "use_bias_correction_kl": True},
+                {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.04, "use_bias_correction_kl": True},
+            ),
+            rows=rows,
+        )
+        for note, rows in (("", "drawn"), (", answers of one token", "drawn, one token"))
+    },
 }
 RENAMED = {"v_head.summary.weight": "score.weight", "v_head.summary.bias": ""}
 """TRL's names of weights; "" for one it has not: what is added to both scores of a pair changes nothing."""
@@ -190,8 +201,9 @@ def make_rows(model: LlamaForCausalLM) -> dict[str, Rows]:
         row["advantage"] = round(rng.uniform(-1.5, 1.5), 3)
         logprobs = completion_logprobs(model, row["prompt"], row["completion"])
         row["old_logprobs"] = (logprobs + 0.3 * torch.randn(logprobs.shape, generator=noise)).tolist()
+    short = [{**row, **{name: row[name][:1] for name in ("completion", "old_logprobs")}} for row in drawn]
     even = [{"prompt": ids(1), "chosen": ids(5), "rejected": ids(n)} for n in (3, 5, 8)]
-    return {"pairs": pairs, "one pair": pairs[:1], "even pairs": even, "rated": rated, "drawn": drawn}
+    return {"pairs": pairs, "one pair": pairs[:1], "even pairs": even, "rated": rated, "drawn": drawn, "drawn, one token": short}
 
 
 @torch.no_grad()
@@ -202,12 +214,12 @@ def completion_logprobs(model: LlamaForCausalLM, prompt: list[int], completion: 
     return logits_TV[where].log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)]
 
 
-def run_trl(folder: Path, python: str, cases: dict[str, Case], rows: dict[str, Rows]) -> dict[str, Any]:
+def run_trl(folder: Path, python: Path, cases: dict[str, Case], rows: dict[str, Rows]) -> dict[str, Any]:
     """TRL's losses by case, its gradients as files in FOLDER/trl, its advantages and its versions."""
     told = {"rows": rows, "cases": {name: asdict(case) for name, case in cases.items()}, "rewards": REWARDS}
     told["advantages"] = {name: {"trainer": kind, "settings": DRAWN | more} for name, (kind, more) in ADVANTAGES.items()}
     (folder / "cases.json").write_text(json.dumps(told))
-    subprocess.run([python, Path(__file__).with_name("trl_side.py"), folder], check=True)
+    subprocess.run([python, Path(__file__).with_name("trl_losses.py"), folder], check=True)
     return json.loads((folder / "trl" / "losses.json").read_text())
 
 
@@ -277,7 +289,7 @@ def compare_advantages(theirs: dict[str, list[float]]) -> str:
 def main() -> None:
     """Print a table of the cases named, or of all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trl-python", required=True, help="the python of an environment with trl")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where TRL's environment is or is made")
     parser.add_argument("names", nargs="*", default=[], help="cases, all where none is named")
     asked = parser.parse_args()
     cases = {name: CASES[name] for name in asked.names or CASES}
@@ -285,7 +297,7 @@ def main() -> None:
         folder = Path(path)
         make_models(folder)
         rows = make_rows(LlamaForCausalLM.from_pretrained(folder / "policy"))
-        found = run_trl(folder, asked.trl_python, cases, rows)
+        found = run_trl(folder, python_of("trl", asked.environments), cases, rows)
         print(*(f"{name} {version}" for name, version in found["versions"].items()))
         print("| method | TRL's loss | hone's loss | relative difference | largest difference of gradients / norm |")
         print("|---|---|---|---|---|")

@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = "the rain falls on roof and sings to me while seven grey cats sleep under an old wooden table near Paris".split()
 LORA = {"finetuning_type": "lora", "lora_target": "all", "lora_rank": 32}
+OFT = {"finetuning_type": "oft", "oft_target": "all", "oft_block_size": 32}
 FULL = {"finetuning_type": "full"}
 KEEP, AGAIN = {"gradient_checkpointing": False}, {"gradient_checkpointing": True}
 CASES: dict[str, dict[str, Any]] = {
@@ -30,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lora, vocabulary, bf16": {**LORA, **KEEP, "dataset": "short", "model_name_or_path": "wide", "bf16": True},
     "lora, bf16": {**LORA, **KEEP, "dataset": "short", "bf16": True},
     "qlora nf4, bf16": {**LORA, **KEEP, "dataset": "short", "bf16": True, "quantization_bit": 4},
+    "oft, long rows": {**OFT, **KEEP, "dataset": "long"},
+    "oft, bf16": {**OFT, **KEEP, "dataset": "short", "bf16": True},
     "full, short rows": {**FULL, **KEEP, "dataset": "short"},
     "full, long rows, recomputed": {**FULL, **AGAIN, "dataset": "long"},
     "full, vocabulary of 128k": {**FULL, **KEEP, "dataset": "short", "model_name_or_path": "wide"},

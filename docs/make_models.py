@@ -24,10 +24,11 @@ Sizes, weights and tokenizers of real models are no part of this; the architectu
 COLUMNS = """
 - **log-probs**: the log-prob of each token and its gradient to every weight are those of the model's own forward,
   without all logits being formed.
-- **batches**: packed: several sequences in a row without padding, each as if alone. padded: the family would let them
-  see each other, so hone pads; it is said once at the start. shared: the prompt of a pair is computed once for both of
-  its answers; not where a layer sees by place (windows, chunks, indexers), nor while a router's balance loss is learned.
-  The self-test at every start looks again.
+- **batches**: packed: several sequences in a row without padding, each of which attends by itself. with a mask: packed
+  alike, but the family reads a mask of all the row's tokens by all, which costs the row's length squared. padded: the
+  family would let sequences see each other, so hone pads. Either is said once at the start. shared: the prompt of a
+  pair is computed once for both of its answers; not where a layer sees by place (windows, chunks, indexers), nor while
+  a router's balance loss is learned. The self-test at every start looks again.
 - **LoRA**: the linear layers that `lora_target: all` adapts, by the last part of their name. *Not*: linear layers it
   leaves out: the head, always; routers, gates and the indexers of sparse attention, which would learn to choose, or
   which no gradient reaches; layers that a kernel uses past their own forward; and, where experts are fused, shared
@@ -85,12 +86,18 @@ def _row(name: str, found: Found) -> str:
         f"`{kind}`" + (f" with {variant}" if variant else ""),
         FAMILIES[name].used_by,
         "yes" if found.right else "no",
-        ("packed, shared" if found.shared else "packed") if found.isolated else f"padded: {found.padded_only}",
+        _batches(found),
         _lora(found),
         "yes" if found.reloads else "no",
         "-" if not found.fused else "yes" if found.balanced else "none",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _batches(found: Found) -> str:
+    if not found.isolated:
+        return f"padded: {found.padded_only}"
+    return "packed" + ("" if found.by_sequence else " with a mask") + (", shared" if found.shared else "")
 
 
 def _lora(found: Found) -> str:

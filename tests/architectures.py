@@ -5,6 +5,7 @@ Does not know what ought to be found (tests/models/test_architectures.py does) n
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from hone.adapters.apply import attach, load_trained, save_trained
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.adapter import Lora
 from hone.data.batch import Batch, pack, pad, share
+from hone.kernels.attach import OPERATIONS
+from hone.kernels.attach import attach as fuse
 from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from tests.families import VOCAB, tiny
@@ -42,9 +45,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class Found:
-    """fast, can_pack: what the policy settled on; leak: the self-test's packed difference, in nats, of the raw model.
+    """fast, can_pack, by_sequence: what the policy settled on; leak: the self-test's packed difference, in nats.
 
     padded, packed, shared: gaps; None where the policy does not pack, or does not share what pairs begin with.
+    operated: the gap of padded batches with every operation fused that a self-check lets through; operations: those.
     targets, left: paths of linear layers that LoRA `all` adapts and leaves out; fused: names of experts' weights.
     saved, adapter, merged: largest logit difference after a reload of the whole model, of the adapter's folder into a like
     module, and of the adapter merged into the base.
@@ -53,11 +57,14 @@ class Found:
 
     fast: bool
     can_pack: bool
+    by_sequence: bool
     leak: float
     padded_only: str
     padded: Gap
     packed: Gap | None
     shared: Gap | None
+    operated: Gap
+    operations: frozenset[str]
     targets: frozenset[str]
     left: frozenset[str]
     fused: frozenset[str]
@@ -143,7 +150,8 @@ def examine(family: str) -> Found:
     theirs = gradients(module, wanted)
     padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
     packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
-    shared = _shared(module, policy.can_pack)
+    operated, operations = _fused(module, parts, wanted.detach(), theirs)
+    shared = _shared(module, policy)
     module.zero_grad()
     router = _router(module)
     with TemporaryDirectory() as folder:
@@ -154,9 +162,19 @@ def examine(family: str) -> Found:
         )
         targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
     return Found(
-        *(found.fast, policy.can_pack, found.packed_difference, padded_only(module.config), padded, packed, shared),
+        *(found.fast, policy.can_pack, policy.by_sequence, found.packed_difference, padded_only(module.config)),
+        *(padded, packed, shared, operated, operations),
         *(targets, linear - targets, fused, saved, adapter, merged, router),
     )
+
+
+def _fused(
+    module: PreTrainedModel, parts: list[Encoded], wanted: Tensor, theirs: dict[str, Tensor]
+) -> tuple[Gap, frozenset[str]]:
+    """Of a copy, which proves that one can be made."""
+    twin = copy.deepcopy(module)
+    operations = frozenset(fuse(twin, OPERATIONS).fused)
+    return gap(twin, pad(parts, 0), wanted, theirs, Policy(twin)), operations
 
 
 def pairs() -> list[Example]:
@@ -170,9 +188,9 @@ def pairs() -> list[Example]:
     return made
 
 
-def _shared(module: PreTrainedModel, can_pack: bool) -> Gap | None:
+def _shared(module: PreTrainedModel, found: Policy) -> Gap | None:
     policy = Policy(module, 0.0)
-    policy.can_pack = can_pack
+    policy.can_pack, policy.by_sequence = found.can_pack, found.by_sequence
     policy.test_sharing()
     if not policy.can_share:
         return None

@@ -104,25 +104,36 @@ def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
     assert (tmp_path / trained).stat().st_size > 0
 
 
-@pytest.mark.parametrize("method", ["full", "freeze", "lora", "qlora"])
-@pytest.mark.parametrize("name", [*"lora_dpo lora_kto reward_model ppo grpo distill gkd embedding classifier reranker".split()])
+WAYS = "lora_dpo lora_kto reward_model ppo grpo distill gkd embedding classifier reranker".split()
+METHODS = [(name, method) for name in WAYS for method in ("full", "freeze", "lora", "qlora")]
+METHODS += [(name, "oft") for name in ("lora_dpo", "ppo", "gkd", "classifier")]  # as an adapter it goes LoRA's ways
+METHODS += [("reward_model", "qoft")]
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
 def test_every_way_to_learn_goes_with_every_method(name: str, method: str, llama3: str, qwen: str, tmp_path: Path, here):
     """An example with its method exchanged: what is trained changes, and nothing is trained that the method leaves alone."""
     written = {key: value for key, value in settings(EXAMPLES / f"{name}.yaml").items() if not key.startswith("lora_")}
-    written |= {"finetuning_type": method.removeprefix("q"), "bf16": False, "learning_rate": 0.01, "warmup_ratio": 0}
-    written |= {"quantization_bit": 4} if method == "qlora" else {}
+    written |= {
+        "finetuning_type": method.removeprefix("q"),
+        **({"oft_block_size": 8} if "oft" in method else {}),
+        "bf16": False,
+        "learning_rate": 0.01,
+        "warmup_ratio": 0,
+    }
+    written |= {"quantization_bit": 4} if method in ("qlora", "qoft") else {}
     written |= {"max_new_tokens": 8} if "max_new_tokens" in written else {}
     file = write_run(written, tmp_path / "run.yaml")
     model = model_for(file, llama3, qwen)
     judge = judged(file, model, tmp_path)
-    if judge and method in ("full", "freeze"):
+    if judge and "lora" not in method:
         whole = shutil.copytree(model, tmp_path / "judge")
         shutil.copy(tmp_path / "reward" / "value_head.safetensors", whole)
         judge = [f"reward_model={whole}", "reward_model_type=full"]
     assert train(file, model, tmp_path / "out", "max_steps=2", *judge) == 0
     after = weights_of(tmp_path / "out")
-    if "lora" in method:
-        assert any(float(weight.abs().max()) > 0 for key, weight in after.items() if "lora_B" in key)
+    if "lora" in method or "oft" in method:  # both begin as nothing
+        assert any(float(weight.abs().max()) > 0 for key, weight in after.items() if "lora_B" in key or "oft_R" in key)
         return
     before = weights_of(model)
     changed = {key for key in before.keys() & after.keys() if not before[key].equal(after[key])}

@@ -21,9 +21,13 @@ MODULES = {
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
 }  # module: the package it comes in, where that differs
-OWN = {"hone", "tests"} | {file.stem for folder in ("bench", "demo") for file in (PROJECT / folder).rglob("*.py")}
+OWN = {"hone", "tests"} | {
+    file.parent.name if (file.parent / "__init__.py").exists() else file.stem
+    for folder in ("bench", "demo")
+    for file in (PROJECT / folder).rglob("*.py")
+}  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
 STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
-OPTIONAL = {"mlflow", "trl"}  # a tracker of its own, and an environment of its own: installed by who wants it
+OPTIONAL = {"mlflow", "trl", "llamafactory", "unsloth"}  # a tracker, and peers in environments of their own
 
 
 def named(requirements: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.runs import write_run
 
 from hone import cli
@@ -33,6 +34,16 @@ def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
     assert f"weights      {told[1]}, of which {told[0]} ({told[2]}) trained" in shown, "one figure of the weights"
     assert "8 steps" in shown and "activations" in shown and shown.rstrip().endswith("no fault found")
     assert not Path(tiny_run["output_dir"]).exists(), "a check writes nothing where the model would go"
+
+
+@pytest.mark.parametrize(("here", "format"), [(True, "bfloat16"), (False, "float32")])
+def test_bf16_auto_is_what_the_cpu_multiplies_itself_and_is_said(here, format, tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: here)
+    assert check({**tiny_run, "bf16": "auto"}, tmp_path) == 0
+    shown, said = capsys.readouterr()
+    assert f"computing in {format}" in shown
+    assert f"bf16: auto: {format}, as this CPU has {'AVX512-BF16' if here else 'neither AVX512-BF16 nor AMX'}" in said
 
 
 def test_machines_get_json(tiny_run, tmp_path, capsys):
@@ -84,7 +95,7 @@ def unlearn(monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
         for encoded in real(codec, conversations, learn):
             labels = encoded.labels.copy()
             labels[np.flatnonzero(labels != IGNORE)[keep:]] = IGNORE
-            cut.append(Encoded(encoded.ids, labels, encoded.pieces))
+            cut.append(Encoded(encoded.ids, labels, encoded.find_pieces))
         return cut
 
     monkeypatch.setattr(Codec, "encode", fewer)

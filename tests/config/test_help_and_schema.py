@@ -26,7 +26,7 @@ def test_a_knobs_description_has_everything():
         assert part in text
     assert describe("optimizer.warmup_steps") == text
     assert "finetuning_type: lora" in describe("lora_rank")
-    assert "oft: orthogonal fine-tuning is not in this version" in describe("finetuning_type")
+    assert "hqq: " in describe("quantization_method") and "not in this version" in describe("quantization_method")
     assert "the old word for eval_strategy" in describe("evaluation_strategy")
 
 

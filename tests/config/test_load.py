@@ -110,6 +110,8 @@ def test_values_become_their_knobs_types(settings: dict, section: str, name: str
         ({"disable_gradient_checkpointing": "true"}, "train", "gradient_checkpointing", False),
         ({"gradient_checkpointing": "false"}, "train", "gradient_checkpointing", False),
         ({"no_cuda": "true"}, "train", "use_cpu", True),
+        ({"enable_liger_kernel": "true"}, "train", "fused_kernels", True),
+        ({"use_liger_kernel": "false"}, "train", "fused_kernels", "auto"),
         ({"neat_packing": "true"}, "data", "packing", True),
         ({"adafactor": "true"}, "optimizer", "kind", "adafactor"),
         ({"report_to": "wandb", "use_swanlab": "true"}, "track", "report_to", ("wandb", "swanlab")),
@@ -169,7 +171,6 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "key", "said"),
     [
-        ({"finetuning_type": "oft"}, "finetuning_type", "write finetuning_type: lora"),
         ({"report_to": "all"}, "report_to", "write the ones you want"),
         ({"report_to": "wandb,trackio"}, "report_to", "Trackio is not in this version"),
         ({"infer_backend": "vllm"}, "infer_backend", "write infer_backend: huggingface"),
@@ -191,6 +192,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"lr_scheduler_kwargs": "[1]"}, "lr_scheduler_kwargs", "wanted a mapping"),
         ({"train.max_stepz": "1"}, "train.max_stepz", 'did you mean "train.max_steps"'),
         ({"neat_packing": "maybe"}, "neat_packing", "wanted one of false, true"),
+        ({"fused_kernels": "maybe"}, "fused_kernels", "wanted true or false or auto"),
         ({"model_name_or_path": ...}, "model_name_or_path", "is missing"),
         ({"output_dir": ...}, "output_dir", "is missing"),
         ({"dataset": ...}, "dataset", "is missing"),

@@ -16,6 +16,16 @@ BASE = "model_name_or_path=m output_dir=o dataset=d,e"
 BROKEN = [  # settings, key of the only mistake, a part of its message
     ("finetuning_type=full lora_rank=4", "lora_rank", "write finetuning_type: lora"),
     ("finetuning_type=full adapter_name_or_path=a", "adapter_name_or_path", "write finetuning_type: lora"),
+    ("oft_block_size=16", "oft_block_size", "write finetuning_type: oft"),
+    ("finetuning_type=oft lora_rank=4", "lora_rank", "write finetuning_type: lora"),
+    ("finetuning_type=oft oft_block_size=0", "oft_block_size", "such as 32"),
+    ("finetuning_type=oft oft_rank=4 oft_block_size=16", "oft_rank", "remove one of them"),
+    ("finetuning_type=oft loraplus_lr_ratio=16", "loraplus_lr_ratio", "write that"),
+    (
+        "finetuning_type=oft quantization_bit=4 create_new_adapter=true adapter_name_or_path=a",
+        "create_new_adapter",
+        "holds fixed",
+    ),
     ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
     ("finetuning_type=full use_dora=true", "use_dora", "write finetuning_type: lora"),
     ("finetuning_type=full loraplus_lr_ratio=16", "loraplus_lr_ratio", "write that"),
@@ -56,7 +66,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=gkd teacher_model=t packing=true", "packing", "a stage that draws answers (grpo, ppo, gkd)"),
     ("stage=gkd teacher_model=t reward_funcs=json", "reward_funcs", "write stage: grpo"),
     ("stage=gkd teacher_model=t per_device_eval_batch_size=4 val_size=0.1", "per_device_eval_batch_size", "rollout_batch_size"),
-    ("stage=gkd teacher_model=t do_eval=true", "do_eval", "write eval_dataset or val_size"),
+    ("stage=gkd teacher_model=t do_eval=true", "do_eval", "write eval_dataset: NAME"),
     ("double_quantization=false", "double_quantization", "write that"),
     ("quantization_bit=8 double_quantization=false", "double_quantization", "without quantization_bit: 4"),
     ("quantization_type=fp4", "quantization_type", "write that"),
@@ -132,6 +142,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("eval_on_each_dataset=true", "eval_on_each_dataset", "write that"),
     ("eval_strategy=steps", "eval_strategy", "write eval_dataset or val_size"),
     ("do_eval=true do_train=true", "do_eval", "write eval_dataset or val_size"),
+    ("do_eval=true", "do_eval", "has nothing to evaluate on; write eval_dataset: NAME, or dataset with val_size"),
     ("per_device_eval_batch_size=1", "per_device_eval_batch_size", "write eval_dataset or val_size"),
     ("val_size=0.1 eval_steps=5", "eval_steps", "write that"),
     ("val_size=0.1 eval_strategy=epoch eval_steps=5", "eval_steps", "write that"),
@@ -248,6 +259,14 @@ def test_what_the_command_line_sets_aside_in_the_file_is_said_and_no_mistake(tmp
     )
     with pytest.raises(ConfigError, match="save_steps: has no effect"):
         read([str(path), "save_strategy=no", "save_steps=6"], "train")
+
+
+def test_an_evaluation_that_the_command_line_leaves_without_data_is_told_before_anything_is_read(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model_name_or_path: m\noutput_dir: o\ndataset: d\nval_size: 0.1\ndo_eval: true\n")
+    with pytest.raises(ConfigError, match="do_eval: has nothing to evaluate on; write eval_dataset"):
+        read([str(path), "val_size=0"], "train")
+    assert "do_eval has no effect without data" in read([str(path), "val_size=0", "do_train=true"], "train").notes[0]
 
 
 def test_val_size_needs_a_training_set():

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hone.adapters.apply import attach, save_trained
-from hone.config.adapter import Lora
+from hone.config.adapter import Lora, Oft
 from tests.export.whole import logits, merged_by_peft, run_export, tuned_logits
 from tests.runs import largest_difference, weights_of
 
@@ -66,6 +66,16 @@ def test_pissa_converted_by_hone(biased_dir, tmp_path, iterations) -> None:
             weight.data += 0.05 * torch.randn_like(weight)
     save_trained(module, tmp_path / "one")
     check(biased_dir, [tmp_path / "one"], tmp_path / "out", ROWS)
+    assert (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")) - logits(module)).abs().max() < 1e-5
+
+
+def test_a_rotation(biased_dir, tmp_path) -> None:
+    module = attach(AutoModelForCausalLM.from_pretrained(biased_dir), Oft(oft_block_size=8), base_name=str(biased_dir))
+    for weight in module.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    save_trained(module, tmp_path / "one")
+    check(biased_dir, [tmp_path / "one"], tmp_path / "out", WHOLE)
     assert (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")) - logits(module)).abs().max() < 1e-5
 
 

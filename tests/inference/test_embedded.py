@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from tests.families import tiny
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hone.inference.embedded import EmbeddedSampler
@@ -55,6 +56,16 @@ def test_a_draw_does_not_depend_on_its_neighbours(module) -> None:
     for one, two, three in zip(together, apart, in_twos, strict=True):
         assert one.ids.tolist() == two.ids.tolist() == three.ids.tolist()
     assert together[1].ids.tolist() != together[3].ids.tolist(), "another seed draws otherwise"
+
+
+def test_experts_whose_config_learns_a_balance_draw_and_keep_it() -> None:
+    experts = tiny("mixtral").float()
+    assert experts.config.output_router_logits
+    both = EmbeddedSampler(experts).draw(PROMPTS[:2], SAMPLING)
+    assert [one.ids.tolist() for one in both] == [
+        EmbeddedSampler(experts).draw([one], SAMPLING)[0].ids.tolist() for one in PROMPTS[:2]
+    ]
+    assert experts.config.output_router_logits
 
 
 def test_tokens_are_drawn_by_their_probability(module) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.families import tiny
 
 from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, Text, Think, message
@@ -36,6 +37,12 @@ def say(parrot, codec, text: str, numbers: GenerateConfig = GREEDY):
     parrot.script = (*codec.tokenizer.encode(text, add_special_tokens=False), codec.stop_ids[0])
     parrot.after = len(codec.prompt(ask("Hi").conversation))
     return list(HfEngine(parrot, codec).generate(ask("Hi", numbers)))
+
+
+def test_experts_whose_config_learns_a_balance_answer(codec) -> None:
+    experts = tiny("mixtral", vocab_size=len(codec.tokenizer), output_router_logits=True).eval()
+    *_, last = HfEngine(experts, codec).generate(ask("Hi"))
+    assert last.answer.num_tokens > 1
 
 
 def test_greedy_answer_is_the_one_of_transformers_generate(module, codec) -> None:

@@ -18,6 +18,7 @@ from hone.inference.rollout import Drawn, Sampling
 from hone.objectives.advantage import SMALL
 from hone.objectives.grpo import Grpo
 from hone.objectives.onpolicy import Lesson, Rollout
+from tests.objectives.told import Routed
 
 SAMPLING = Sampling(num_new=4, stop_ids=(9,), pad_id=0)
 EXACT = {"rtol": 1e-5, "atol": 1e-6}  # fp32's own roundings
@@ -208,7 +209,7 @@ def test_a_reward_that_fails_here_is_told_to_the_others_first(tmp_path) -> None:
     grpo.close()
 
 
-class Fixed:
+class Fixed(Routed):
     """A policy whose log-probs are given, its reference's too."""
 
     def __init__(self, logprobs_BT: torch.Tensor, reference_BT: torch.Tensor | None = None):
@@ -266,6 +267,14 @@ def test_the_loss_by_type(loss_type: str, total: float, count: int) -> None:
     assert grpo.count(batch) == count
     assert [float(number) for number in found.metrics["clip_ratio/region_mean"]] == [2.0, 4.0]
     assert float(found.metrics["clip_ratio/low_mean"][0]) == float(found.metrics["clip_ratio/high_mean"][0]) == 1.0
+
+
+@pytest.mark.parametrize(("loss_type", "more"), [("dapo", 3 * 0.5 + 2.0), ("grpo", 0.5 + 2.0), ("dr_grpo", 0.5 + 2.0)])
+def test_a_router_s_balance_is_a_mean_over_what_is_counted(loss_type: str, more: float) -> None:
+    """Sequences of balance 0.5 (three tokens) and 2 (one): over tokens for dapo, over answers for the others."""
+    grpo, batch, policy = reused(loss_type=loss_type)
+    plain, policy.balanced = float(grpo.loss(policy, batch).total), (0.5, 2.0)
+    assert float(grpo.loss(policy, batch).total) - plain == pytest.approx(more, rel=1e-5)
 
 
 def test_clip_higher() -> None:

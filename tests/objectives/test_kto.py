@@ -96,13 +96,13 @@ def tokens(values: list[float], lengths: list[int], trained: list[int]) -> Simpl
 def test_every_row_has_another_s_answer_and_each_answer_is_taken_once():
     count = 40
     asked = tokens([1.0] * count, [9] * count, [4] * count)
-    made = Kto(KtoConfig()).complete(asked, seed=3, longest=8)
+    made = Kto(KtoConfig()).complete(asked, None, seed=3, longest=8)
     assert sorted(made.partners) == list(range(count)) and (made.partners != np.arange(count)).all()
     assert (made.lengths == 9 + 5 + 3).all(), "the mismatch is cut to 8 tokens"
-    assert (made.partners == Kto(KtoConfig()).complete(asked, seed=3, longest=8).partners).all()
-    assert (made.partners != Kto(KtoConfig()).complete(asked, seed=4, longest=8).partners).any()
+    assert (made.partners == Kto(KtoConfig()).complete(asked, None, seed=3, longest=8).partners).all()
+    assert (made.partners != Kto(KtoConfig()).complete(asked, None, seed=4, longest=8).partners).any()
     with pytest.raises(DataError, match="the set has one row"):
-        Kto(KtoConfig()).complete(tokens([1.0], [2], [1]), seed=0, longest=8)
+        Kto(KtoConfig()).complete(tokens([1.0], [2], [1]), None, seed=0, longest=8)
 
 
 def test_answers_of_one_kind_alone_are_refused():

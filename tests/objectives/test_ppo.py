@@ -18,6 +18,7 @@ from hone.inference.rollout import Drawn, Sampling
 from hone.objectives.onpolicy import Lesson, Rollout
 from hone.objectives.ppo import Ppo
 from hone.objectives.returns import SMALL
+from tests.objectives.told import Routed
 
 SAMPLING = Sampling(num_new=4, stop_ids=(9,), pad_id=0)
 EXACT = {"rtol": 1e-5, "atol": 1e-6}  # fp32's own roundings
@@ -172,7 +173,7 @@ def test_what_goes_wrong_on_one_process_is_raised_on_all():
     assert first == second and "rows row 1" in first
 
 
-class Given:
+class Given(Routed):
     """A policy whose figures are known: log-probs of labels, and the value of the text up to and with each token."""
 
     reference = None
@@ -208,7 +209,11 @@ def test_the_loss_by_hand():
         [one.sequence for one in LESSONS], [5, 5], {name: [one.aside[name] for one in LESSONS] for name in LESSONS[0].aside}
     )
     ppo = objective()
+    policy.balanced = (0.5, 2.0)
+    routed = ppo.loss(policy, batch).total
+    policy.balanced = ()
     loss = ppo.loss(policy, batch)
+    assert float(routed - loss.total) == pytest.approx(2 * 0.5 + 2.0, abs=1e-6), "each drawn token bears its sequence's"
     assert ppo.count(batch) == 3
     torch.testing.assert_close(loss.total, torch.tensor(-2.4 + 0.1 * 0.725), **EXACT)
     figures = {name: float(total) / count for name, (total, count) in loss.metrics.items()}

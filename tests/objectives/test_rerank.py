@@ -5,7 +5,9 @@ Does not train.
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from hone.chat.query_text import write_pair
 from hone.config.chat import ChatConfig
 from hone.config.objective import Rerank as RerankConfig
 from hone.data.batch import pack, pad
+from hone.data.build import build_data
 from hone.data.columns import RowError
 from hone.data.sample import Match
 from hone.errors import DataError
 from hone.models.policy import Policy
 from hone.models.score_head import ScoreHead
-from hone.objectives.rerank import Rerank, listwise, pointwise
+from hone.objectives.rerank import Rerank, draw_others, listwise, pointwise
+from tests.data.plain import settings
 from tests.families import tiny
 
 
@@ -104,3 +108,36 @@ def test_rows_are_written_and_encoded_as_the_tokenizer_does(tiny_tokenizer):
         listed.examples(Match("q", ("p",)), codec)
     with pytest.raises(DataError, match=r"trained with .*; write that"):
         listed.settled(None, ScoreHead(("score",), "", "Q {query} D {document}"))
+
+
+def test_texts_of_others_are_drawn_by_seed_and_row_and_never_answer():
+    rows = [Match(f"q{number % 7}", (f"p{number}", "further"), (f"p{(number + 1) % 20}",)) for number in range(20)]
+    found = draw_others(rows, 5, seed=3)
+    for number, others in enumerate(found):
+        texts = {rows[other].positives[0] for other in others}
+        right = {text for row in rows if row.query == rows[number].query for text in row.positives}
+        assert len(texts) == 5 and not texts & {*right, *rows[number].negatives}
+    assert (found == draw_others(rows, 5, seed=3)).all() and (found != draw_others(rows, 5, seed=4)).any()
+    assert len(set(found.flatten().tolist())) == 20, "no row is left out, none is favoured"
+    assert (draw_others(rows, 3, seed=3) == found[:, :3]).all(), "more of them are further ones"
+    with pytest.raises(DataError, match=r"'q0' there are 17 texts that do not answer it, of 20 rows.*; write 17, or add rows"):
+        draw_others([replace(row, negatives=()) for row in rows], 18, seed=0)
+
+
+def test_a_text_of_another_row_is_read_as_the_tokenizer_does_and_cut_at_its_end(tiny_tokenizer, tmp_path):
+    codec = build_codec(ChatConfig(template="empty"), tiny_tokenizer)
+    rows = [{"query": f"q {n}", "positive": f"the answer {n} " * 4, "negative": [] if n else ["no"]} for n in range(5)]
+    objective = Rerank(RerankConfig(rerank_random_negatives=2, rerank_text="{query} # {document}"))
+    assert objective.examples(Match("q", ("p",)), codec), "needs no negatives of its own"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    entry = {"file_name": "rows.json", "columns": {"query": "query", "positive": "positive", "negative": "negative"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": entry}))
+    data = settings(tmp_path, dataset_dir=str(tmp_path), cutoff_len=14)
+    whole = build_data(data, objective, codec, names=("rows",), seed=0)
+    made = objective.complete(whole, codec, seed=0, longest=14)
+    assert [len(made[at].sequences) for at in range(5)] == [4, 3, 3, 3, 3] and made[0].value == 1
+    assert made.lengths.tolist() == [len(made[at]) for at in range(5)]
+    for at, others in enumerate(draw_others([Match(row["query"], (row["positive"],)) for row in rows], 2, seed=0)):
+        texts = [f"q {at} # {rows[other]['positive']}" for other in others]
+        assert [one.ids.tolist() for one in made[at].sequences[-2:]] == [tiny_tokenizer(text)["input_ids"][:14] for text in texts]
+    assert objective.problem_of(made) == ""

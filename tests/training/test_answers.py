@@ -147,6 +147,19 @@ def test_a_reference_computed_before_is_the_same_and_computed_once(stage, stages
     assert "computing the log-probs of 2 of 23" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("kind", "before"), [("lora", False), ("full", False), ("full", True)])
+def test_a_run_goes_on_with_its_reference_computed_before_or_no_longer(kind, before, stages, tmp_path):
+    settings = {**stages["dpo"], "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "precompute_ref": before}
+    if kind == "full":
+        settings |= {"finetuning_type": "full", "learning_rate": 1e-3}
+        settings.pop("lora_target")
+    straight = run(settings, tmp_path, "straight")
+    shutil.copytree(straight / "checkpoint-2", tmp_path / "turned" / "checkpoint-2")
+    turned = run(settings, tmp_path, "turned", precompute_ref=not before)
+    assert losses_of(turned) == pytest.approx(losses_of(straight)[2:], abs=1e-5) and len(set(losses_of(turned))) == 2
+    assert largest_difference(weights_of(turned), weights_of(straight)) < 2e-5
+
+
 def test_another_model_s_numbers_are_not_taken(stages, tmp_path, tiny_model_dir, capsys):
     import torch
     from transformers import LlamaForCausalLM

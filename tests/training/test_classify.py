@@ -6,6 +6,7 @@ Does not know the losses' formulas; tests/objectives does.
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
@@ -216,6 +217,19 @@ def test_a_reranker_learns_which_text_answers(loss, classify_run, tmp_path):
     assert plain.tolist() == pytest.approx(one, abs=1e-4)
     with pytest.raises(ModelError, match="is a reranker"):
         build_classifier(runs[1].model, Full())
+
+
+def test_texts_of_other_rows_are_the_same_in_every_layout(classify_run, tmp_path):
+    """Rows without a negative of their own; the loss of a step is that of its rows, whatever the micro-batch."""
+    rows = [{"query": f"{word} {n % 9}", "positive": f"{n} {word}"} for n, word in enumerate(list(KINDS.values()) * 8)]
+    (Path(classify_run["dataset_dir"]) / "match.json").write_text(json.dumps(rows))
+    settings = {**classify_run, "stage": "rerank", "dataset": "match", "rerank_random_negatives": 3, "learning_rate": 0.01}
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 4}
+    whole = start(settings, tmp_path)
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "output_dir": str(tmp_path / "split")}
+    assert losses_of(start(settings, tmp_path, **split)) == pytest.approx(losses_of(whole), abs=1e-5)
+    assert losses_of(whole)[0] == pytest.approx(math.log(4), abs=0.1), "one of four, and a head near 0"
+    assert len(set(losses_of(whole))) == 4
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,17 @@ def test_gsm8k_rows_pass_through(shared, grpo, tmp_path):
     assert len(history(folder, "rewards/numeric/mean")) == 2 and len(history(folder, "rewards/length/mean")) == 2
 
 
+def test_a_reward_that_compares_wants_answers_to_compare_with(grpo, tmp_path, capsys):
+    rows = [{"instruction": f"Say {number}", "output": "no digit"} for number in range(4)]
+    (tmp_path / "data" / "rows.json").write_text(json.dumps(rows))
+    file = write_run(_without_none(grpo | {"reward_funcs": "length,numeric"}), tmp_path / "r.yaml")
+    assert cli.main(["train", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert "reward_funcs: numeric compares with what the rows answer, and of 4 rows none has a number in its answer" in said
+    file = write_run(_without_none(grpo | {"reward_funcs": "exact_match"}), tmp_path / "r.yaml")
+    assert cli.main(["check", str(file)]) == 0, "words are enough for it"
+
+
 def test_check_finds_a_reward_that_is_not_there(grpo, tmp_path, capsys):
     settings = _without_none(grpo | {"reward_funcs": f"{tmp_path / 'rewards.py'}:missing"})
     assert cli.main(["check", str(write_run(settings, tmp_path / "r.yaml"))]) != 0

@@ -5,6 +5,8 @@ Does not know checkpoints.
 
 from __future__ import annotations
 
+import pytest
+
 from hone.training.identity import differences
 
 THERE = {"objective": {"stage": "sft", "mask_history": "false"}, "adapter": {"finetuning_type": "lora", "lora_rank": "8"}}
@@ -24,3 +26,12 @@ def test_settings_that_differ_are_told():
     assert differences(THERE, {**THERE, "adapter": {"finetuning_type": "lora", "lora_rank": "16"}}) == [
         "lora_rank: 8 there, 16 now"
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"), [("precompute_ref", "false", "true"), ("rollout_server", "left out", "http://localhost:8000")]
+)
+def test_when_or_where_something_is_computed_makes_no_other_run(key, one, other):
+    asked = {**THERE, "objective": {**THERE["objective"], key: one}}
+    sooner = {**THERE, "objective": {**THERE["objective"], key: other}}
+    assert differences(asked, sooner) == differences(sooner, asked) == differences(asked, THERE) == []

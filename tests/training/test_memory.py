@@ -16,7 +16,8 @@ from hone.training.memory import Trained, estimate
 from tests.runs import write_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-LLAMA = Shape("LlamaForCausalLM", 1000, num_layers=4, hidden=64, attention=64, cached=32, feed_forward=128, vocabulary=500)
+SIZES = {"num_layers": 4, "hidden": 64, "attention": 64, "cached": 32, "feed_forward": 128, "vocabulary": 500}
+LLAMA = Shape("LlamaForCausalLM", 1000, **SIZES, masked=False)
 ADAPTER = Trained(num=100, frozen=1000, inputs=4 * (6 * 64 + 128), head=False)
 WHOLE = Trained(num=1000, frozen=0, inputs=4 * (6 * 64 + 128), head=True)
 SETTINGS = {"tokens": 10, "weight_bytes": 2.0, "trained_weight_bytes": 4, "compute_bytes": 2, "state_bytes": 8.0}
@@ -37,12 +38,14 @@ def test_exact_parts_are_counted():
 
 
 def test_a_layer_keeps_what_its_backward_pass_needs():
-    norms, attention, feed_forward, inputs, mask = 2 * 64 * 4, 4 * 64 * 2, 3 * 128 * 2, (6 * 64 + 128) * 2, 10 * 2
-    layer = 10 * (norms + attention + feed_forward + inputs + mask)
+    norms, attention, feed_forward, inputs = 2 * 64 * 4, 4 * 64 * 2, 3 * 128 * 2, (6 * 64 + 128) * 2
+    layer = 10 * (norms + attention + feed_forward + inputs)
     assert held().activations == 4 * layer + 100 * 2, "and autocast's copy of the trained weights"
     assert held(recompute=True).activations == layer + 4 * 10 * 64 * 2 + 100 * 2
     assert held(device=CPU, recompute=True).heap < held(device=CPU).heap
-    assert held(tokens=20).activations > 2 * held().activations - 100 * 2
+    assert held(tokens=20).activations == 2 * held().activations - 100 * 2
+    masked = estimate(replace(LLAMA, masked=True), ADAPTER, recompute=False, device=GPU, **SETTINGS)
+    assert masked.activations == held().activations + 4 * 10**2 * 2, "a mask of the row's tokens by all of them"
 
 
 def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():

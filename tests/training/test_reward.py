@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -219,9 +220,12 @@ def test_a_head_that_nothing_reads_is_not_trained_by_name(reward_run, tmp_path, 
     assert "lm_head has no effect in this stage" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_real_pairs_are_learned(shared, tiny_run, tmp_path):
-    """The pairs of two public sets, in two shapes: those that are learned come to stand in the right order."""
+def test_real_pairs_are_learned_and_others_are_judged(shared, tiny_run, tmp_path):
+    """Pairs of two public sets, in two shapes: those that are learned come to stand in the right order.
+
+    Those held back are judged before and after; a random model of 40,000 weights learns nothing of them (docs/scoring.md has what
+    a small one that can answer does).
+    """
     folder = Path(tiny_run["dataset_dir"])
     shutil.copy(shared / "llamafactory" / "dpo_en_demo.json", folder)
     shutil.copy(shared / "preference" / "torchtune_stack_exchange_paired_tiny.json", folder)
@@ -230,9 +234,18 @@ def test_real_pairs_are_learned(shared, tiny_run, tmp_path):
     stack = {"file_name": "torchtune_stack_exchange_paired_tiny.json", "ranking": True}
     stack["columns"] = {"prompt": "question", "chosen": "response_j", "rejected": "response_k"}
     (folder / "dataset_info.json").write_text(json.dumps({"demo": demo, "stack": stack}))
-    changes = {"dataset": "demo,stack", "max_samples": 20, "max_steps": 40, "cutoff_len": 96, "per_device_train_batch_size": 4}
-    changes |= {"gradient_accumulation_steps": 2, "logging_steps": 5}
+    changes = {"dataset": "demo,stack", "max_samples": 10, "max_steps": 24, "cutoff_len": 64, "per_device_train_batch_size": 8}
+    changes |= {
+        "gradient_accumulation_steps": 1,
+        "val_size": 4,
+        "eval_on_start": True,
+        "eval_strategy": "steps",
+        "eval_steps": 24,
+    }
     found = start({**of_kind(tiny_run, "full"), "stage": "rm", **changes}, tmp_path)
-    accuracy, losses = history(found, "accuracy"), history(found, "loss")
-    assert accuracy[-1] > 0.85 > accuracy[0]
+    accuracy, losses, margin = (history(found, name) for name in ("accuracy", "loss", "margin"))
+    assert np.mean(accuracy[-4:]) > 0.85 > np.mean(accuracy[:4]) and margin[-1] > margin[0] + 0.5
     assert losses[-1] < losses[0] / 2
+    judged = {name: history(found, f"eval_{name}") for name in ("accuracy", "margin", "loss")}
+    assert all(len(told) == 2 for told in judged.values()) and judged["margin"][0] != judged["margin"][1]
+    assert {number * 4 for number in judged["accuracy"]} <= {0, 1, 2, 3, 4}, "of the four rows"

@@ -14,7 +14,7 @@ from torch import nn
 
 from hone import log
 from hone.adapters.files import open_to_readers
-from hone.adapters.folder import AdapterFolder
+from hone.adapters.folder import OWN_WEIGHTS, AdapterFolder
 from hone.adapters.full import load_whole, save_whole
 from hone.config.adapter import Adapter
 from hone.errors import ModelError
@@ -26,6 +26,7 @@ METHODS = Table(
         "full": "hone.adapters.full:attach_full",
         "freeze": "hone.adapters.freeze:attach_freeze",
         "lora": "hone.adapters.lora:attach_lora",
+        "oft": "hone.adapters.oft:attach_oft",
     },
     group="hone.adapters",
     error=ModelError,
@@ -40,9 +41,10 @@ _LORA = Table(
         "off": "hone.adapters.lora:adapter_off",
         "add": "hone.adapters.lora:add_frozen",
         "on": "hone.adapters.lora:adapter_on",
+        "fuse": "hone.adapters.fuse:fuse",
     },
 )
-"""Imported where an adapter is there, and with it the one file that knows peft."""
+"""Of adapters of either kind of peft's. Imported where one is there, and with it what knows peft."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def attach(
     if not report.num_trained:
         raise ModelError(f"finetuning_type: {adapter.kind} leaves no weight to train")
     log.once(str(report))
+    if _is_adapter(module):
+        _LORA.load("fuse")(module)
     return module
 
 
@@ -99,7 +103,7 @@ def rest_output_head(module: nn.Module, adapter: Adapter) -> None:
     own = {name: weight for name, weight in head.named_parameters() if id(weight) not in embedding and weight.requires_grad}
     path = next((name for name, inner in module.named_modules() if inner is head), "").rpartition(".")[-1]
     asked = path in vars(adapter).get("additional_target", ()) or path in vars(adapter).get("freeze_extra_modules", ())
-    if own and (asked or any("lora_" in name for name in own)):
+    if own and (asked or any(mark in name for name in own for mark in OWN_WEIGHTS)):
         raise ModelError(f"{path} has no effect in this stage, which reads no logits: leave it out of what is trained")
     for weight in own.values():
         weight.requires_grad_(False)

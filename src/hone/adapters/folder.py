@@ -13,10 +13,14 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from hone.config.adapter import Adapter, Lora
+from hone.config.adapter import Adapted, Adapter
 from hone.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+KINDS = ("LORA", "OFT")
+"""peft's names of the types that are loaded."""
+OWN_WEIGHTS = ("lora_", "oft_")
+"""What the names of an adapter's own weights hold, which the base has none of."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class AdapterFolder:
 
     path: Path
     config: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """The word of finetuning_type that made it."""
+        return str(self.config["peft_type"]).lower()
 
     @property
     def base_name(self) -> str:
@@ -48,13 +57,13 @@ def locate(name: str, subfolder: str | None = None, *, key: str = "adapter_name_
 
 def folders_of(adapter: Adapter) -> list[Path]:
     """The folders of every adapter that is named, in order."""
-    if not isinstance(adapter, Lora):
+    if not isinstance(adapter, Adapted):
         return []
     return [locate(name, adapter.adapter_folder).path for name in adapter.adapter_name_or_path]
 
 
 def read_folder(path: Path, key: str = "adapter_name_or_path") -> AdapterFolder:
-    """Open a folder that is there; ModelError where it holds no LoRA adapter."""
+    """Open a folder that is there; ModelError where it holds no adapter of LoRA or OFT."""
     file = path / CONFIG
     if not file.is_file():
         checkpoints = sorted(inner.name for inner in path.glob("checkpoint-*")) if path.is_dir() else []
@@ -67,8 +76,8 @@ def read_folder(path: Path, key: str = "adapter_name_or_path") -> AdapterFolder:
         raise ModelError(f"{file} cannot be read: {problem}") from problem
     if not isinstance(config, dict) or "peft_type" not in config:
         raise ModelError(f"{file} is not an adapter's config: it names no peft_type")
-    if config["peft_type"] != "LORA":
-        raise ModelError(f"{path} is an adapter of type {config['peft_type']}; LORA adapters are loaded")
+    if config["peft_type"] not in KINDS:
+        raise ModelError(f"{path} is an adapter of type {config['peft_type']}; {' and '.join(KINDS)} adapters are loaded")
     if str(config.get("init_lora_weights")).startswith("pissa_niter"):
         raise ModelError(
             f"{path} was started by {config['init_lora_weights']}, a decomposition of its base that is random and cannot be made "

@@ -1,9 +1,11 @@
-"""Which modules of a model a low-rank addition goes to, and whether a saved one fits.
+"""Which modules of a model an adapter goes to, and whether a saved one fits.
 
 Does not know peft.
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import nn
 
@@ -17,19 +19,23 @@ PREFIX = "base_model.model."
 """What peft writes before the base's own names."""
 
 
-def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozenset[str] = frozenset()) -> list[str]:
+def choose_targets(
+    module: nn.Module, names: tuple[str, ...], rerouted: frozenset[str] = frozenset(), *, key: str = "lora_target"
+) -> list[str]:
     """Names for peft: those of the layers "all" means, else those asked for. rerouted: last names peft takes for other weights.
+
+    key: the setting that names them.
 
     Raises ModelError for a name that matches no module that can carry an addition.
     """
     if "all" not in names:
         for name in names:
             if name == SCORE and score_head(module) is not None:
-                raise ModelError(f"lora_target: {SCORE}: the head that scores texts is trained whole in any case; leave it out")
-            find_modules(module, name, "lora_target", carriers(module))
+                raise ModelError(f"{key}: {SCORE}: the head that scores texts is trained whole in any case; leave it out")
+            find_modules(module, name, key, carriers(module))
             if name.rpartition(".")[-1] in rerouted:
                 raise ModelError(
-                    f"lora_target: {name}: in {type(module).__name__} peft takes {', '.join(sorted(rerouted))} for the experts' "
+                    f"{key}: {name}: in {type(module).__name__} peft takes {', '.join(sorted(rerouted))} for the experts' "
                     "fused weights, not for this layer; leave it out, or write finetuning_type: full or freeze"
                 )
         return list(names)
@@ -38,8 +44,8 @@ def choose_targets(module: nn.Module, names: tuple[str, ...], rerouted: frozense
     past = _PAST_THE_MODULE.get(module.config.get_text_config().model_type, ())
     paths = [path for path in linear if not _left_out(path, rerouted) and not path.endswith(past)]
     if not paths:
-        raise ModelError(f"lora_target: all: {type(module).__name__} has no linear layer but its output head; name the modules")
-    _say_left(module, sorted(set(linear) - set(paths)))
+        raise ModelError(f"{key}: all: {type(module).__name__} has no linear layer but its output head; name the modules")
+    _say_left(module, sorted(set(linear) - set(paths)), key)
     return _short_names(module, paths)
 
 
@@ -102,7 +108,7 @@ def find_modules(module: nn.Module, name: str, key: str, among: dict[str, nn.Mod
     return found
 
 
-def check_apart(module: nn.Module, targets: list[str], whole: list[str], *, pissa: bool) -> None:
+def check_apart(module: nn.Module, targets: list[str], whole: list[str], *, pissa: bool, key: str = "lora_target") -> None:
     """Raise ModelError where one tensor would get an addition and be trained whole, or pissa_init would move one it must not.
 
     peft drops the addition without a word where the two names are tied embeddings.
@@ -115,13 +121,13 @@ def check_apart(module: nn.Module, targets: list[str], whole: list[str], *, piss
     }
     head = module.get_output_embeddings()
     tied = head is not None and head.weight is module.get_input_embeddings().weight
-    for path in (path for name in targets for path in find_modules(module, name, "lora_target", carriers(module))):
+    for path in (path for name in targets for path in find_modules(module, name, key, carriers(module))):
         layer = module.get_submodule(path)
         owner = owners.get(id(layer.weight))
         if owner is not None:
             same = "both hold it" if owner == path else f"{owner} is the same tensor (tied embeddings)"
             raise ModelError(
-                f"lora_target names {path} and additional_target or the grown vocabulary trains it whole: {same}; "
+                f"{key} names {path} and additional_target or the grown vocabulary trains it whole: {same}; "
                 "leave it out of one of them"
             )
         if pissa and (isinstance(layer, nn.Embedding) or (tied and layer is head)):
@@ -142,11 +148,9 @@ def check_fit(module: nn.Module, folder: AdapterFolder, base_name: str) -> None:
             _check_whole(modules, folder, path, shape, base_name)
             continue
         layer = modules.get(f"{path}.base_layer", modules.get(path))  # under another adapter, or bare
-        wanted = None if layer is None else _width(layer, side)
-        if wanted != shape[1 if side == "A" else 0]:
-            seen = (
-                "is not in it" if layer is None else f"is {wanted} wide there and {shape[1 if side == 'A' else 0]} in the adapter"
-            )
+        wanted, given = None if layer is None else _width(layer, side), _given(shape, side)
+        if wanted != given:
+            seen = "is not in it" if layer is None else f"is {wanted} wide there and {given} in the adapter"
             raise ModelError(
                 f"{folder.path} was trained on {folder.base_name} and does not fit {base_name}: {path} {seen}; "
                 "name the base it was trained on under model_name_or_path"
@@ -174,21 +178,30 @@ def _layer_and_side(name: str) -> tuple[str, str]:
         for mark in (f".lora_{side}.", f".lora_embedding_{side}"):
             if mark in name:
                 return name.removeprefix(PREFIX).split(mark)[0], side
+    if ".oft_R." in name:
+        return name.removeprefix(PREFIX).split(".oft_R.")[0], "R"
     return name.removeprefix(PREFIX), ""
 
 
+def _given(shape: tuple[int, ...], side: str) -> int:
+    """The width that a saved matrix fits; R has a row a block, of what is above the diagonal of its square."""
+    if side == "R":
+        return shape[0] * (1 + math.isqrt(1 + 8 * shape[1])) // 2
+    return shape[1 if side == "A" else 0]
+
+
 def _width(layer: nn.Module, side: str) -> int | None:
-    """What side A takes in, or side B gives out."""
+    """What side A takes in, or R, or side B gives out."""
     if isinstance(layer, nn.Embedding):
         return layer.num_embeddings if side == "A" else layer.embedding_dim
     if isinstance(layer, nn.Linear):
-        return layer.in_features if side == "A" else layer.out_features
+        return layer.out_features if side == "B" else layer.in_features
     if type(layer).__name__ == "Conv1D":
         return layer.nx if side == "A" else layer.nf
     return None
 
 
-def _say_left(module: nn.Module, left: list[str]) -> None:
+def _say_left(module: nn.Module, left: list[str], key: str) -> None:
     """What "all" does not mean: experts held as one tensor a layer; routers, gates and others that cannot carry one."""
     owned = {f"{path}.weight" for path in carriers(module)} | {f"{path}.bias" for path in carriers(module)}
     fused = {
@@ -198,9 +211,9 @@ def _say_left(module: nn.Module, left: list[str]) -> None:
     }
     if fused:
         log.once(
-            f"lora_target: all: the experts' fused weights ({', '.join(sorted(fused))}) get no addition, other layers do; "
+            f"{key}: all: the experts' fused weights ({', '.join(sorted(fused))}) get no addition, other layers do; "
             "finetuning_type: full or freeze trains them"
         )
     if left:
         names = sorted({".".join(path.split(".")[-2:]) for path in left})
-        log.once(f"lora_target: all: these linear layers get no addition: {', '.join(names)} (see docs/models.md)")
+        log.once(f"{key}: all: these linear layers get no addition: {', '.join(names)} (see docs/models.md)")

@@ -1,23 +1,31 @@
 """hone api: serve a model by OpenAI's protocol.
 
-Holds no logic: it puts rooms together.
+Holds no logic: it reads settings and environment, and only then imports what answers, so that a mistake in them is told at once.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hone.adapters.folder import folders_of
 from hone.config import Run, load
 from hone.config.environment import read_api_environment
-from hone.inference.build import build_engine
-from hone.inference.embed import build_embedder
-from hone.inference.score import build_scorer
-from hone.models.value_head import find_value_head, learned_by
 from hone.serving.app import build_app
 from hone.serving.asked import Terms
 from hone.serving.routes import Served, Vectors
 from hone.serving.server import open_socket, serve
+from hone.table import Table
+
+_LATER = Table(
+    "step",
+    {
+        "folders": "hone.adapters.folder:folders_of",
+        "head": "hone.models.value_head:find_value_head",
+        "learned_by": "hone.models.value_head:learned_by",
+        "embedder": "hone.inference.embed:build_embedder",
+        "scorer": "hone.inference.score:build_scorer",
+        "engine": "hone.inference.build:build_engine",
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -34,14 +42,14 @@ def main(arguments: list[str]) -> int:
 
 def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     """The run's model under `name`, with what it can do: vectors, scores or answers, `num_together` of them at once."""
-    dtype, length = run.serve.infer_dtype, run.data.cutoff_len
-    adapters = folders_of(run.adapter)
+    numbers = {"dtype": run.serve.infer_dtype, "length": run.data.cutoff_len}
+    adapters = _LATER.load("folders")(run.adapter)
     if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
-        embedder = build_embedder(run.model, run.adapter, dtype=dtype, length=length)
+        embedder = _LATER.load("embedder")(run.model, run.adapter, **numbers)
         return Served(name, embed=lambda texts, query: Vectors(*embedder.embed_counted(texts, query=query)))
-    head = find_value_head(run.model, adapters)
-    if head is not None and (learned_by(head) == "reward" or run.objective.kind == "reward"):
-        scorer = build_scorer(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+    head = _LATER.load("head")(run.model, adapters)
+    if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
+        scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    engine = build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length, num_together=num_together)
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, num_together=num_together, **numbers)
     return Served(name, engine=engine)

@@ -37,10 +37,9 @@ class Freeze(Section):
     )
 
 
-class Lora(Section):
-    """Train a low-rank addition to linear layers (Hu et al. 2021)."""
+class Adapted(Section):
+    """What all share that train a small adapter beside the frozen model."""
 
-    kind: Literal["lora"] = "lora"
     adapter_name_or_path: tuple[str, ...] = knob(
         (),
         "Adapters to load on top of the base model, folders or hub ids. In training the last one is continued; in "
@@ -55,6 +54,18 @@ class Lora(Section):
         "Merges the adapters of adapter_name_or_path into the base and trains a new one, instead of continuing the last.",
         level="advanced",
     )
+    additional_target: tuple[str, ...] = knob(
+        (),
+        "Modules that are trained whole and saved with the adapter. Name the embeddings and the head here after adding tokens.",
+        level="advanced",
+        example="embed_tokens,lm_head",
+    )
+
+
+class Lora(Adapted):
+    """Train a low-rank addition to linear layers (Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
     lora_rank: int = knob(
         8,
         "Rank of the addition: how much it can learn. 8 to 16 suit a style or format, 64 and more suit new knowledge;"
@@ -80,12 +91,6 @@ class Lora(Section):
         "quality; q_proj,v_proj is smaller.",
         example="q_proj,v_proj",
     )
-    additional_target: tuple[str, ...] = knob(
-        (),
-        "Modules that are trained whole and saved with the adapter. Name the embeddings and the head here after adding tokens.",
-        level="advanced",
-        example="embed_tokens,lm_head",
-    )
     use_rslora: bool = knob(
         False,
         "Scales by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023). For ranks of 64 and more.",
@@ -110,4 +115,37 @@ class Lora(Section):
     )
 
 
-Adapter = Full | Freeze | Lora
+class Oft(Adapted):
+    """Train a rotation of what linear layers read (Qiu et al. 2023)."""
+
+    kind: Literal["oft"] = "oft"
+    oft_block_size: int = knob(
+        32,
+        "Inputs of a layer that are turned together: how much the rotation can learn, and memory, grow with it. It must divide "
+        "the number of inputs of every layer in oft_target. 0 where oft_rank is written.",
+        ge=0,
+    )
+    oft_rank: int = knob(
+        0,
+        "Blocks that the inputs of every layer are cut into, in the place of oft_block_size: more blocks learn less.",
+        unit="blocks",
+        level="advanced",
+        ge=0,
+        example="8",
+    )
+    oft_target: tuple[str, ...] = knob(
+        ("all",),
+        "Names of the linear layers whose inputs are turned, or all for every one in the layers.",
+        example="q_proj,v_proj",
+    )
+    module_dropout: float = knob(
+        0.0,
+        "Share of the blocks that are left as they are in a pass, against over-fitting of small sets.",
+        level="advanced",
+        ge=0,
+        lt=1,
+        example="0.05",
+    )
+
+
+Adapter = Full | Freeze | Lora | Oft

@@ -211,4 +211,6 @@ def _noun(kind: Any) -> str:
     nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
     if get_origin(kind) is dict:
         return "a mapping"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
     return nouns[kind] if kind in nouns else " or ".join(_noun(part) for part in get_args(kind))

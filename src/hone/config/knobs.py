@@ -22,8 +22,9 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
     "adapter": (
         "finetuning_type",
         "lora",
-        {"lora": "lora", "freeze": "freeze", "full": "full"},
-        "What is trained: a small adapter beside the frozen model (lora), some of its layers (freeze), or every weight (full). "
+        {"lora": "lora", "oft": "oft", "freeze": "freeze", "full": "full"},
+        "What is trained: a small adapter beside the frozen model (lora, or oft, which turns what its layers read), some of its "
+        "layers (freeze), or every weight (full). "
         "full needs about eight times the memory of the weights.",
     ),
     "objective": (
@@ -55,6 +56,8 @@ KINDS = {  # section: (flat key, default, {word in YAML: kind in the tree}, help
 _DRAWN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256}
 DEFAULTS_OF_STAGE = {"grpo": _DRAWN, "ppo": _DRAWN, "gkd": _DRAWN}
 """Other defaults where a stage is written: what is learned must be what was drawn, so it is drawn from the whole distribution."""
+ADAPTED = ("lora", "oft")
+"""Words of finetuning_type that train an adapter beside the model."""
 OWN_ANSWERS = tuple(DEFAULTS_OF_STAGE)
 """Stages that learn from answers which the model draws."""
 SCORES_TEXTS = ("classify", "rerank")

@@ -116,7 +116,8 @@ class ModelConfig(Section):
     )
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = knob(
         "auto",
-        "Attention implementation. auto takes the fastest one that is installed and right for the model; disabled is "
-        "the plain one; fa2 and fa3 need the flash-attn package.",
+        "Attention implementation. auto takes the fastest one that is installed and right for the model: each sequence "
+        "of a packed row attends by itself, without a mask of the row. sdpa and disabled (the plain one) leave packed rows "
+        "to transformers, which masks them, so that you can compare; fa2 and fa3 need the flash-attn package.",
     )
     quantization: Quantization | None = knob(None, "Hold the frozen weights in few bits.")

@@ -23,7 +23,8 @@ class Need:
     why: str
 
 
-def _evaluates(settings: Settings) -> bool:
+def evaluates(settings: Settings) -> bool:
+    """Whether there are data to evaluate on."""
     return bool(settings["eval_dataset"]) or settings["val_size"] > 0
 
 
@@ -43,7 +44,8 @@ NEEDS = (
         "with mix_strategy: concat; write mix_strategy: interleave_under, interleave_over or interleave_once, or remove it",
     ),
     Need(("eval_on_each_dataset",), lambda s: bool(s["eval_dataset"]), "without eval_dataset; write that, or remove it"),
-    Need(("per_device_eval_batch_size", "eval_strategy", "do_eval", "eval_on_start"), _evaluates, NO_DATA),
+    Need(("per_device_eval_batch_size", "eval_strategy", "eval_on_start"), evaluates, NO_DATA),
+    Need(("do_eval",), lambda s: evaluates(s) or not s["do_train"], NO_DATA),  # alone it is missing its data: see rules
     Need(
         ("eval_steps",),
         lambda s: s["eval_strategy"] == "steps",

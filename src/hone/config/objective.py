@@ -9,6 +9,7 @@ from typing import Literal
 
 from hone.config.objectives.drawn import BUILTIN_REWARDS, Grpo, Ppo
 from hone.config.objectives.referenced import Referenced
+from hone.config.objectives.routed import Routed
 from hone.config.objectives.taught import Gkd, Taught
 from hone.config.objectives.texts import Classify, Embed, Rerank
 from hone.config.section import Section, knob
@@ -31,21 +32,7 @@ __all__ = [
 ]
 
 
-class _Likelihood(Section):
-    """What all that learn by cross-entropy share."""
-
-    moe_aux_loss_coef: float | None = knob(
-        None,
-        "What the router's balance loss of a mixture of experts is multiplied by, so that its experts stay evenly used. "
-        "Left out, the model's own config decides; 0 leaves the loss out. It is computed for each sequence by itself, so "
-        "that batch size and packing change nothing; eval_loss is without it. 0.001 is usual; set it for long full training.",
-        level="advanced",
-        ge=0,
-        example="0.001",
-    )
-
-
-class _Answers(_Likelihood):
+class _Answers(Routed):
     """What all that learn the answers of conversations share."""
 
     train_on_prompt: bool = knob(
@@ -60,7 +47,7 @@ class _Answers(_Likelihood):
     )
 
 
-class _Smoothed(_Likelihood):
+class _Smoothed(Routed):
     """What all that learn the data's own tokens share."""
 
     label_smoothing_factor: float = knob(
@@ -114,7 +101,7 @@ class Reward(Section):
     kind: Literal["reward"] = "reward"
 
 
-class Referring(_Likelihood, Referenced):
+class Referring(Routed, Referenced):
     """What all share that hold the model against a reference which never learns."""
 
     pref_beta: float = knob(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.knobs import SCORES_TEXTS
-from hone.config.needs import WITHOUT_REFERENCE, Finding, idle, set_aside
+from hone.config.knobs import ADAPTED, SCORES_TEXTS
+from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
 from hone.errors import Mistake
@@ -27,6 +27,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
     findings = [
         *(finding for finding in idle(settings) if finding[0] not in aside),
         *_of_quantization(settings),
+        *_of_rotation(settings),
         *_of_data(settings),
         *_of_training(settings),
         *of_rewards(settings),
@@ -69,14 +70,14 @@ def notes_of(settings: Settings, alone: Settings) -> list[str]:
 def _of_quantization(settings: Settings) -> Iterator[Finding]:
     if settings["quantization_bit"] is None:
         return
-    if settings["finetuning_type"] != "lora":
+    if settings["finetuning_type"] not in ADAPTED:
         message = f"weights in few bits cannot be trained with finetuning_type: {settings['finetuning_type']}"
-        yield "quantization_bit", f"{message}; write finetuning_type: lora, or remove it"
+        yield "quantization_bit", f"{message}; write finetuning_type: lora or oft, or remove it"
     if settings["resize_vocab"]:
         yield "resize_vocab", "embeddings of a quantized model cannot grow; remove quantization_bit, or this and the added tokens"
     if settings["train_from_scratch"]:
         yield "train_from_scratch", "random weights cannot be quantized while loading; remove quantization_bit, or this"
-    if settings["finetuning_type"] != "lora":
+    if settings["finetuning_type"] not in ADAPTED:
         return
     if settings["pissa_init"]:
         yield "pissa_init", "changes the base weights, which quantization_bit holds fixed; remove one of them"
@@ -107,6 +108,16 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
         yield "val_size", "holds back training rows although eval_dataset names other data; remove one of them"
     if settings["val_size"] > 0 and not names:
         yield "val_size", "holds back rows of dataset, which is not there; write dataset, or eval_dataset in its place"
+
+
+def _of_rotation(settings: Settings) -> Iterator[Finding]:
+    rank, size = settings["oft_rank"], settings["oft_block_size"]
+    if settings["finetuning_type"] != "oft":
+        return
+    if not rank and not size:
+        yield "oft_block_size", "saw 0, and oft_rank is 0 too; write how many inputs are turned together, such as 32"
+    if rank and size and "oft_block_size" in settings.given:
+        yield "oft_rank", "cuts inputs into so many blocks, and oft_block_size into blocks of that size; remove one of them"
 
 
 def _of_training(settings: Settings) -> Iterator[Finding]:
@@ -198,6 +209,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"
     if not settings["do_train"] and not settings["do_eval"]:
         yield "do_train", "nothing to do; write do_train: true or do_eval: true"
+    if settings["do_eval"] and not settings["do_train"] and not evaluates(settings):
+        yield "do_eval", "has nothing to evaluate on; write eval_dataset: NAME, or dataset with val_size, or do_train: true"
     if settings["stage"] in ("distill", "gkd") and not settings["teacher_model"]:
         yield "teacher_model", "is missing; write the folder or hub id of the model to learn from"
     if settings["do_train"] and not settings["dataset"]:

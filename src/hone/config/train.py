@@ -56,7 +56,11 @@ class TrainConfig(Section):
     max_grad_norm: float = knob(
         1.0, "Gradients longer than this are scaled down to it; 0 leaves them. Lower it where the loss jumps.", ge=0
     )
-    bf16: bool = knob(False, "Computes in bfloat16 and keeps trained weights in float32. Right for every GPU since 2020.")
+    bf16: bool | Literal["auto"] = knob(
+        False,
+        "Computes in bfloat16 and keeps trained weights in float32. Right for every GPU since 2020. auto does so where the "
+        "device multiplies bfloat16 itself, a CPU with AVX512-BF16 or AMX too, computes in float32 elsewhere, and says which.",
+    )
     fp16: bool = knob(False, "Computes in float16 with loss scaling. For older GPUs without bfloat16.")
     pure_bf16: bool = knob(
         False,
@@ -73,6 +77,14 @@ class TrainConfig(Section):
         None,
         "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
         "Left out, the plan keeps activations where its estimate says that they fit.",
+    )
+    fused_kernels: bool | Literal["auto"] = knob(
+        "auto",
+        "Computes norms, rotary position codes and gated products in fewer passes over memory, with less kept for the backward "
+        "pass, wherever a module is proven to compute the same. auto does so on a CPU, where it was measured to pay. Write true "
+        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and false to leave all as the family "
+        "computes it.",
+        level="advanced",
     )
     neftune_noise_alpha: float | None = knob(
         None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from hone.config.adapter import Adapter, Lora
+from hone.config.adapter import Adapted, Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.config.tree import to_dict
@@ -35,7 +35,7 @@ def other_than_trained(model: ModelConfig, adapter: Adapter, chat: ChatConfig) -
 
 def _folders(model: ModelConfig, adapter: Adapter) -> Iterable[Path]:
     yield Path(model.model_name_or_path)
-    if isinstance(adapter, Lora):
+    if isinstance(adapter, Adapted):
         for name in adapter.adapter_name_or_path:
             yield Path(name) / (adapter.adapter_folder or "")
 

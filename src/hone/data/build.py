@@ -50,7 +50,7 @@ class TokenSet:
     report: Report
     aside: Mapping[str, np.ndarray] = field(default_factory=dict)
     partners: np.ndarray | None = None
-    join: Callable[[Example, Example], Example] | None = None
+    join: Callable[..., Example] | None = None
 
     def __len__(self) -> int:
         return len(self.sets)
@@ -58,7 +58,9 @@ class TokenSet:
     def __getitem__(self, index: int) -> Example:
         """Example `index`: int32 ids and labels, without pieces."""
         own = self._own(index)
-        return own if self.join is None or self.partners is None else self.join(own, self._own(int(self.partners[index])))
+        if self.join is None or self.partners is None:
+            return own
+        return self.join(own, *(self._own(int(other)) for other in np.atleast_1d(self.partners[index])))
 
     def _own(self, index: int) -> Example:
         return self.entries[self.sets[index]][int(self.places[index])]
@@ -77,8 +79,11 @@ class TokenSet:
         """The note of each example."""
         return [self.entries[number].note(int(place)) for number, place in zip(self.sets, self.places, strict=True)]
 
-    def joined(self, partners: np.ndarray, join: Callable[[Example, Example], Example], lengths: np.ndarray) -> TokenSet:
-        """The same examples, each as `join` makes it of itself and of example `partners[i]`; lengths: tokens it has then."""
+    def joined(self, partners: np.ndarray, join: Callable[..., Example], lengths: np.ndarray) -> TokenSet:
+        """The same examples, each as `join` makes it of itself and of example `partners[i]`, or of several where that is a row.
+
+        lengths: tokens it has then.
+        """
         return replace(self, partners=partners, join=join, lengths=lengths.astype(np.int32))
 
     def origin(self, index: int) -> tuple[str, int]:

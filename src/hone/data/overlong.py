@@ -82,7 +82,7 @@ def _shorter(sample: Sample, example: Example, cutoff_len: int, overlong: str, e
         case Rated(conversation, good):
             return _one(conversation, example, cutoff_len, left, lambda talk: encode(Rated(talk, good)).sequences[0])
         case Match() | Labelled():
-            cut = tuple(_clipped(sequence, cutoff_len, left) for sequence in example.sequences)
+            cut = tuple(clipped(sequence, cutoff_len, left) for sequence in example.sequences)
             return Fitted((replace(example, sequences=cut),), truncated=True)
         case Pair():
             return _pair(sample, example, cutoff_len, left, encode)
@@ -137,7 +137,7 @@ def _pair(pair: Pair, example: Example, cutoff_len: int, left: bool, encode: Enc
     return Fitted((replace(example, sequences=sides),), truncated=True)
 
 
-def _clipped(encoded: Encoded, cutoff_len: int, left: bool) -> Encoded:
+def clipped(encoded: Encoded, cutoff_len: int, left: bool) -> Encoded:
     """A text of its own at most cutoff_len long; the tokens that the tokenizer puts around it stay."""
     surplus = len(encoded) - cutoff_len
     if surplus <= 0:

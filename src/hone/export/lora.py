@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.adapters.folder import WEIGHTS, read_folder
+from hone.adapters.folder import OWN_WEIGHTS, WEIGHTS, read_folder
 from hone.errors import ExportError
 from hone.export.source import Stored, stored_tensors
 
@@ -56,9 +56,11 @@ def read_adapter(folder: Path) -> Adapter:
     """Read a PEFT LoRA folder: its settings and the headers of its tensors.
 
     Raises: ModelError where the folder is no LoRA adapter; ExportError where its tensors are damaged; NeedsWholeModel where it
-    holds more than low-rank additions and whole tensors (DoRA).
+    holds something else than low-rank additions and whole tensors (DoRA, OFT).
     """
     opened = read_folder(folder)
+    if opened.kind != "lora":
+        raise NeedsWholeModel(f"{folder.name} turns what layers read (finetuning_type: {opened.kind})")
     _check_start(folder, opened.config)
     additions, replacements = _sort_tensors(folder, opened.config, stored_tensors(folder / WEIGHTS))
     # What is not in modules_to_save is the base's own tensor, saved beside its addition, and stands for all that are tied to it.
@@ -104,7 +106,11 @@ def _sort_tensors(
 def whole_tensors(folder: Path) -> dict[str, Stored]:
     """The tensors that a folder brings whole, by the name of the base's, whatever else it holds."""
     tensors = stored_tensors(folder / WEIGHTS).items()
-    return {_base_name(name.removeprefix(_PREFIX)): tensor for name, tensor in tensors if "lora_" not in name}
+    return {
+        _base_name(name.removeprefix(_PREFIX)): tensor
+        for name, tensor in tensors
+        if not any(mark in name for mark in OWN_WEIGHTS)
+    }
 
 
 def _base_name(path: str) -> str:

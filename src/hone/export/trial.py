@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hone import log
-from hone.adapters.folder import folders_of
-from hone.adapters.lora import attach_lora, fold
+from hone.adapters.folder import folders_of, read_folder
+from hone.adapters.lora import fold, last_beside
 from hone.chat.codec import Codec
-from hone.config.adapter import Adapter, Lora
+from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
 from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, probe_texts, values_of
@@ -89,9 +89,8 @@ def _of_parts(
     """The logits come before peft merges the last adapter, which the means need: they would tell if that merge were wrong."""
     module = load_model(model, dtype=torch.float32, device=device, for_training=False, length=length, head=head)
     without = None
-    if isinstance(adapter, Lora) and adapter.adapter_name_or_path:
-        beside = adapter.model_copy(update={"create_new_adapter": False})
-        module = attach_lora(module, beside, base_name=model.model_name_or_path, trainable=True).eval()
+    if folders := folders_of(adapter):
+        module = last_beside(module, list(map(read_folder, folders)), base_name=model.model_name_or_path).eval()
         with module.disable_adapter():
             without = logits_of(module, texts)
     logits, values = logits_of(module, texts), None if file is None else _values(module, texts, file)

@@ -52,11 +52,12 @@ def build_engine(
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).eval()
+    engine = HfEngine(module, codec)
     if num_together == 1:
-        return HfEngine(module, codec)
+        return engine
     if why := why_not(module):
         log.info(f"note: answers of this model are drawn one by one, not {num_together} at once: {why}")
-        return HfEngine(module, codec)
+        return engine
     return TogetherEngine(module, codec, num_rows=num_together)
 
 

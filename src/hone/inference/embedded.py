@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hone.inference.rollout import Drawn, Prompt, Sampling
+from hone.inference.sampling import quiet_routers
 
 
 class EmbeddedSampler:
@@ -35,6 +36,9 @@ class EmbeddedSampler:
 
     def refresh(self) -> None:
         """Nothing to do: it is the same module."""
+
+    def close(self) -> None:
+        """Nothing to do: whoever trains the module keeps it."""
 
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Drawn]:
         """One answer a prompt, in order, drawn in left-padded batches of prompts of like length."""
@@ -51,7 +55,7 @@ class EmbeddedSampler:
 def as_engine(causal: PreTrainedModel) -> Iterator[None]:
     """The model as one that answers: no dropout, no gradient, a cache; every submodule's mode is put back afterwards."""
     modes = {inner: inner.training for inner in causal.modules()}
-    uses_cache, own = causal.config.use_cache, causal.generation_config
+    uses_cache, own, routed = causal.config.use_cache, causal.generation_config, quiet_routers(causal)
     causal.eval()  # layers that recompute activations refuse a cache in training mode alone
     causal.config.use_cache, causal.generation_config = True, GenerationConfig()
     try:
@@ -59,6 +63,8 @@ def as_engine(causal: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         causal.config.use_cache, causal.generation_config = uses_cache, own
+        if routed:
+            causal.config.get_text_config().output_router_logits = True
         for inner, mode in modes.items():
             inner.training = mode
 

@@ -24,7 +24,7 @@ from hone.inference.base import Answer, Delta, Finish, Request, Steering
 from hone.inference.drawing import drawn_batch, stream_ids
 from hone.inference.grammar import Grammar
 from hone.inference.hearing import Hearing
-from hone.inference.sampling import answer_length, generation_config
+from hone.inference.sampling import answer_length, generation_config, quiet_routers
 from hone.inference.steering import Behind, Guide, Openings, Steer
 
 
@@ -40,6 +40,7 @@ class HfEngine:
         self.module, self.codec = module, codec
         # The model's own file would fill in every number that a request leaves open, such as a penalty nobody asked for.
         self.module.generation_config = GenerationConfig()
+        quiet_routers(module)
         self._special = frozenset(number for number, token in codec.tokenizer.added_tokens_decoder.items() if token.special)
         self._limit = module.config.get_text_config().to_dict().get("max_position_embeddings")
         self._turn = threading.Lock()

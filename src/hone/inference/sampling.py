@@ -5,7 +5,7 @@ Does not know the model's weights.
 
 from __future__ import annotations
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from hone.config.use import GenerateConfig
 from hone.errors import ModelError
@@ -57,3 +57,15 @@ def generation_config(
 def rollout_sampling(settings: GenerateConfig, *, stop_ids: tuple[int, ...], pad_id: int) -> Sampling:
     """The settings for answers that are learned from."""
     return Sampling(settings.max_new_tokens, stop_ids, pad_id, settings.temperature, settings.top_p, settings.top_k)
+
+
+def quiet_routers(causal: PreTrainedModel) -> bool:
+    """Let no router's balance loss be computed, which transformers 5.23 cannot where a cache holds the tokens before.
+
+    Whether the config had turned it on.
+    """
+    text = causal.config.get_text_config()
+    turned_on = bool(text.to_dict().get("output_router_logits"))
+    if turned_on:
+        text.output_router_logits = False
+    return turned_on

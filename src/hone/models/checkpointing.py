@@ -12,7 +12,7 @@ from hone.errors import ModelError
 
 
 def recompute_activations(module: nn.Module) -> None:
-    """Recompute each layer in the backward pass, non-reentrant, so that frozen inputs need no gradient.
+    """Recompute each layer in the backward pass, non-reentrant, so that frozen inputs need no gradient and get none.
 
     Raises ModelError for a family that cannot.
     """
@@ -22,3 +22,5 @@ def recompute_activations(module: nn.Module) -> None:
     renamed = hasattr(causal, "activation_checkpointing_enable")  # its name since transformers 5.23
     enable = causal.activation_checkpointing_enable if renamed else causal.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    # It lets the embeddings' output have a gradient, which would go backward through all layers below the lowest that learns.
+    causal.disable_input_require_grads()

@@ -19,8 +19,10 @@ from hone import log
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.attention import choose_attention
+from hone.models.attention_packed import keep_own
 from hone.models.checkpointing import recompute_activations
 from hone.models.embeddings import resize_vocab
+from hone.models.fused import Fusing, fuse
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
 from hone.models.prepared import bound_prepared
 from hone.models.quantize import freeze, quantization_config
@@ -51,12 +53,14 @@ def load_model(
     device: torch.device,
     for_training: bool,
     recompute: bool = False,
+    fused: Fusing = "auto",
     length: int | None = None,
     head: ScoreHead | None = None,
 ) -> PreTrainedModel:
     """The model of `model` on `device`, weights in `dtype`; in evaluation mode unless for_training.
 
-    recompute: activations are recomputed in the backward pass. length: longest text in tokens, for rope_scaling.
+    recompute: activations are recomputed in the backward pass. fused: whether operations are, of a model that is trained.
+    length: longest text in tokens, for rope_scaling.
     head: in place of the head of words one that scores texts: the model's own, or a new one where it has none.
     train_from_scratch and a new head draw from torch's generator, which the caller seeds. A quantized base comes frozen.
     Raises ModelError for missing or unreadable files, weights that the files lack, and what the family cannot do.
@@ -74,6 +78,8 @@ def load_model(
         if model.train_from_scratch
         else _read(model, config, dtype, device, attention, head)
     )
+    if model.flash_attn != "auto":
+        keep_own(module)
     if not model.quantization:
         module = module.to(device)
     if for_training:
@@ -85,6 +91,8 @@ def load_model(
         _resize(module, model)
     if for_training and model.quantization:
         freeze(module)
+    if for_training:
+        fuse(module, fused, device)
     if recompute:
         recompute_activations(module)
     log.info(f"loaded {model.model_name_or_path}: {describe(module)}")

@@ -20,6 +20,7 @@ from hone.errors import ModelError
 from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
+from hone.models.attention_packed import laid_out, layout_of, name_eager, why_own
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare, sharing_differs
@@ -39,7 +40,8 @@ class TokenBatch(Protocol):
     """Encoded sequences as tensors. ids_BT, labels_BT (IGNORE where nothing is learned), positions_BT: int64.
 
     segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
-    common, until positions start again at 0. Labels are not shifted.
+    common, until positions start again at 0. Labels are not shifted. known: the same batch where it can be looked at without
+    waiting for a device.
     """
 
     @property
@@ -50,6 +52,8 @@ class TokenBatch(Protocol):
     def positions_BT(self) -> Tensor: ...
     @property
     def segments_BT(self) -> Tensor: ...
+    @property
+    def known(self) -> TokenBatch: ...
 
 
 def find_causal(module: nn.Module) -> PreTrainedModel:
@@ -65,6 +69,7 @@ class Policy:
 
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
+    by_sequence: True where the sequences of a packed row attend each by itself, without a mask of the whole row.
     can_share: True where a beginning may stand in a packed row once for several sequences. Found by `test_sharing`.
     temperature: what logits are divided by: log-probs are of the distribution that tokens are drawn from at that temperature.
     reference: what it is held against, given by whoever has it ready.
@@ -75,6 +80,8 @@ class Policy:
         self.module = module
         self.causal = find_causal(module)
         self.can_pack = not padded_only(self.causal.config)
+        name_eager(self.causal)
+        self.by_sequence = not why_own(self.causal)
         self.can_share = False
         self.fast = output_head(self.causal) is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
@@ -217,14 +224,26 @@ class Policy:
         On several processes call it on all of them. What fell back is said once.
         """
         with evaluating(self):
-            found = compare(self)
+            found = self._isolated()
         known = padded_only(self.causal.config)
         if not found.fast:
             log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
         if known or not found.can_pack:
-            why = known or f"a difference of {found.packed_difference:.2g} in the self-test"
-            log.once(f"{self._name()}: packed sequences would see each other ({why}); batches are padded")
+            log.once(f"{self._name()}: packed sequences would see each other ({known or found.why_mixed}); batches are padded")
         self.fast, self.can_pack = found.fast, found.can_pack and not known
+        return found
+
+    def _isolated(self) -> SelfTest:
+        """The self-test with sequences that attend each by itself; where that is not the same, with transformers' attention."""
+        why = why_own(self.causal)
+        if self.by_sequence:
+            found = compare(self)
+            if found.can_pack:
+                return found
+            why, self.by_sequence = found.why_mixed, False
+        found = compare(self)
+        if found.can_pack and "flash" not in self.causal.config.get_text_config()._attn_implementation:
+            log.once(f"{self._name()}: packed rows make a mask of all tokens by all ({why}); slower, same loss")
         return found
 
     def test_sharing(self) -> None:
@@ -249,16 +268,23 @@ class Policy:
             "position_ids": batch.positions_BT,
             "use_cache": False,
         }
-        packed = batch.ids_BT.shape[0] == 1
-        if not packed:
+        if not _is_packed(batch):
             inputs["attention_mask"] = (batch.segments_BT != 0).long()
-        elif bool((batch.segments_BT < 0).any()):
+        elif self.by_sequence:
+            inputs["attention_mask"] = None
+        elif bool((batch.known.segments_BT < 0).any()):
             inputs["attention_mask"] = shared_mask(self.causal, batch.segments_BT, batch.positions_BT)
         else:
             inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT)
         if self._adds_router_loss:
             inputs["output_router_logits"] = False  # its own balance loss is one of the whole micro-batch, added to a mean
         return inputs
+
+    def _forward(self, batch: TokenBatch, **more: Any) -> Any:
+        """The model's own output. A packed row's layout holds for this forward, and where a layer of it is computed again."""
+        by_sequence = self.by_sequence and _is_packed(batch)
+        with laid_out(layout_of(batch.known.segments_BT, batch.known.positions_BT) if by_sequence else None):
+            return self.module(**self._inputs(batch), **more)
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
         head = Head(self.causal, self.logit_map.at(self.temperature))
@@ -267,7 +293,7 @@ class Policy:
     def _read(self, batch: TokenBatch, read: Callable[[Tensor], Tensor]) -> Tensor:
         """What `read` makes of the hidden states [B, T, D] that the output head sees, inside the model's own forward."""
         with HeadTap(self.causal, batch.labels_BT.shape, read) as tap:
-            output = self.module(**self._inputs(batch), labels=batch.labels_BT)
+            output = self._forward(batch, labels=batch.labels_BT)
         return tap.collect(output.loss)
 
     def _plain(self, batch: TokenBatch) -> Tensor:
@@ -276,10 +302,10 @@ class Policy:
 
     def _plain_logits(self, batch: TokenBatch) -> Tensor:
         """fp32 [N, V]: the model's own logits before each label."""
-        return self.module(**self._inputs(batch)).logits[predicting(batch.labels_BT)].float() / self.temperature
+        return self._forward(batch).logits[predicting(batch.labels_BT)].float() / self.temperature
 
     def _plain_hidden(self, batch: TokenBatch) -> Tensor:
-        return self.module(**self._inputs(batch), output_hidden_states=True).hidden_states[-1]
+        return self._forward(batch, output_hidden_states=True).hidden_states[-1]
 
 
 @contextmanager
@@ -294,5 +320,9 @@ def evaluating(policy: Policy) -> Iterator[None]:
             module.training = was
 
 
+def _is_packed(batch: TokenBatch) -> bool:
+    return batch.ids_BT.shape[0] == 1
+
+
 def _require_first_ignored(batch: TokenBatch) -> None:
-    assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"
+    assert bool((batch.known.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"

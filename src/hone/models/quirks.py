@@ -52,6 +52,18 @@ self-test in 16 bits can see. One that is missing here is found by the self-test
 """
 
 
+READS_MASK = {
+    "deepseek_v32": "its indexer reads the mask",
+    "falcon": "its attention is code of its own",
+    "glm_moe_dsa": "its indexer reads the mask",
+}
+"""Families of transformers 5.23 (2026-11) that need a mask of the whole row. One that is missing is found by the self-test."""
+
+
+EAGER_FAMILIES = ("gemma2", "gpt_oss", "mimo_v2_flash")
+"""Families of transformers 5.23 (2026-11) whose eager attention, with soft-caps or sinks, is a function of its module."""
+
+
 def padded_only(config: PretrainedConfig) -> str:
     """Why sequences of this model are never packed; "" where they may be, as in a hybrid whose layers all attend."""
     text = config.get_text_config()

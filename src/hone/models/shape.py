@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hone.config.model import ModelConfig
+from hone.models.attention_packed import keep_own, name_eager, why_own
 from hone.models.embeddings import grow
 from hone.models.load import auto_class, load_config
 from hone.models.score_head import ScoreHead
@@ -21,7 +22,8 @@ from hone.models.tokenizer import load_tokenizer
 class Shape:
     """architecture: the class's name; num_weights: all of them; widths in units, vocabulary in ids.
 
-    cached: width of the keys and values, together, that a layer keeps of a token while answers are drawn.
+    cached: width of the keys and values, together, that a layer keeps of a token while answers are drawn. masked: whether a
+    layer keeps a mask of all tokens by all.
     """
 
     architecture: str
@@ -32,6 +34,7 @@ class Shape:
     cached: int
     feed_forward: int
     vocabulary: int
+    masked: bool
 
 
 def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
@@ -44,6 +47,9 @@ def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
         head.apply(config, load_tokenizer(model).pad_token_id)
     with torch.device("meta"):
         module = auto_class(head).from_config(config, trust_remote_code=model.trust_remote_code)
+    if model.flash_attn in ("sdpa", "disabled"):
+        keep_own(module)
+    name_eager(module)
     if model.resize_vocab or model.add_tokens or model.add_special_tokens:
         grow(module, load_tokenizer(model))
     return module
@@ -66,4 +72,5 @@ def shape_of(module: nn.Module) -> Shape:
         cached=2 * attention // groups,
         feed_forward=wide,
         vocabulary=config.vocab_size,
+        masked=bool(why_own(module)),
     )

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-_KERNELS = ("sdpa", "eager")
+from hone.models.attention_packed import EAGER, layout_of
+
+_KERNELS = ("sdpa", "eager", EAGER)
 """Implementations of attention that take any mask."""
 _REACH = re.compile("window|chunk|block|compress|attention_type")
 """Settings of layers that see only a part of what is before them, counted in places of the row and not in positions."""
@@ -35,12 +37,9 @@ def unshared(config: PretrainedConfig) -> str:
 
 
 def shared_mask(causal: PreTrainedModel, segments_BT: Tensor, positions_BT: Tensor) -> Tensor:
-    """[B, 1, T, T], in the form its kernel takes: a token sees its sequence up to itself, with what that shares with others."""
-    groups_BT = (positions_BT == 0).cumsum(1)
-    own_BTT = segments_BT[:, None] == segments_BT[:, :, None]
-    sees_BTT = (groups_BT[:, None] == groups_BT[:, :, None]) & (own_BTT | (segments_BT[:, None] < 0))
-    sees_B1TT = sees_BTT.tril().unsqueeze(1)
+    """[1, 1, T, T], in the form its kernel takes: a token sees its sequence up to itself, with what that shares with others."""
+    sees_11TT = layout_of(segments_BT, positions_BT).sees(segments_BT.device)[None, None]
     if causal.config.get_text_config()._attn_implementation == "sdpa":
-        return sees_B1TT
-    added_B1TT = torch.zeros(sees_B1TT.shape, dtype=causal.dtype, device=sees_B1TT.device)
-    return added_B1TT.masked_fill(~sees_B1TT, torch.finfo(causal.dtype).min)
+        return sees_11TT
+    added_11TT = torch.zeros(sees_11TT.shape, dtype=causal.dtype, device=sees_11TT.device)
+    return added_11TT.masked_fill(~sees_11TT, torch.finfo(causal.dtype).min)

@@ -99,7 +99,7 @@ class Objective(Protocol):
         """Why nothing right can be learned from a training set; "" where it can."""
         ...
 
-    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+    def complete(self, tokens: TokenSet, codec: Codec, *, seed: int, longest: int) -> TokenSet:
         """The set as it is learned from: itself, or each example with what it takes from others, cut to `longest`."""
         ...
 
@@ -170,9 +170,9 @@ class Usual:
         del tokens
         return ""
 
-    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+    def complete(self, tokens: TokenSet, codec: Codec, *, seed: int, longest: int) -> TokenSet:
         """Itself."""
-        del seed, longest
+        del codec, seed, longest
         return tokens
 
     def reference_sums(self, policy: Policy, batch: Batch) -> Tensor:

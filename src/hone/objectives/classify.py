@@ -106,9 +106,9 @@ class Classes(_Texts):
             "classes, or name another column as the label"
         )
 
-    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+    def complete(self, tokens: TokenSet, codec: Codec, *, seed: int, longest: int) -> TokenSet:
         """The set with each text's class by its number aside; DataError where one is of a class that is not known."""
-        del seed, longest
+        del codec, seed, longest
         numbers = {name: number for number, name in enumerate(self.names)}
         found = np.empty((len(tokens), 1), np.float32)
         for index, note in enumerate(tokens.notes):

@@ -19,6 +19,7 @@ from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Example
 from hone.config.objective import Grpo as GrpoConfig
 from hone.data.batch import Batch
+from hone.data.build import TokenSet
 from hone.data.sample import Task
 from hone.errors import TrainingError
 from hone.inference.rollout import Sampling
@@ -37,8 +38,8 @@ from hone.objectives.onpolicy import (
     nothing_further,
     of_answers,
 )
-from hone.objectives.rewards.builtin import DEFAULT_FORMAT, Rules
-from hone.objectives.rewards.case import Case, read_note, write_note
+from hone.objectives.rewards.builtin import COMPARED, DEFAULT_FORMAT, Rules
+from hone.objectives.rewards.case import Case, answer_of, read_note, write_note
 from hone.objectives.rewards.judge import Judge, Verdict, names_of
 from hone.objectives.surrogate import Clipped, clipped, corrected, divergence, importance, items, log_ratio, token_weights
 
@@ -74,6 +75,18 @@ class Grpo(OnPolicy, Usual):
     def encode(self, samples: list[Task], codec: Codec) -> list[Example]:
         """The prompt of each, of which nothing is learned yet; its note is what rewards must know."""
         return [_example(sample, codec) for sample in samples]
+
+    def problem_of(self, tokens: TokenSet) -> str:
+        """A reward that compares with the rows' answers gives nothing where no row has one."""
+        compared = [(name, *COMPARED[name]) for name in self._settings.reward_funcs if name in COMPARED]
+        answers = list(map(answer_of, tokens.notes)) if compared else []
+        for name, wanted, has in compared:
+            if not any(map(has, answers)):
+                return (
+                    f"reward_funcs: {name} compares with what the rows answer, and of {len(answers):,} rows none has {wanted}: "
+                    "every reward would be 0. Name the column of answers (response in its entry's columns), or leave it out"
+                )
+        return ""
 
     def start(self, codec: Codec, sampling: Sampling) -> None:
         """Load the reward functions."""
@@ -118,9 +131,10 @@ class Grpo(OnPolicy, Usual):
         return items(int(learned_S.sum()), int((learned_S * tokens_S).sum()), self._settings.loss_type)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """The summed loss of a batch, each token weighed by loss_type; with gradient."""
+        """The summed loss of a batch, each token weighed by loss_type, with the router's balance loss; with gradient."""
         settings, drawn_BT = self._settings, batch.labels_BT != IGNORE
-        new_N, sequence_N = policy.token_logprobs(batch)[drawn_BT], batch.sequences_BT[drawn_BT]
+        with policy.balance(batch) as balance:
+            new_N, sequence_N = policy.token_logprobs(batch)[drawn_BT], batch.sequences_BT[drawn_BT]
         num, learned_N = len(batch.aside["learned"]), batch.aside["learned"][sequence_N]
         old_N = batch.aside["old"][drawn_BT] if self.reuses > 1 else new_N.detach()
         ratio_N = log_ratio(new_N, old_N, sequence_N, num, settings.importance_sampling_level)
@@ -138,7 +152,11 @@ class Grpo(OnPolicy, Usual):
             loss_N = loss_N + settings.beta * kl_N
             metrics["kl"] = _sum(kl_N, learned_N)
         weights_N = learned_N * token_weights(sequence_N, num, settings.loss_type, self._longest)
-        return Loss((loss_N * weights_N).sum(), metrics)
+        total = (loss_N * weights_N).sum()
+        if (balance_BT := balance()).dim():  # the mean over what a step's sum is divided by
+            shares = token_weights(sequence_N, num, "dapo" if settings.loss_type == "dapo" else "grpo", self._longest)
+            total = total + (balance_BT[drawn_BT].to(total.device) * learned_N * shares).sum()
+        return Loss(total, metrics)
 
     def _judged(self, rollouts: Sequence[Rollout], processes: Processes) -> _Drawing:
         """The verdicts of this process's answers, the rewards of all; what goes wrong on one process is raised on all."""

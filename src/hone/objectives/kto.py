@@ -68,8 +68,9 @@ class Kto(Usual):
             f"write {'stage: sft' if good else 'stage: dpo, with a better answer to each question'}"
         )
 
-    def complete(self, tokens: TokenSet, *, seed: int, longest: int) -> TokenSet:
+    def complete(self, tokens: TokenSet, codec: Codec, *, seed: int, longest: int) -> TokenSet:
         """Each answer with its mismatch: a ring through all rows in an order drawn by `seed`, cut to `longest` tokens."""
+        del codec
         if len(tokens) < 2:
             raise DataError("KTO compares each answer with another row's, and the set has one row; add rows")
         ring = np.random.default_rng(seed).permutation(len(tokens))

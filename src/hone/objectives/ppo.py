@@ -118,9 +118,10 @@ class Ppo(OnPolicy, Usual):
         return batch.num_trained
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """The summed loss of a batch's drawn tokens, with gradient."""
+        """The summed loss of a batch's drawn tokens, with the router's balance loss; with gradient."""
         settings, drawn_BT = self._settings, batch.labels_BT != IGNORE
-        logprobs_BT, values_BT = policy.logprobs_and_values(batch)
+        with policy.balance(batch) as balance:
+            logprobs_BT, values_BT = policy.logprobs_and_values(batch)
         old_N, value_N, advantage_N, return_N = (batch.aside[name][drawn_BT] for name in ("old", "value", "advantage", "return"))
         ratio_N, new_N = logprobs_BT[drawn_BT] - old_N, _before(values_BT)[drawn_BT]
         found = clipped(ratio_N, advantage_N, settings.ppo_cliprange, settings.ppo_cliprange)
@@ -135,7 +136,8 @@ class Ppo(OnPolicy, Usual):
             "val/ratio": ratio_N.exp(),
         }
         metrics = {name: (numbers_N.detach().sum(), float(len(ratio_N))) for name, numbers_N in figures.items()}
-        return Loss((found.loss_N + settings.ppo_vf_coef * error_N).sum(), metrics)
+        total = (found.loss_N + settings.ppo_vf_coef * error_N).sum()
+        return Loss(total + balance().sum().to(total.device), metrics)
 
     def state(self) -> dict[str, Any]:
         """The coefficient of the divergence and the moments of the scores."""

@@ -69,7 +69,7 @@ def gather_material(run: Run) -> Material:
         require_same_tokens(run, tokenizer)
 
     def completed(tokens: TokenSet) -> TokenSet:
-        return objective.complete(tokens, seed=seed, longest=run.data.cutoff_len)
+        return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
     tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
     if objective.needs_score_head:
@@ -215,6 +215,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
     with told_of("reward_model"):
         reward = bytes_beside(run, whole_model(run))
     tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
+    draws = isinstance(material.objective, OnPolicy) and not run.objective.rollout_server
     kept, recomputed = (
         estimate(
             shape,
@@ -230,7 +231,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
             chunks=material.objective.logit_chunks,
             reference=bytes_beside(run, model_beside(run)) if refers else 0,
             reward=reward,
-            answers=answers_at_once(run) if isinstance(material.objective, OnPolicy) else 0,
+            answers=answers_at_once(run) if draws else 0,
             answer_tokens=longest,
         )
         for recompute in (False, True)
@@ -240,7 +241,7 @@ def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, i
 
 def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
     """What of the model with its adapter has a gradient."""
-    linear = [inner for inner in attached.modules() if isinstance(inner, nn.Linear) and inner.weight.requires_grad]
+    linear = [inner for inner in attached.modules() if hasattr(inner, "in_features") and inner.weight.requires_grad]
     num = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
     return Trained(
         num=num,

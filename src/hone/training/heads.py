@@ -15,6 +15,7 @@ from torch import nn
 from hone import log
 from hone.adapters.apply import load_trained, rest_output_head, save_trained
 from hone.adapters.folder import folders_of
+from hone.config.adapter import Adapted
 from hone.config.run import Run
 from hone.errors import ModelError
 from hone.models import score_head
@@ -63,7 +64,7 @@ def _saved_head(run: Run) -> Path | None:
     if file is not None:
         log.info(f"the value head is that of {file}")
     elif not run.train.do_train:
-        named = " or adapter_name_or_path" if run.adapter.kind == "lora" else ""
+        named = " or adapter_name_or_path" if isinstance(run.adapter, Adapted) else ""
         raise ModelError(
             f"there is no {FILE} to evaluate, under model_name_or_path{named}: name a reward model, or write do_train: true"
         )
@@ -75,7 +76,7 @@ def weights_of(run: Run, module: nn.Module, objective: Objective) -> Weights:
     causal = find_causal(module)
     beside = objective.beside(run.data.cutoff_len, causal.config.get_text_config().hidden_size)
     head = value_head_of(causal)
-    if objective.head is not None and run.adapter.kind == "lora":
+    if objective.head is not None and isinstance(run.adapter, Adapted):
         beside |= {score_head.FILE: objective.head.settings()}
 
     def save(folder: Path) -> None:

@@ -28,6 +28,11 @@ _DATA = (
 ).split()
 """Settings that may change the tokens or their mixture: they explain a difference and are none by themselves."""
 
+_SAME_NUMBERS = (
+    "precompute_ref rollout_server rollout_timeout rollout_batch_size reward_timeout sync_check_steps sync_check_bound"
+).split()
+"""Settings that say when or where something is computed and not what: they are noted, and may differ."""
+
 _TOKENS, _ROWS = "tokens", "rows of "
 SEQUENCES = "sequences of a step (per_device_train_batch_size x gradient_accumulation_steps x processes)"
 
@@ -72,7 +77,7 @@ def differences(there: Fingerprint, now: Fingerprint) -> list[str]:
 def _of_part(part: str, there: dict[str, str], now: dict[str, str]) -> list[str]:
     if part == "data" and there.get(_TOKENS) == now[_TOKENS]:
         return []
-    names = dict.fromkeys((*there, *now))
+    names = [name for name in dict.fromkeys((*there, *now)) if name not in _SAME_NUMBERS]
     differing = [
         name for name in names if there.get(name) != now.get(name) and name != _TOKENS and not _as_before(name, there, now)
     ]

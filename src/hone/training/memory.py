@@ -133,7 +133,7 @@ def estimate(
 
 
 def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int, *, mixed: bool) -> float:
-    """What one decoder layer keeps: two norms in fp32; q, k, v and the output; gate, its activation and up; inputs; the mask.
+    """What one decoder layer keeps: two norms in fp32; q, k, v and the output; gate, its activation and up; inputs; a mask.
 
     Under mixed precision every trained linear layer keeps a copy of its input of its own; else q, k, v share one, and gate, up.
     """
@@ -141,7 +141,8 @@ def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int
     attention = 4 * shape.attention * compute_bytes
     feed_forward = 3 * shape.feed_forward * compute_bytes
     inputs = trained.inputs / shape.num_layers * compute_bytes * (1.0 if mixed else 0.5)
-    return tokens * (norms + attention + feed_forward + inputs) + tokens**2 * compute_bytes
+    mask = tokens**2 * compute_bytes if shape.masked else 0
+    return tokens * (norms + attention + feed_forward + inputs) + mask
 
 
 def _logit_bytes(shape: Shape, tokens: int, chunks: int, *, head: bool) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from hone import log
 from hone.adapters.folder import locate
 from hone.chat.encoded import Example
+from hone.config.adapter import Adapted
 from hone.config.objective import Referring
 from hone.config.run import Run
 from hone.data.build import CACHE_HOME, TokenSet
@@ -141,13 +142,15 @@ def _place(run: Run, made: Fingerprint, objective: Objective) -> Path:
     asked = run.objective
     assert isinstance(asked, Referring)
     model = run.model.model_copy(update={"model_name_or_path": asked.ref_model or run.model.model_name_or_path})
-    under = run.adapter.adapter_name_or_path if run.adapter.kind == "lora" else ()  # all but the last may be merged into the base
+    under = (
+        run.adapter.adapter_name_or_path if isinstance(run.adapter, Adapted) else ()
+    )  # all but the last may be merged into the base
     adapters = asked.ref_model_adapters if asked.ref_model else under
     settled = settle(model, weights=True)
     config = Path(settled.model_name_or_path) if is_local(settled.model_name_or_path) else find_file(settled, "config.json")
     if config is None:
         raise ModelError(f"{settled.model_name_or_path} has no config.json")
-    subfolder = run.adapter.adapter_folder if run.adapter.kind == "lora" and not asked.ref_model else None
+    subfolder = run.adapter.adapter_folder if isinstance(run.adapter, Adapted) and not asked.ref_model else None
     folders = [config if config.is_dir() else config.parent, *(locate(name, subfolder).path for name in adapters)]
     facts = [
         FORMAT, objective.fingerprint, getattr(asked, "ld_alpha", None), asked.ref_model_quantization_bit, made["model"],

@@ -16,7 +16,7 @@ from torch import nn
 
 from hone import log
 from hone.adapters.apply import attach, without_adapter
-from hone.config.adapter import Full, Lora
+from hone.config.adapter import Adapted, Full, Lora
 from hone.config.model import ModelConfig, Quantization
 from hone.config.objective import Referring
 from hone.config.objectives.taught import Taught
@@ -94,7 +94,7 @@ def model_beside(run: Run) -> ModelConfig | None:
     """The model that is loaded beside the one that learns; None where that one with its adapter off is held against itself."""
     asked = _named(run)
     if not asked.place:
-        return None if run.adapter.kind == "lora" else run.model.model_copy(update={"train_from_scratch": False})
+        return None if isinstance(run.adapter, Adapted) else run.model.model_copy(update={"train_from_scratch": False})
     return other_model(run, asked.place, asked.bits)
 
 

@@ -21,6 +21,7 @@ from hone.objectives.onpolicy import OnPolicy
 from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.means import require_means
 from hone.training.plan import Plan
+from hone.training.precision import settled
 from hone.training.prompts import ready_to_draw
 from hone.training.resume import require_free_output
 
@@ -83,6 +84,7 @@ def _heading(sample: Shown) -> str:
 
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
+    run = settled(run)
     device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
     if run.train.do_train:
         require_free_output(run)

@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from hone import log
-from hone.adapters.apply import attach
+from hone.adapters.apply import attach, save_trained
 from hone.config.environment import read_environment
+from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.data.sample import Pair
 from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
-from hone.inference.rollout import Sampling
+from hone.inference.rollout import Sampler, Sampling
+from hone.inference.vllm import VllmSampler
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
@@ -43,6 +45,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
@@ -85,6 +88,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
+    run = settled(run)
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -125,23 +129,42 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         rows = rows_taken(steps, plan.num_steps, len(material.tokens)) if run.train.do_train else np.zeros(0, np.int64)
         build = partial(build_reference, run, device, work.policy, module)
         material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
-    feed = make_feed(run, material, steps, work, sampling)
+    feed = make_feed(run, material, steps, work, module, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, feed, keeper, start)
 
 
-def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: Sampling | None) -> Feed | RolloutFeed:
+def make_feed(
+    run: Run, material: Material, steps: Steps, work: Work, module: nn.Module, sampling: Sampling | None
+) -> Feed | RolloutFeed:
     """Where each step's batches come from."""
     policy, device, objective = work.policy, work.device, material.objective
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id)
+        pins = device.device.type == "cuda"
+        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
-    sampler = EmbeddedSampler(policy.causal, batch_size=answers_at_once(run))
+    sampler = make_sampler(run, policy, module, device.rank)
     drawer = Drawer(objective, policy, device, sampler, sampling, work.name_rows, micro, material.pad_id)
     return RolloutFeed(drawer, material.tokens, steps, seed=data_seed(run))
+
+
+def make_sampler(run: Run, policy: Policy, module: nn.Module, rank: int) -> Sampler:
+    """What draws answers: the model that learns, or a server that takes over its adapter."""
+    at_once = answers_at_once(run)
+    if not run.objective.rollout_server:
+        return EmbeddedSampler(policy.causal, batch_size=at_once)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    return VllmSampler(
+        run.objective.rollout_server,
+        Path(run.train.output_dir) / f".rollout-{rank}",
+        partial(save_trained, module),
+        lambda: tuple(weight._version for weight in weights),
+        at_once=at_once,
+        seconds=run.objective.rollout_timeout,
+    )
 
 
 def _tell_shared(material: Material) -> None:
@@ -194,6 +217,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         device=device.device,
         for_training=True,
         recompute=recompute,
+        fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
@@ -213,7 +237,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     optimizer = build_optimizer(module, run.optimizer)
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
-    balanced = run.objective.moe_aux_loss_coef if hasattr(run.objective, "moe_aux_loss_coef") else 0.0
+    balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
     policy = Policy(wrapped, balanced)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0

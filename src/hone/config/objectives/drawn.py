@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.config.objectives.referenced import Referenced
+from hone.config.objectives.routed import Routed
 from hone.config.section import Section, knob
 
 
@@ -21,6 +22,21 @@ class Drawing(Section):
         level="advanced",
         ge=1,
         example="16",
+    )
+    rollout_server: str | None = knob(
+        None,
+        "A vLLM server that draws the answers, in place of the model that is trained: on a GPU of its own. It runs the same base "
+        "with --enable-lora, and takes over the adapter before each drawing, as a folder in output_dir that it must be able to "
+        "read. Needs finetuning_type: lora, top_p 1 and top_k 0.",
+        level="advanced",
+        example="http://localhost:8000",
+    )
+    rollout_timeout: float = knob(
+        600.0,
+        "Longest that rollout_server may take for one answer.",
+        unit="seconds",
+        level="advanced",
+        gt=0,
     )
     sync_check_steps: int = knob(
         100,
@@ -39,7 +55,7 @@ class Drawing(Section):
     )
 
 
-class OwnAnswers(Referenced, Drawing):
+class OwnAnswers(Referenced, Drawing, Routed):
     """What all share that learn by rewards from answers which the model that learns has drawn."""
 
     reward_timeout: float = knob(

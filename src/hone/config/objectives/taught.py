@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hone.config.objectives.drawn import Drawing
+from hone.config.objectives.routed import Routed
 from hone.config.section import Section, knob
 
 
@@ -60,7 +61,7 @@ class Taught(Section):
     )
 
 
-class Gkd(Taught, Drawing):
+class Gkd(Taught, Drawing, Routed):
     """Learn a larger model's distribution at each token of one's own answers."""
 
     kind: Literal["gkd"] = "gkd"

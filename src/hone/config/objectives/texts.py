@@ -79,6 +79,15 @@ class Rerank(Section):
         "What is learned of a query's texts. listwise: that the one which answers it is above its negatives, whatever the scores "
         "(Gao et al. 2021). pointwise: whether each text answers, by itself; a score's sigmoid is then a probability.",
     )
+    rerank_random_negatives: int = knob(
+        0,
+        "Texts of other rows that each query is given as further texts which do not answer it, drawn once for the run. They "
+        "teach what is wide of the mark, where a row's own negatives teach what only seems right. 1 to 7 are usual; each costs "
+        "as much as a negative of the row.",
+        unit="texts",
+        ge=0,
+        example="4",
+    )
     rerank_text: str = knob(
         RERANK_TEXT,
         "How a query and a text are written as one, with {query} and {document} in it. It is saved with the model, and read from "

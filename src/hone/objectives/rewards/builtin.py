@@ -100,3 +100,9 @@ BUILTIN: dict[str, Callable[[Case, Rules], float]] = {
     "json": json_valid,
 }
 """By the name that reward_funcs takes."""
+
+COMPARED: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "exact_match": ("an answer", lambda answer: bool(conclusion(answer))),
+    "numeric": ("a number in its answer", lambda answer: final_number(conclusion(answer)) is not None),
+}
+"""Rewards that compare with a row's answer: what it must have, and whether it has; without it the reward is always 0."""

@@ -36,6 +36,11 @@ def write_note(conversation: Conversation, answer: str, columns: Mapping[str, An
     return json.dumps(note, ensure_ascii=False, default=str)
 
 
+def answer_of(note: str) -> str:
+    """The reference's text that `write_note` wrote down, "" where there is none."""
+    return json.loads(note)["answer"]
+
+
 def read_note(note: str, *, completion: str, ids: Sequence[int], place: str) -> Case:
     """The Case of an answer to the row that `write_note` wrote down."""
     found = json.loads(note)

@@ -1,4 +1,4 @@
-"""TRL's half of against_trl.py: `python trl_side.py FOLDER`, in an environment that has TRL.
+"""TRL's half of against_trl.py: `python trl_losses.py FOLDER`, in an environment that has TRL.
 
 Knows neither hone nor a formula: TRL's trainers are built with a case's settings, and their own `compute_loss` is called on
 batches of their own collators. Reads FOLDER/cases.json and the models beside it, writes FOLDER/trl/losses.json and the gradients
