@@ -34,7 +34,7 @@ def _statuses(operation, mode, url):
     """The statuses of a few requests of an operation."""
     statuses = set()
 
-    @settings(max_examples=5, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=3, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case):
         answer = case.call(base_url=url)
