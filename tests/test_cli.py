@@ -37,6 +37,15 @@ def test_version_is_immediate():
     assert min(seconds) < 0.3, "of a processor; a busy machine takes longer by the clock"
 
 
+def test_a_mistake_in_the_settings_is_told_before_torch_is_imported(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("stge: sft\n")
+    code = "import sys\nfrom hone.cli import main\nfor verb in ('train', 'check', 'chat', 'export'):\n"
+    code += f"    assert main([verb, {str(tmp_path / 'bad.yaml')!r}]) == 2\n"
+    code += "print([name for name in ('torch', 'transformers', 'numpy', 'jinja2') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n" and done.stderr.count('did you mean "stage"') == 4
+
+
 def test_every_verb_has_its_lines():
     assert set(LINES) == set(USAGE) == set(VERBS)
     assert not set(NOT_HERE) & set(LINES)

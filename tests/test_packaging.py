@@ -27,7 +27,8 @@ OWN = {"hone", "tests"} | {
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
 STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
-OPTIONAL = {"mlflow", "trl", "llamafactory", "unsloth"}  # a tracker, and peers in environments of their own
+OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
+"""A tracker; what comes with a build of torch for GPUs; peers, in environments of their own where somebody wants them."""
 
 
 def named(requirements: list[str]) -> set[str]:

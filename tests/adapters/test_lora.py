@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,3 +305,20 @@ def test_a_layer_that_peft_takes_for_the_experts_is_refused():
         attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj", "gate_proj")), base_name="moe")
     tuned = attach(tiny("deepseek_v3"), Lora(lora_target=("o_proj",)), base_name="moe")
     assert all(".o_proj." in name for name, weight in tuned.named_parameters() if weight.requires_grad)
+
+
+def test_a_base_that_is_not_quantized_needs_no_bitsandbytes(tiny_model_dir):
+    """Its import is a second of the start; a quantized base that comes later in the same process finds it all the same."""
+    code = f"""if True:
+        import sys
+        from hone.adapters.apply import attach
+        from hone.config.adapter import Lora
+        from transformers import AutoModelForCausalLM
+        attach(AutoModelForCausalLM.from_pretrained({str(tiny_model_dir)!r}), Lora(), base_name="base")
+        assert not {{"bitsandbytes", "networkx"}} & set(sys.modules)
+        from accelerate.utils import is_bnb_available as accelerates
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+        from transformers.utils import is_bitsandbytes_available
+        assert all(is_there() for is_there in (accelerates, is_bnb_available, is_bnb_4bit_available, is_bitsandbytes_available))
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -95,7 +95,7 @@ def unlearn(monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
         for encoded in real(codec, conversations, learn):
             labels = encoded.labels.copy()
             labels[np.flatnonzero(labels != IGNORE)[keep:]] = IGNORE
-            cut.append(Encoded(encoded.ids, labels, encoded.pieces))
+            cut.append(Encoded(encoded.ids, labels, encoded.find_pieces))
         return cut
 
     monkeypatch.setattr(Codec, "encode", fewer)

@@ -259,7 +259,7 @@ def test_one_file_serves_every_command(tmp_path: Path):
         "export_size: 2\n",
     )
     assert read([path], "train").run == read([path], "check").run
-    for verb in ("chat", "export", "convert"):
+    for verb in ("chat", "api", "export", "convert"):
         run = read([path], verb).run
         assert run.generate.temperature == 0.5 and run.optimizer.learning_rate == 1e-4 and run.export.export_size == 2
     assert [mistake.key for mistake in mistakes_of(["model_name_or_path=m"], "export")] == ["export_dir"]

@@ -90,7 +90,7 @@ def _joined(runs: list[tuple[list[int], str, int, bool]]) -> Encoded:
             pieces.append(Piece(len(ids), len(ids) + len(tokens), kind, number))
         ids += tokens
         labels += tokens if trained else [IGNORE] * len(tokens)
-    return Encoded(np.array(ids, np.int32), np.array(labels, np.int32), tuple(pieces))
+    return Encoded(np.array(ids, np.int32), np.array(labels, np.int32), lambda: tuple(pieces))
 
 
 class PlainObjective:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.sentencepiece import backend_of, read
-from hone.models.tokenizer import load_tokenizer
+from hone.models.tokenizer import first_values, load_tokenizer
 
 VECTORS = {"llama-2": "llama-spm", "llama-3.1": "llama-bpe", "qwen3": "qwen2", "deepseek-llm-7b": "deepseek-llm"}
 
@@ -150,3 +150,12 @@ def test_mistakes_are_named(tmp_path, tiny_model_dir):
         load(tmp_path / "broken")
     with pytest.raises(ModelError, match="there is no such folder here"):
         load_tokenizer(ModelConfig(model_name_or_path="nobody/nothing"))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_values_are_read_no_further_than_the_last_of_them(indent):
+    told = {"a": {"b": [1, '"b": 2']}, "b": None, "c": [{}], "b ": 3}
+    text = json.dumps(told, indent=indent)
+    assert first_values(text, ("b", "c", "z")) == {"b": None, "c": [{}], "z": None}
+    assert first_values(text[: text.index('"b ')] + "broken", ("c", "a")) == {"c": [{}], "a": told["a"]}
+    assert first_values("{ }", ("a",)) == {"a": None}

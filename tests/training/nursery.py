@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from hone.commands import train
+from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
 from hone.training import checkpoint
 
 

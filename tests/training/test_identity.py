@@ -5,6 +5,8 @@ Does not know checkpoints.
 
 from __future__ import annotations
 
+import pytest
+
 from hone.training.identity import differences
 
 THERE = {"objective": {"stage": "sft", "mask_history": "false"}, "adapter": {"finetuning_type": "lora", "lora_rank": "8"}}
@@ -26,7 +28,10 @@ def test_settings_that_differ_are_told():
     ]
 
 
-def test_when_the_reference_is_computed_makes_no_other_run():
-    asked = {**THERE, "objective": {**THERE["objective"], "precompute_ref": "false"}}
-    sooner = {**THERE, "objective": {**THERE["objective"], "precompute_ref": "true"}}
+@pytest.mark.parametrize(
+    ("key", "one", "other"), [("precompute_ref", "false", "true"), ("rollout_server", "left out", "http://localhost:8000")]
+)
+def test_when_or_where_something_is_computed_makes_no_other_run(key, one, other):
+    asked = {**THERE, "objective": {**THERE["objective"], key: one}}
+    sooner = {**THERE, "objective": {**THERE["objective"], key: other}}
     assert differences(asked, sooner) == differences(sooner, asked) == differences(asked, THERE) == []

@@ -46,6 +46,9 @@ class Stale:
     def refresh(self) -> None:
         self._sampler.refresh()
 
+    def close(self) -> None:
+        self._sampler.close()
+
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Drawn]:
         return [replace(one, logprobs=one.logprobs + self._shift) for one in self._sampler.draw(prompts, sampling)]
 

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from hone import log
@@ -20,8 +17,14 @@ from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import OWN_WEIGHTS, AdapterFolder, locate
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
 from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head
+from hone.adapters.unquantized import without_bitsandbytes
 from hone.config.adapter import Adapted, Lora
 from hone.errors import ModelError
+
+with without_bitsandbytes():
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
 # peft 0.21 asks transformers 5.23 by the old name; it means nothing to the user.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -45,6 +48,7 @@ def attach_lora(module: nn.Module, adapter: Lora, *, base_name: str, trainable: 
     return attach_tuned(module, adapter, _new, base_name=base_name, trainable=trainable)
 
 
+@without_bitsandbytes()
 def attach_tuned(module: nn.Module, adapter: Adapted, new: New, *, base_name: str, trainable: bool) -> nn.Module:
     """The module with an adapter: adapters named are merged, all but the one continued; else `new`; see apply.attach."""
     folders = [locate(name, adapter.adapter_folder) for name in adapter.adapter_name_or_path]
@@ -101,6 +105,7 @@ def adapter_off(module: nn.Module) -> AbstractContextManager[object]:
     return module.disable_adapter()
 
 
+@without_bitsandbytes()
 def add_frozen(module: nn.Module, folder: AdapterFolder, name: str, base_name: str) -> None:
     """Put a saved adapter beside the one that is trained; it has no gradient and rests until `adapter_on`."""
     check_fit(module.get_base_model(), folder, base_name)

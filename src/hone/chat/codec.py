@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
 
 from hone.chat.encoded import IGNORE, Encoded, Piece
-from hone.chat.marks import Rendered, Segment, check_unicode
+from hone.chat.encoding import Encoder
+from hone.chat.marks import Outline, Rendered, Segment, check_unicode, content_mark
 from hone.chat.message import Conversation, Message, message
 from hone.chat.reading import Tools
-from hone.chat.runs import encode
 from hone.chat.stream import Decoder, Stream
 from hone.chat.template import Template, adds_bos, load_template
 from hone.chat.tokens import Place, Tokens
@@ -33,6 +33,7 @@ class Codec:
     def __init__(self, tokenizer: Any, template: Template):
         self.tokenizer, self.template = tokenizer, template
         self._tokens = Tokens(tokenizer)
+        self._encode = Encoder(self._tokens).encode
         self._decoder = Decoder(self._tokens, template.reading, self.stop_ids, lambda: self._answer_place)
 
     @cached_property
@@ -72,6 +73,8 @@ class Codec:
         """
         messages = conversation.messages
         left = {i for i, one in enumerate(messages) if one.role == "assistant" and one.train is not False}
+        if left <= {len(messages) - 1}:
+            return [conversation]
         found: list[Conversation] = []
         end = len(messages)
         while True:
@@ -92,8 +95,8 @@ class Codec:
         learn: "answers" all of the assistant's messages (a message's own `train` overrules), "last" the last of them, "all" every
         token.
         """
-        rows = [_learned(self.template.render(one).segments, one, learn) for one in conversations]
-        return encode(rows, self._tokens, everything=learn == "all")
+        rows = [_learned(self.template.render(one), one, learn) for one in conversations]
+        return self._encode(rows, everything=learn == "all")
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The ids the model continues to give its next answer."""
@@ -102,7 +105,7 @@ class Codec:
     def encode_prompt(self, conversation: Conversation) -> Encoded:
         """The same with its pieces, so that it can be cut; nothing of it is learned."""
         rendered = self.template.render(conversation, prompt=True)
-        (encoded,) = encode([rendered.segments], self._tokens, everything=False)
+        (encoded,) = self._encode([rendered], everything=False)
         return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
 
     def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
@@ -115,10 +118,25 @@ class Codec:
         end = self.template.passage_end or self.tokenizer.eos_token
         if not end:
             raise TemplateError("the tokenizer has no eos token to end a text with")
-        head = [Segment(self.tokenizer.bos_token, "control", -1, False)] if adds_bos(self.tokenizer) else []
-        tail = Segment(end, "control", 0, True)
-        rows = [[*head, *([Segment(text, "content", 0, True)] if text else []), tail] for text in texts]
-        return encode(rows, self._tokens, everything=True)
+        empty, full = self._passages(Segment(end, "control", 0, True))
+        return self._encode([Rendered(full if text else empty, (text,)) for text in texts], everything=True)
+
+    def text_prompt(self, text: str) -> list[int]:
+        """The ids the model continues to go on with a text: bos where the tokenizer adds one, the text, all of it content.
+
+        Raises TemplateError for text that is not valid Unicode, and where nothing is left to continue.
+        """
+        check_unicode(text)
+        empty, full = self._passages()
+        (encoded,) = self._encode([Rendered(full if text else empty, (text,))], everything=True)
+        if not len(encoded):
+            raise TemplateError("the text is empty, and this tokenizer begins a text with no token: there is nothing to continue")
+        return encoded.ids.tolist()
+
+    def _passages(self, *tail: Segment) -> tuple[Outline, Outline]:
+        """Of a text by itself, behind bos where the tokenizer adds one: of an empty one, and of any other."""
+        head = (Segment(self.tokenizer.bos_token, "control", -1, False),) if adds_bos(self.tokenizer) else ()
+        return Outline((*head, *tail)), Outline((*head, Segment(content_mark(0), "content", 0, True), *tail))
 
     def encode_plain(self, texts: Sequence[str]) -> list[Encoded]:
         """Each text as the tokenizer by itself encodes it, with the tokens that it puts around a text; nothing is learned.
@@ -128,8 +146,20 @@ class Codec:
         """
         for text in texts:
             check_unicode(text)
-        plain = encode([[Segment(text, "content", 0, False)] for text in texts], self._tokens, everything=False)
+        alone = Outline((Segment(content_mark(0), "content", 0, False),))
+        plain = self._encode([Rendered(alone, (text,)) for text in texts], everything=False)
         return [_within(self._around, one) for one in plain]
+
+    def encode_written(self, texts: Sequence[str], *, limit: int | None = None) -> list[Encoded]:
+        """Texts in which somebody has written the format already: control tokens that they spell are read as such.
+
+        limit: tokens at which each is cut. Nothing is put around a text, and nothing is learned. Raises TemplateError for text
+        that is not valid Unicode.
+        """
+        for text in texts:
+            check_unicode(text)
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit] for text in texts]
+        return [Encoded(np.array(ids, dtype=np.int32), np.full(len(ids), IGNORE, dtype=np.int32)) for ids in rows]
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
@@ -137,6 +167,18 @@ class Codec:
         found = self.tokenizer("a", return_special_tokens_mask=True)
         ids, mask = found["input_ids"], found["special_tokens_mask"]
         return ids[: mask.index(0)], ids[len(mask) - mask[::-1].index(0) :]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What stands in ids of an answer, control tokens spelled out."""
+        return self._decoder.text(ids)
+
+    def thought_is_open(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt of `ids` ends inside a thought."""
+        return bool(self._decoder.opened(ids))
+
+    def thought_is_closed(self, ids: Sequence[int]) -> bool:
+        """Whether the last of an answer's `ids` closes a thought."""
+        return self._decoder.closed(ids)
 
     def parse(self, ids: Sequence[int], *, tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it.
@@ -153,6 +195,10 @@ class Codec:
         """
         return Stream(self._decoder, tools, prompt, hidden)
 
+    def text_stream(self, *, hidden: frozenset[int] = frozenset()) -> Stream:
+        """The same for what continues a text (`text_prompt`): it is read for neither thoughts nor calls."""
+        return Stream.of_text(self._decoder, hidden)
+
     @cached_property
     def _answer_place(self) -> Place:
         asked = self.prompt(Conversation((message("user", "a"),)))
@@ -164,7 +210,8 @@ def _within(around: tuple[list[int], list[int]], text: Encoded) -> Encoded:
     head, tail = (np.array(ids, dtype=np.int32) for ids in around)
     ids, end = np.concatenate([head, text.ids, tail]), len(head) + len(text)
     borders = [(0, len(head), "control", -1), (len(head), end, "content", 0), (end, len(ids), "control", 0)]
-    return Encoded(ids, np.full_like(ids, IGNORE), tuple(Piece(*border) for border in borders if border[1] > border[0]))
+    pieces = [Piece(*border) for border in borders if border[1] > border[0]]
+    return Encoded(ids, np.full_like(ids, IGNORE), partial(tuple, pieces))
 
 
 def _only(conversation: Conversation, kept: set[int]) -> Conversation:
@@ -173,11 +220,17 @@ def _only(conversation: Conversation, kept: set[int]) -> Conversation:
     return replace(conversation, messages=tuple(one if keep else replace(one, train=False) for keep, one in kept_or_not))
 
 
-def _learned(segments: Sequence[Segment], conversation: Conversation, learn: Learn) -> Sequence[Segment]:
+def _learned(rendered: Rendered, conversation: Conversation, learn: Learn) -> Rendered:
     if learn != "last":
-        return segments
+        return rendered
     last = max((i for i, one in enumerate(conversation.messages) if one.role == "assistant"), default=-1)
-    return [replace(one, trained=one.trained and one.message == last) for one in segments]
+    return replace(rendered, outline=_of_message(rendered.outline, last))
+
+
+@lru_cache(maxsize=1024)
+def _of_message(outline: Outline, message: int) -> Outline:
+    """The outline with nothing learned but of one message."""
+    return Outline(tuple(replace(one, trained=one.trained and one.message == message) for one in outline.segments))
 
 
 def build_codec(chat: ChatConfig, tokenizer: Any, *, family: str = "") -> Codec:

@@ -5,7 +5,9 @@ Knows no tokenizer: the codec makes it, data cuts and stores it, batches are lai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,17 +33,23 @@ class Piece:
 class Encoded:
     """ids, labels: int32 arrays of equal length T; labels[t] is ids[t], or IGNORE where nothing is learned.
 
-    Nothing is shifted: the policy predicts labels[t] from the tokens before t. pieces cover the ids without a gap, in order.
+    Nothing is shifted: the policy predicts labels[t] from the tokens before t. find_pieces: called when they are asked for, which
+    few sequences are.
     """
 
     ids: np.ndarray
     labels: np.ndarray
-    pieces: tuple[Piece, ...] = ()
+    find_pieces: Callable[[], tuple[Piece, ...]] = tuple
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Where its tokens came from, without a gap and in order; () where nobody knows."""
+        return self.find_pieces()
+
+    @cached_property
     def num_trained(self) -> int:
         """How many tokens are learned: never the first, which nothing precedes."""
         return int((self.labels[1:] != IGNORE).sum())

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NoReturn
 
 from jinja2 import nodes
@@ -37,13 +39,77 @@ class Segment:
     trained: bool = False
     answer: bool = False
 
+    def saying(self, text: str) -> Segment:
+        """The same with another text."""
+        if text == self.text:
+            return self
+        return Segment(text, self.kind, self.message, self.spoken, self.trained, self.answer)
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """Segments whose contents are still marks: one for all conversations of a form, so that what follows from it is made once.
+
+    The text of a content segment is marks alone, unless the outline is literal: then nothing in it is a mark.
+    """
+
+    segments: tuple[Segment, ...]
+    literal: bool = False
+
+    @cached_property
+    def answer_ends(self) -> dict[int, Segment]:
+        """The last segment of each answer, by its message."""
+        return {segment.message: segment for segment in self.segments if segment.answer}
+
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; the segments joined are the text."""
+    """A conversation as text: an outline, and the contents that its marks stand for."""
 
-    text: str
-    segments: tuple[Segment, ...]
+    outline: Outline
+    contents: Sequence[str]
+
+    def text_of(self, segment: Segment) -> str:
+        """The text of a segment of the outline."""
+        marked = segment.kind == "content" and not self.outline.literal
+        return fill(parts_of(segment.text), self.contents) if marked else segment.text
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The outline's with their texts."""
+        return tuple(
+            Segment(self.text_of(one), one.kind, one.message, one.spoken, one.trained, one.answer)
+            for one in self.outline.segments
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(map(self.text_of, self.outline.segments))
+
+
+def parts_of(marked: str) -> tuple[str | int, ...]:
+    """Marked text as literal text and the numbers of contents."""
+    found = _MARK.split(marked)
+    return tuple(int(part[1:]) if number % 2 else part for number, part in enumerate(found) if part)
+
+
+def fill(parts: Sequence[str | int], contents: Sequence[str]) -> str:
+    """The parts with contents in place of their numbers."""
+    return "".join([part if isinstance(part, str) else contents[part] for part in parts])
+
+
+def set_aside(segments: Sequence[Segment]) -> Rendered:
+    """Segments with their texts as an outline and contents."""
+    contents = [one.text for one in segments if one.kind == "content"]
+    marks = iter(range(len(contents)))
+    kept = tuple(one.saying(content_mark(next(marks))) if one.kind == "content" else one for one in segments)
+    return Rendered(_same_outline(kept), contents)
+
+
+@lru_cache(maxsize=1024)
+def _same_outline(segments: tuple[Segment, ...]) -> Outline:
+    return Outline(segments)
 
 
 def check_unicode(text: str) -> None:
@@ -73,29 +139,40 @@ class Ink:
             return ""
         check_unicode(text)
         self.contents.append(text)
-        return f"\0c{len(self.contents) - 1}\0"
+        return content_mark(len(self.contents) - 1)
 
     def plain(self, marked: str) -> str:
         """`marked` with its contents put back and all other marks gone."""
         return "".join(segment.text for segment in self.split(marked))
 
-    def split(self, marked: str) -> list[Segment]:
+    def split(self, marked: str) -> tuple[Segment, ...]:
         """The segments of a rendering, neighbours of equal kind joined; empty ones are left out."""
-        found: list[Segment] = []
-        message, spoken = -1, False
-        for number, text in enumerate(_MARK.split(marked)):
-            kind: Kind = "control"
-            if number % 2:
-                code, value = text[0], text[1:]
-                if code == "m":
-                    message = int(value)
-                elif code in "ge":
-                    spoken = code == "g"
-                if code != "c":
-                    continue
-                kind, text = "content", self.contents[int(value)]
-            _add(found, Segment(text, kind, message, spoken))
-        return found
+        return Rendered(outline(marked), self.contents).segments
+
+
+@lru_cache(maxsize=1024)
+def outline(marked: str) -> Outline:
+    """The outline of a rendering, neighbours of equal kind joined; empty segments are left out."""
+    found: list[Segment] = []
+    message, spoken = -1, False
+    for number, text in enumerate(_MARK.split(marked)):
+        kind: Kind = "control"
+        if number % 2:
+            code, value = text[0], text[1:]
+            if code == "m":
+                message = int(value)
+            elif code in "ge":
+                spoken = code == "g"
+            if code != "c":
+                continue
+            kind, text = "content", f"\0{text}\0"
+        _add(found, Segment(text, kind, message, spoken))
+    return Outline(tuple(found))
+
+
+def content_mark(number: int) -> str:
+    """The mark that stands for a rendering's content `number`."""
+    return f"\0c{number}\0"
 
 
 def _add(found: list[Segment], new: Segment) -> None:

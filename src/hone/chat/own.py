@@ -17,7 +17,7 @@ from jinja2 import TemplateSyntaxError
 
 from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
-from hone.chat.marks import Generation, Rendered, Segment, environment, run, to_json
+from hone.chat.marks import Generation, Rendered, Segment, environment, run, set_aside, to_json
 from hone.chat.message import Conversation, Message, Text, Think, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
@@ -97,8 +97,7 @@ class OwnTemplate:
         text = self._text(said.messages, prompt, said.tools)
         spans = locate(text, said, lambda masked: self._text(masked.messages, prompt, masked.tools), self.controls, self.name)
         answers = self._answers(text, said, prompt)
-        segments = tuple(_segments(text, spans, answers, said, self._stop_pattern, shift))
-        return Rendered(text, segments)
+        return set_aside(list(_segments(text, spans, answers, said, self._stop_pattern, shift)))
 
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the template writes otherwise once something follows (thoughts dropped, a system prompt that moves)."""

@@ -6,9 +6,9 @@ Does not know tokens: the codec turns segments into ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, Protocol
 
 from jinja2 import FunctionLoader
@@ -16,8 +16,8 @@ from jinja2 import FunctionLoader
 from hone.chat.dialects.dialect import Dialect
 from hone.chat.dialects.offer import prompt
 from hone.chat.dialects.table import find_dialect
-from hone.chat.marks import Ink, Rendered, Segment, at, environment, fail, run
-from hone.chat.message import Conversation, message
+from hone.chat.marks import Ink, Outline, Rendered, Segment, at, environment, fail, outline, run
+from hone.chat.message import Conversation, Message, message
 from hone.chat.own import OwnTemplate
 from hone.chat.reading import Reading
 from hone.chat.table import Row, find, format_text, rows
@@ -103,15 +103,26 @@ class NamedTemplate:
         said = split_thoughts(conversation)
         views, tool_prompt = self._views(said, ink, prompt)
         made = Views(self.row, self.dialect, self.thinking, ink)
-        marked = run(
-            self._jinja, self.name, messages=views, tool_prompt=tool_prompt, prompt=prompt, opening=made.opening(),
-            thinks=made.thinks(said, prompt), at=at, fail=fail, bos=self.bos, auto_bos=self.auto_bos, eos=self.eos,
-            has=self.vocabulary.__contains__,
-        )  # fmt: skip
+        marked = self._marked(tuple(views), tool_prompt, prompt, made.opening(), made.thinks(said, prompt))
         rewritten = {view.index for view in views if view.rewritten}
-        segments = tuple(_with_training(segment, conversation, rewritten) for segment in ink.split(marked))
-        segments = segments if prompt else _without_unended(segments, self.stop)
-        return Rendered("".join(segment.text for segment in segments), segments)
+        spoken = tuple(_learned(one, index in rewritten) for index, one in enumerate(conversation.messages))
+        rendered = Rendered(_told(marked, spoken), ink.contents)
+        unended = frozenset() if prompt else _unended(rendered, self.stop)
+        return Rendered(_without(rendered.outline, unended), ink.contents) if unended else rendered
+
+    @cached_property
+    def _marked(self) -> Callable[[tuple[View, ...], str, bool, str, bool], str]:
+        """What the format writes; of the texts it sees nothing but their marks, so what it wrote once it need not write again."""
+
+        @lru_cache(maxsize=1024)
+        def write(views: tuple[View, ...], tool_prompt: str, prompt: bool, opening: str, thinks: bool) -> str:
+            return run(
+                self._jinja, self.name, messages=list(views), tool_prompt=tool_prompt, prompt=prompt, opening=opening,
+                thinks=thinks, at=at, fail=fail, bos=self.bos, auto_bos=self.auto_bos, eos=self.eos,
+                has=self.vocabulary.__contains__,
+            )  # fmt: skip
+
+        return write
 
     def rewritten(self, conversation: Conversation) -> frozenset[int]:
         """Answers that the format writes otherwise once something follows; raises TemplateError as `render` does."""
@@ -120,14 +131,14 @@ class NamedTemplate:
             views, _ = self._views(split_thoughts(conversation), Ink(controls=self.vocabulary), False)
             found |= {view.index for view in views if view.rewritten}
         if not self._ends_answers and any(one.role == "assistant" for one in conversation.messages[:-1]):
-            found |= _unended(self.render(conversation).segments, self.stop)
+            found |= _unended(self.render(conversation), self.stop)
         return frozenset(found)
 
     @cached_property
     def _ends_answers(self) -> bool:
         """Whether every answer ends with a stop token of its own; some formats (GLM-4's) leave the end to what follows."""
         try:
-            return not _unended(self.render(_SUCCESSION).segments, self.stop)
+            return not _unended(self.render(_SUCCESSION), self.stop)
         except TemplateError:
             return False
 
@@ -154,27 +165,35 @@ def _formats() -> Any:
     return made
 
 
-def _with_training(segment: Segment, conversation: Conversation, rewritten: set[int]) -> Segment:
-    if not segment.spoken or segment.message < 0:
-        return segment
-    message = conversation.messages[segment.message]
-    trained = message.train if message.train is not None else message.role == "assistant"
-    trained = trained and segment.message not in rewritten
-    return replace(segment, trained=trained, answer=message.role == "assistant")
+def _learned(one: Message, rewritten: bool) -> tuple[bool, bool]:
+    """Whether what the message's speaker says is learned, and whether it is an answer."""
+    answer = one.role == "assistant"
+    return (answer if one.train is None else one.train) and not rewritten, answer
 
 
-def _unended(segments: Sequence[Segment], stops: tuple[str, ...]) -> set[int]:
+@lru_cache(maxsize=1024)
+def _told(marked: str, spoken: tuple[tuple[bool, bool], ...]) -> Outline:
+    """The outline of a rendering with what is learned in it; spoken: of each message, see `_learned`."""
+
+    def told(segment: Segment) -> Segment:
+        if not segment.spoken or segment.message < 0:
+            return segment
+        trained, answer = spoken[segment.message]
+        return replace(segment, trained=trained, answer=answer)
+
+    return Outline(tuple(map(told, outline(marked).segments)))
+
+
+def _unended(rendered: Rendered, stops: tuple[str, ...]) -> frozenset[int]:
     """The answers that do not end with a stop token."""
-    last = {segment.message: segment.text for segment in segments if segment.answer}
-    return {message for message, text in last.items() if not text.endswith(stops)}
+    ends = rendered.outline.answer_ends
+    return frozenset(message for message, segment in ends.items() if not rendered.text_of(segment).endswith(stops))
 
 
-def _without_unended(segments: tuple[Segment, ...], stops: tuple[str, ...]) -> tuple[Segment, ...]:
+@lru_cache(maxsize=1024)
+def _without(told: Outline, unended: frozenset[int]) -> Outline:
     """Nothing is learned of an answer from which the model would not learn to stop."""
-    unended = _unended(segments, stops)
-    if not unended:
-        return segments
-    return tuple(replace(one, trained=False) if one.answer and one.message in unended else one for one in segments)
+    return Outline(tuple(replace(one, trained=False) if one.answer and one.message in unended else one for one in told.segments))
 
 
 def load_template(chat: ChatConfig, tokenizer: Any, family: str = "") -> Template:

@@ -56,18 +56,21 @@ class Tokens:
                 "transformers.convert_slow_tokenizer.convert_slow_tokenizer(tokenizer).save(folder + '/tokenizer.json')"
             )
         self.backend = tokenizer.backend_tokenizer
-        self.json = self.backend.to_str()
-        added = json.loads(self.json)["added_tokens"]
+        added = sorted(self.backend.get_added_tokens_decoder().items())
         self.control = {
-            token["content"]: Control(token["id"], token["lstrip"], token["rstrip"])
-            for token in added
-            if is_control(token["content"], token["special"])
+            token.content: Control(number, token.lstrip, token.rstrip)
+            for number, token in added
+            if is_control(token.content, token.special)
         }
         names = sorted(self.control, key=len, reverse=True)
         self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
-        self._special = {token["id"] for token in added if token["special"]}
         self.name_of = {control.id: name for name, control in self.control.items()}
         self._cache: dict[tuple[str, Place], np.ndarray] = {}
+
+    @cached_property
+    def json(self) -> str:
+        """All of the tokenizer, as its file would hold it."""
+        return self.backend.to_str()
 
     def split(self, text: str) -> list[tuple[str, Control | None]]:
         """Control text cut at its control tokens, in order; leftmost and longest first, as Hugging Face does."""
@@ -89,8 +92,11 @@ class Tokens:
             texts = [runs[index][0] for index in indices]
             tokenizer, remap = self._plain[place]
             batch = tokenizer.encode_batch if wants_offsets else tokenizer.encode_batch_fast
-            for index, encoding in zip(indices, batch(texts, add_special_tokens=False), strict=True):
-                ids = self._checked(np.array(encoding.ids, dtype=np.int32), remap, runs[index][0])
+            encodings = batch(texts, add_special_tokens=False)
+            coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            coded = coded if remap is None else [remap[ids] for ids in coded]
+            self._require_plain(coded, texts)
+            for index, ids, encoding in zip(indices, coded, encodings, strict=True):
                 offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) if wants_offsets else None
                 found[index] = (ids, offsets)
                 if not wants_offsets and len(runs[index][0]) <= _CACHED_CHARS and len(self._cache) < _CACHED_RUNS:
@@ -105,13 +111,13 @@ class Tokens:
         prefixed = place != "middle" and place in self._prefixed
         return text[1:] if prefixed and text.startswith(" ") else text
 
-    def _checked(self, ids: np.ndarray, remap: np.ndarray | None, text: str) -> np.ndarray:
-        ids = ids if remap is None else remap[ids]
-        control = self._is_control[ids]
-        if control.any():
-            name = self.name_of[int(ids[control][0])]
-            raise TemplateError(f"this tokenizer turns plain text into the control token {name!r} near {text[:60]!r}")
-        return ids
+    def _require_plain(self, coded: list[np.ndarray], texts: list[str]) -> None:
+        """Raise TemplateError where plain text became a control token."""
+        if not self._is_control[np.concatenate(coded)].any():
+            return
+        text, ids = next((text, ids) for text, ids in zip(texts, coded, strict=True) if self._is_control[ids].any())
+        name = self.name_of[int(ids[self._is_control[ids]][0])]
+        raise TemplateError(f"this tokenizer turns plain text into the control token {name!r} near {text[:60]!r}")
 
     @cached_property
     def _is_control(self) -> np.ndarray:

@@ -6,6 +6,7 @@ Does not know tokens, nor where the format puts anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import is_
 
 from hone.chat.dialects.dialect import Dialect
 from hone.chat.marks import Ink
@@ -50,7 +51,8 @@ class Thinking:
 
 def split_thoughts(conversation: Conversation) -> Conversation:
     """Leading <think>...</think> of answers made Think parts, so that every source of data says thoughts the same way."""
-    return replace(conversation, messages=tuple(map(_split, conversation.messages)))
+    messages = tuple(map(_split, conversation.messages))
+    return conversation if all(map(is_, messages, conversation.messages)) else replace(conversation, messages=messages)
 
 
 def _split(one: Message) -> Message:

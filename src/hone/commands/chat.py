@@ -1,16 +1,23 @@
 """hone chat: talk with a model in the terminal, ask it one question (`--ask TEXT`), or one a line through a pipe.
 
-Holds no logic: it puts rooms together.
+Holds no logic: it reads the settings, and only then imports what answers, so that a mistake in them is told at once.
 """
 
 from __future__ import annotations
 
 from hone.config import load
 from hone.errors import HoneError
-from hone.inference.build import build_engine
-from hone.inference.terminal import Talk, converse
+from hone.table import Table
 
 _ASK = "--ask"
+_LATER = Table(
+    "step",
+    {
+        "engine": "hone.inference.build:build_engine",
+        "talk": "hone.inference.terminal:Talk",
+        "converse": "hone.inference.terminal:converse",
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -18,11 +25,12 @@ def main(arguments: list[str]) -> int:
     questions, rest = split_questions(arguments)
     run = load(rest, "chat")
     dtype, length = run.serve.infer_dtype, run.data.cutoff_len
-    talk = Talk(build_engine(run.model, run.chat, run.adapter, dtype=dtype, length=length), run.generate)
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+    talk = _LATER.load("talk")(engine, run.generate)
     for question in questions:
         talk.say(question)
     if not questions:
-        converse(talk)
+        _LATER.load("converse")(talk)
     return 0
 
 

@@ -1,21 +1,24 @@
 """hone check: everything of a run but its weights: samples, data, chat format and plan; non-zero where it would go wrong.
 
-Holds no logic: it puts rooms together.
+Holds no logic: it reads the settings, and only then imports what looks at them, so that a mistake is told at once.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hone.config import load
 from hone.config.environment import read_environment
 from hone.errors import HoneError
-from hone.training.launch import count_world
-from hone.training.review import Review, review
+from hone.table import Table
+
+if TYPE_CHECKING:
+    from hone.training.review import Review
 
 _SAMPLES = 3
+_LATER = Table("step", {"count_world": "hone.training.launch:count_world", "review": "hone.training.review:review"})
 
 
 def main(arguments: list[str]) -> int:
@@ -41,8 +44,8 @@ def main(arguments: list[str]) -> int:
 def _look(words: list[str], *, colour: bool) -> Review:
     run = load(words, "train")
     environment, _ = read_environment()
-    world = count_world(environment, use_cpu=run.train.use_cpu)
-    return review(run, world=world, count=_SAMPLES, colour=colour)
+    world = _LATER.load("count_world")(environment, use_cpu=run.train.use_cpu)
+    return _LATER.load("review")(run, world=world, count=_SAMPLES, colour=colour)
 
 
 def _print(found: dict[str, Any]) -> None:

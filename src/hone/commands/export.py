@@ -1,17 +1,24 @@
 """hone export: merge adapters into their base, write it, and prove that it is the trained model.
 
-Holds no logic: it puts rooms together.
+Holds no logic: it reads the settings, and only then imports what merges, so that a mistake in them is told at once.
 """
 
 from __future__ import annotations
 
 from hone import log
-from hone.chat.codec import build_codec
 from hone.config import load
 from hone.config.trained import other_than_trained
-from hone.export.job import export
-from hone.models.catalog import family_template
-from hone.models.tokenizer import load_tokenizer
+from hone.table import Table
+
+_LATER = Table(
+    "step",
+    {
+        "tokenizer": "hone.models.tokenizer:load_tokenizer",
+        "family": "hone.models.catalog:family_template",
+        "codec": "hone.chat.codec:build_codec",
+        "export": "hone.export.job:export",
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -19,15 +26,15 @@ def main(arguments: list[str]) -> int:
     run = load(arguments, "export")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
-    tokenizer = load_tokenizer(run.model)
-    codec = build_codec(run.chat, tokenizer, family=family_template(run.model.model_name_or_path))
-    report = export(
+    tokenizer = _LATER.load("tokenizer")(run.model)
+    family = _LATER.load("family")(run.model.model_name_or_path)
+    report = _LATER.load("export")(
         run.model,
         run.adapter,
         run.export,
         dtype=run.serve.infer_dtype,
         tokenizer=tokenizer,
-        codec=codec,
+        codec=_LATER.load("codec")(run.chat, tokenizer, family=family),
         length=run.data.cutoff_len,
     )
     print("\n".join(report.lines()))

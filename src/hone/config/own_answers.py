@@ -68,3 +68,23 @@ def of_drawing(settings: Settings) -> Iterator[Finding]:
         yield "repetition_penalty", "draws from another distribution than the one that is learned; remove it"
     if settings["max_new_tokens"] == 0:
         yield "max_new_tokens", "saw 0, wanted the longest answer to draw, in tokens"
+    yield from _of_rollout_server(settings)
+
+
+def _of_rollout_server(settings: Settings) -> Iterator[Finding]:
+    """What a server that draws cannot take over, or cannot tell the figures of."""
+    url = settings["rollout_server"]
+    if not url:
+        return
+    if not re.match("https?://[^/]", url):
+        yield "rollout_server", f'saw "{url}", wanted a URL such as http://localhost:8000'
+    if settings["finetuning_type"] != "lora":
+        message = f"takes over an adapter alone, and finetuning_type: {settings['finetuning_type']} makes none that it reads"
+        yield "rollout_server", f"{message}; write finetuning_type: lora, or remove it"
+    for key in ("use_dora", "additional_target", "resize_vocab", "add_tokens", "add_special_tokens"):
+        if settings[key]:
+            yield key, "is not known to vLLM's adapters; remove it, or rollout_server"
+    if settings["top_p"] != 1:
+        yield "top_p", f"saw {settings['top_p']:g}, and of such draws rollout_server tells no log-probs of the policy; write 1"
+    if settings["top_k"] != 0:
+        yield "top_k", f"saw {settings['top_k']}, and of such draws rollout_server tells no log-probs of the policy; write 0"

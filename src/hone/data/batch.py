@@ -9,7 +9,7 @@ Axes: B row, T token, S sequence, E example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Batch:
     rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
     parts: how many sequences each example has, in order; values_E: fp32, each example's number.
     aside: further tensors by name that belong to the sequences, [S], to the tokens, [B, T] beside ids_BT, or to all, scalars.
+    host: the batch that this one was copied from to a device, None where there is none.
     """
 
     ids_BT: Tensor
@@ -40,6 +41,12 @@ class Batch:
     parts: tuple[int, ...] = ()
     values_E: Tensor | None = None
     aside: Mapping[str, Tensor] = field(default_factory=dict)
+    host: Batch | None = None
+
+    @property
+    def known(self) -> Batch:
+        """The same on the host, where it can be looked at without waiting for a device; itself where nobody knows better."""
+        return self if self.host is None else self.host
 
     @property
     def num_sequences(self) -> int:
@@ -98,18 +105,24 @@ class Batch:
             laid = {name: getattr(self, name)[wanted, :width] for name in _TENSORS}
             aside_BT = {name: one[wanted, :width] for name, one in self.aside.items() if one.dim() == 2}
         aside = {name: one[wanted] if one.dim() == 1 else one for name, one in self.aside.items() if one.dim() < 2}
-        return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT})
+        return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT}, host=None)
 
     def beside(self, numbers: Mapping[str, float]) -> Batch:
         """The same batch with `numbers`, which belong to all of it, aside as fp32 scalars."""
         return replace(self, aside={**self.aside, **{name: torch.tensor(one) for name, one in numbers.items()}})
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
-        aside = {name: tensor.to(device, non_blocking=True) for name, tensor in self.aside.items()}
-        values_E = None if self.values_E is None else self.values_E.to(device, non_blocking=True)
-        return replace(self, **moved, values_E=values_E, aside=aside)
+        """The same batch on `device`; the copy is not waited for where this one is pinned."""
+        return replace(self._each(lambda tensor: tensor.to(device, non_blocking=True)), host=self.known)
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that stays where it is, from which a CUDA device copies while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        laid = {name: change(getattr(self, name)) for name in _TENSORS}
+        values_E = None if self.values_E is None else change(self.values_E)
+        return replace(self, **laid, values_E=values_E, aside={name: change(one) for name, one in self.aside.items()})
 
 
 SHARED = -1

@@ -6,6 +6,7 @@ Does not know conversations, policies or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def keep_only(encoded: Encoded, keep: np.ndarray) -> Encoded:
         start, end = int(before[piece.start]), int(before[piece.end])
         if end > start:
             pieces.append(Piece(start, end, piece.kind, piece.message))
-    return Encoded(encoded.ids[keep], encoded.labels[keep], tuple(pieces))
+    return Encoded(encoded.ids[keep], encoded.labels[keep], partial(tuple, pieces))
 
 
 def windows(encoded: Encoded, cutoff_len: int) -> list[Encoded]:

@@ -11,7 +11,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,20 @@ class Recipe:
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def unread(self) -> tuple[str, ...]:
+        """Names of MEANINGFUL columns that are not read as the set's shape and the objective are."""
+        spec, wanted = self.spec, self.objective.sample
+        unused = {"messages"} if spec.shape == "alpaca" else {"prompt", "query", "response", "history"}
+        unused |= set() if wanted is Pair else {"chosen", "rejected"}
+        unused |= set() if wanted is Rated else {"kto_tag"}
+        read = {name for column, name in asdict(spec.columns).items() if column not in unused}
+        if spec.shape == "openai":
+            read.add("tools")
+        if wanted is Task:  # a reward may read them
+            read |= {"chosen", "rejected", "kto_tag"}
+        return tuple(word for word in MEANINGFUL if word not in read)
+
     def encode(self, sample: Sample) -> Example:
         """One sample encoded, whole."""
         return self.objective.encode([sample], self.codec)[0]
@@ -101,25 +115,22 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
         try:
             samples[row.number] = _samples(recipe, row)
         except RowError as error:
-            outcomes[row.number] = Outcome(row.number, reason=error.reason, detail=error.detail)
+            outcomes[row.number] = Outcome(row.number, reason=error.reason, detail=error.detail, unread=_unread(recipe, row))
     encoded = iter(_encoded(recipe, [sample for several in samples.values() for sample in several]))
-    for number, several in samples.items():
-        outcomes[number] = _outcome(recipe, number, several, list(islice(encoded, len(several))))
-    return [replace(outcomes[row.number], unread=_unread(recipe, row)) for row in rows]
+    for row in rows:
+        if several := samples.get(row.number):
+            outcomes[row.number] = _outcome(recipe, row, several, list(islice(encoded, len(several))))
+    return [outcomes[row.number] for row in rows]
 
 
 def _unread(recipe: Recipe, row: RawRow) -> tuple[str, ...]:
     """Columns the row fills whose names mean something to hone and that are not read as its shape and the objective are."""
-    spec, wanted, value = recipe.spec, recipe.objective.sample, row.value
-    unused = {"messages"} if spec.shape == "alpaca" else {"prompt", "query", "response", "history"}
-    unused |= set() if wanted is Pair else {"chosen", "rejected"}
-    unused |= set() if wanted is Rated else {"kto_tag"}
-    read = {name for column, name in asdict(spec.columns).items() if column not in unused}
-    if spec.shape == "openai":
-        read |= {"tools"} | ({"messages"} if value is not None and "conversations" not in value else set())
-    if wanted is Task:  # a reward may read them
-        read |= {"chosen", "rejected", "kto_tag"}
-    return tuple(word for word in MEANINGFUL if value is not None and value.get(word) and word not in read)
+    value = row.value or {}
+    found = tuple(word for word in recipe.unread if value.get(word))
+    # A row of that shape holds its messages under either name; the second is left where the first is there.
+    if recipe.spec.shape == "openai" and "conversations" not in value:
+        return tuple(word for word in found if word != "messages")
+    return found
 
 
 def _samples(recipe: Recipe, row: RawRow) -> list[Sample]:
@@ -143,8 +154,9 @@ def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Example | RowError]:
     return [item for sample in samples for item in _encoded(recipe, [sample])]
 
 
-def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Example | RowError]) -> Outcome:
+def _outcome(recipe: Recipe, raw: RawRow, samples: list[Sample], encoded: list[Example | RowError]) -> Outcome:
     """What becomes of a row that is learned as `samples`; one that cannot be learned refuses the row."""
+    row, unread = raw.number, _unread(recipe, raw)
     fitted: list[Fitted] = []
     try:
         for sample, one in zip(samples, encoded, strict=True):
@@ -152,9 +164,9 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Exam
                 raise one
             fitted.append(fit(sample, one, cutoff_len=recipe.cutoff_len, overlong=recipe.overlong, encode=recipe.encode))
     except RowError as error:
-        return Outcome(row, reason=error.reason, detail=error.detail)
+        return Outcome(row, reason=error.reason, detail=error.detail, unread=unread)
     except TemplateError as error:
-        return Outcome(row, reason="the template cannot render what is left after cutting", detail=str(error))
+        return Outcome(row, reason="the template cannot render what is left after cutting", detail=str(error), unread=unread)
     except DataError as error:
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
     whole = [one for one in encoded if isinstance(one, Example)]
@@ -174,13 +186,14 @@ def _outcome(recipe: Recipe, row: int, samples: list[Sample], encoded: list[Exam
         digest=int.from_bytes(digest),
         placeholder=_has_placeholder(samples[-1]),
         unasked=asks_nothing(samples[-1]),
+        unread=unread,
         examples=len(samples),
         repeated=sum(lengths) - max(lengths),
     )
 
 
 def _has_placeholder(sample: Sample) -> bool:
-    return any(_PLACEHOLDER.search(text) for text in texts_of(sample))
+    return any("{{" in text and _PLACEHOLDER.search(text) for text in texts_of(sample))
 
 
 def encoded_rows(rows: Iterable[RawRow], recipe: Recipe) -> Iterator[tuple[int, Sample, Example]]:
@@ -202,8 +215,9 @@ def chunks(rows: Iterable[RawRow], recipe: Recipe, size: int) -> Iterator[list[R
 def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -> None:
     """Write the whole cache entry of a source into `folder`."""
     writer, tally, digests = EntryWriter(folder), Tally(), array("Q")
+    work = partial(_lean_outcomes if workers > 1 else encode_rows, recipe)
     try:
-        for outcomes in in_order(partial(_lean_outcomes, recipe), chunks(source.rows(), recipe, recipe.batch), workers):
+        for outcomes in in_order(work, chunks(source.rows(), recipe, _chunk_size(recipe.batch, workers)), workers):
             _write(writer, tally, digests, outcomes)
             _stop_where_hopeless(tally, recipe)
         lengths, trained = writer.lengths, writer.column("trained")
@@ -211,6 +225,11 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
         writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
     finally:
         writer.close()
+
+
+def _chunk_size(batch: int, workers: int) -> int:
+    """Rows that one process encodes at a time: no more than `batch`, and so few that none waits long for another's last."""
+    return batch if workers == 1 else max(batch // (4 * workers), 1)
 
 
 def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
@@ -247,7 +266,7 @@ def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Out
 
 
 def _stop_where_hopeless(tally: Tally, recipe: Recipe) -> None:
-    """A set of which the whole first chunk is refused has wrong columns or a wrong template: say so now, not in an hour."""
-    if not tally.kept and not tally.dropped and tally.read == recipe.batch:
+    """A set of which the first `batch` rows are all refused has wrong columns or a wrong template: say so now, not in an hour."""
+    if not tally.kept and not tally.dropped and tally.read >= recipe.batch:
         nothing = np.zeros(0, np.int64)
         tally.report(recipe.spec.name, nothing, nothing, 0).check(recipe.max_bad_rows)

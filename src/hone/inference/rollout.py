@@ -1,7 +1,7 @@
 """Rollouts: answers drawn from a model while it is trained, with the log-prob of every drawn token.
 
-Does not know conversations, rewards or what is learned from them. `Sampler` is what training asks for; an engine in another
-process (vLLM) may stand behind it, if it gives the same figures and takes the policy's weights in `refresh`.
+Does not know conversations, rewards or what is learned from them. `Sampler` is what training asks for; behind it
+stands the trained model itself, or an engine elsewhere that gives the same figures and takes the policy's weights in `refresh`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class Sampler(Protocol):
 
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Drawn]:
         """One answer a prompt, in order; equal prompts with equal seeds give equal answers."""
+        ...
+
+    def close(self) -> None:
+        """No more is drawn."""
         ...
 
 

@@ -40,7 +40,8 @@ class TokenBatch(Protocol):
     """Encoded sequences as tensors. ids_BT, labels_BT (IGNORE where nothing is learned), positions_BT: int64.
 
     segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
-    common, until positions start again at 0. Labels are not shifted.
+    common, until positions start again at 0. Labels are not shifted. known: the same batch where it can be looked at without
+    waiting for a device.
     """
 
     @property
@@ -51,6 +52,8 @@ class TokenBatch(Protocol):
     def positions_BT(self) -> Tensor: ...
     @property
     def segments_BT(self) -> Tensor: ...
+    @property
+    def known(self) -> TokenBatch: ...
 
 
 def find_causal(module: nn.Module) -> PreTrainedModel:
@@ -269,7 +272,7 @@ class Policy:
             inputs["attention_mask"] = (batch.segments_BT != 0).long()
         elif self.by_sequence:
             inputs["attention_mask"] = None
-        elif bool((batch.segments_BT < 0).any()):
+        elif bool((batch.known.segments_BT < 0).any()):
             inputs["attention_mask"] = shared_mask(self.causal, batch.segments_BT, batch.positions_BT)
         else:
             inputs["attention_mask"] = packed_mask(self.causal, batch.positions_BT)
@@ -280,7 +283,7 @@ class Policy:
     def _forward(self, batch: TokenBatch, **more: Any) -> Any:
         """The model's own output. A packed row's layout holds for this forward, and where a layer of it is computed again."""
         by_sequence = self.by_sequence and _is_packed(batch)
-        with laid_out(layout_of(batch.segments_BT, batch.positions_BT) if by_sequence else None):
+        with laid_out(layout_of(batch.known.segments_BT, batch.known.positions_BT) if by_sequence else None):
             return self.module(**self._inputs(batch), **more)
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
@@ -322,4 +325,4 @@ def _is_packed(batch: TokenBatch) -> bool:
 
 
 def _require_first_ignored(batch: TokenBatch) -> None:
-    assert bool((batch.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"
+    assert bool((batch.known.labels_BT[:, 0] == IGNORE).all()), "the first label of a row has nothing before it"

@@ -6,6 +6,7 @@ Does not know chat formats: templates are the chat room's.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from hone.models.sentencepiece import backend_of, is_sentencepiece
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
 _UNUSED = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|endoftext|>", "<unk>", "[UNK]")
 """Tokens that serve as padding where the tokenizer names none, best first; none may be the end of sequence."""
+_GAP = re.compile(r"[\s,:]*")
+"""What stands between the names and values of a JSON object."""
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -66,9 +69,26 @@ def _altered_parts(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> li
     file = find_file(model, "tokenizer.json")
     if file is None or not tokenizer.is_fast:
         return []
-    wanted = json.loads(file.read_text(encoding="utf-8"))
-    got = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [name for name in ("normalizer", "pre_tokenizer") if _plain(wanted.get(name)) != _plain(got.get(name))]
+    wanted = first_values(file.read_text(encoding="utf-8"), ("normalizer", "pre_tokenizer"))
+    backend = tokenizer.backend_tokenizer
+    got = {name: json.loads(part.__getstate__()) for name in wanted if (part := getattr(backend, name)) is not None}
+    return [name for name, value in wanted.items() if _plain(value) != _plain(got.get(name))]
+
+
+def first_values(text: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The values of `names` in the JSON object `text`, None for one it lacks; nothing behind the last of them is read.
+
+    A vocabulary, which stands behind them, takes longer to read than all else of a tokenizer.
+    """
+    found: dict[str, Any] = dict.fromkeys(names)
+    wanted, decoder, place = set(names), json.JSONDecoder(), text.index("{") + 1
+    while wanted and text[place := _GAP.match(text, place).end()] != "}":
+        name, place = decoder.raw_decode(text, place)
+        value, place = decoder.raw_decode(text, _GAP.match(text, place).end())
+        if name in wanted:
+            found[name] = value
+            wanted.remove(name)
+    return found
 
 
 def _plain(part: Any) -> Any:

@@ -5,9 +5,11 @@ Does not know the order of samples (Steps decides it) nor what is computed from 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from hone.data.batch import Batch, pack, pad, share
@@ -37,12 +39,16 @@ def lay_out(tokens: TokenSet, rows: list[int], *, packing: Packing, pad_id: int)
     return (share if packing == "shared" else pack)(examples, rows, aside)
 
 
-class Feed:
-    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1."""
+AHEAD = 2
+"""Steps that are laid out before they are asked for: one may take longer than the step that is computed meanwhile."""
 
-    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packing: Packing, pad_id: int):
+
+class Feed:
+    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1. pins: whether they are copied to a CUDA device."""
+
+    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packing: Packing, pad_id: int, pins: bool = False):
         self.tokens, self._steps, self._rank = tokens, steps, rank
-        self._packing, self._pad_id = packing, pad_id
+        self._packing, self._pad_id, self._pins = packing, pad_id, pins
 
     def step(self, number: int) -> list[MicroBatch]:
         """This process's micro-batches of step `number` (0 is the run's first); as many as on every other process."""
@@ -51,7 +57,8 @@ class Feed:
         mine, most = ranks[self._rank], max(len(batches) for batches in ranks)
         spare = (mine or ranks[0])[-1]
         wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
-        return [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
+        made = [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
+        return [replace(micro, batch=micro.batch.pinned()) for micro in made] if self._pins else made
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint must hold so that step `step` can come next: nothing, it follows from its number."""
@@ -65,11 +72,17 @@ class Feed:
         """Nothing to let go of."""
 
     def steps(self, first: int, end: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of each step from `first` up to `end`, one step prepared ahead."""
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            coming = worker.submit(self.step, first) if first < end else None
-            for number in range(first, end):
-                assert coming is not None
-                batches = coming.result()
-                coming = worker.submit(self.step, number + 1) if number + 1 < end else None
-                yield batches
+        """The micro-batches of each step from `first` up to `end`, AHEAD of them prepared by a thread while others are computed.
+
+        What goes wrong there is raised here, when its step is asked for.
+        """
+        numbers = iter(range(first, end))
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as worker:
+            coming = deque(worker.submit(self.step, number) for number in islice(numbers, AHEAD))
+            try:
+                while coming:
+                    batches = coming.popleft().result()
+                    coming.extend(worker.submit(self.step, number) for number in islice(numbers, 1))
+                    yield batches
+            finally:
+                worker.shutdown(wait=True, cancel_futures=True)

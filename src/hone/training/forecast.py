@@ -208,7 +208,7 @@ def _beside(run: Run, objective: Objective, memory: Memory, cached: int, longest
     with told_of("reward_model"):
         reward = bytes_beside(run, whole_model(run))
     drawing = 0
-    if isinstance(objective, OnPolicy):
+    if isinstance(objective, OnPolicy) and not run.objective.rollout_server:
         width, answers = (2 if precision_of(run.train) != "no" else 4), answers_at_once(run)
         vocabulary = meta_model(run.model).config.get_text_config().vocab_size
         drawing = answers * (longest * cached * width + vocabulary * 4 * _DRAWN)

@@ -28,8 +28,10 @@ _DATA = (
 ).split()
 """Settings that may change the tokens or their mixture: they explain a difference and are none by themselves."""
 
-_SAME_NUMBERS = ("precompute_ref",)
-"""Settings that say when something is computed and not what: they are noted, and may differ."""
+_SAME_NUMBERS = (
+    "precompute_ref rollout_server rollout_timeout rollout_batch_size reward_timeout sync_check_steps sync_check_bound"
+).split()
+"""Settings that say when or where something is computed and not what: they are noted, and may differ."""
 
 _TOKENS, _ROWS = "tokens", "rows of "
 SEQUENCES = "sequences of a step (per_device_train_batch_size x gradient_accumulation_steps x processes)"

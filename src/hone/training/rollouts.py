@@ -149,8 +149,9 @@ class RolloutFeed:
             self._metrics = {name: (pair[0], pair[1]) for name, pair in state["metrics"].items()}
 
     def close(self) -> None:
-        """Let go of what the objective took to judge by."""
+        """Let go of what the objective took to judge by, and of what draws."""
         self.drawer.objective.close()
+        self.drawer.sampler.close()
 
     @property
     def _holds_all(self) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hone import log
-from hone.adapters.apply import attach
+from hone.adapters.apply import attach, save_trained
 from hone.config.environment import read_environment
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
@@ -24,7 +24,8 @@ from hone.data.order import Steps
 from hone.data.sample import Pair
 from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
-from hone.inference.rollout import Sampling
+from hone.inference.rollout import Sampler, Sampling
+from hone.inference.vllm import VllmSampler
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -133,23 +134,42 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         rows = rows_taken(steps, plan.num_steps, len(material.tokens)) if run.train.do_train else np.zeros(0, np.int64)
         build = partial(build_reference, run, device, work.policy, module)
         material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
-    feed = make_feed(run, material, steps, work, sampling)
+    feed = make_feed(run, material, steps, work, module, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     return Session(run, plan, device, material, steps, work, feed, keeper, start)
 
 
-def make_feed(run: Run, material: Material, steps: Steps, work: Work, sampling: Sampling | None) -> Feed | RolloutFeed:
+def make_feed(
+    run: Run, material: Material, steps: Steps, work: Work, module: nn.Module, sampling: Sampling | None
+) -> Feed | RolloutFeed:
     """Where each step's batches come from."""
     policy, device, objective = work.policy, work.device, material.objective
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id)
+        pins = device.device.type == "cuda"
+        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
-    sampler = EmbeddedSampler(policy.causal, batch_size=answers_at_once(run))
+    sampler = make_sampler(run, policy, module, device.rank)
     drawer = Drawer(objective, policy, device, sampler, sampling, work.name_rows, micro, material.pad_id)
     return RolloutFeed(drawer, material.tokens, steps, seed=data_seed(run))
+
+
+def make_sampler(run: Run, policy: Policy, module: nn.Module, rank: int) -> Sampler:
+    """What draws answers: the model that learns, or a server that takes over its adapter."""
+    at_once = answers_at_once(run)
+    if not run.objective.rollout_server:
+        return EmbeddedSampler(policy.causal, batch_size=at_once)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    return VllmSampler(
+        run.objective.rollout_server,
+        Path(run.train.output_dir) / f".rollout-{rank}",
+        partial(save_trained, module),
+        lambda: tuple(weight._version for weight in weights),
+        at_once=at_once,
+        seconds=run.objective.rollout_timeout,
+    )
 
 
 def _tell_shared(material: Material) -> None:
@@ -219,7 +239,7 @@ def load_dtype(run: Run) -> torch.dtype:
 
 def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
     """Optimizer and schedule, and the policy over the module as the device wrapped it."""
-    optimizer = build_optimizer(module, run.optimizer)
+    optimizer = build_optimizer(module, run.optimizer, skips=device.precision == "fp16")
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0

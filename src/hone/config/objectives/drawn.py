@@ -23,6 +23,21 @@ class Drawing(Section):
         ge=1,
         example="16",
     )
+    rollout_server: str | None = knob(
+        None,
+        "A vLLM server that draws the answers, in place of the model that is trained: on a GPU of its own. It runs the same base "
+        "with --enable-lora, and takes over the adapter before each drawing, as a folder in output_dir that it must be able to "
+        "read. Needs finetuning_type: lora, top_p 1 and top_k 0.",
+        level="advanced",
+        example="http://localhost:8000",
+    )
+    rollout_timeout: float = knob(
+        600.0,
+        "Longest that rollout_server may take for one answer.",
+        unit="seconds",
+        level="advanced",
+        gt=0,
+    )
     sync_check_steps: int = knob(
         100,
         "Steps between two checks that the engine which draws runs the present policy: the log-probs of both are compared. It is "
