@@ -9,8 +9,8 @@ alpaca demo's) and one of SmolLM2-135M's shape on one packed row, forward, backw
 
     alone, time of plain       fp32                bf16                kept
     rms_norm, frozen           0.23 to 0.63        0.67 to 0.77        1.00; bf16 0.50
-    rms_norm, trained          0.36 to 0.53        0.80 to 0.84        0.50; bf16 0.33
-    rope                       0.45 to 0.62        0.67 to 0.81        nothing either way
+    rms_norm, trained          0.36 to 0.53        0.75 to 0.84        0.50; bf16 0.33
+    rope                       0.45 to 0.62        0.59 to 0.81        nothing either way
     gated                      0.67 to 1.06        1.24 to 1.30        0.67
     steps, all fused           0.96 to 1.00        0.99 to 1.01        LoRA 0.86, bf16 0.77 to 0.80; full 0.77 to 0.79
 
@@ -80,10 +80,11 @@ def kept_bytes(work: Callable[[], object], weights: set[int]) -> int:
 
 
 def take_turns(ways: dict[str, Callable[..., object]], inputs: Callable[[], tuple[Tensor, ...]], rounds: int) -> dict[str, Run]:
-    """Every way in every round, on fresh inputs; the first round is not counted."""
-    runs = {name: Run([], []) for name in ways}
+    """Every way in every round, on the round's inputs; the first round compares them and is not counted."""
+    runs, wanted = {name: Run([], []) for name in ways}, []
     for number in range(rounds + 1):
         for name, way in ways.items():
+            torch.manual_seed(number)
             given = inputs()
             if not number:
                 fixed = {one.untyped_storage().data_ptr() for one in given if not one.requires_grad}
@@ -92,6 +93,9 @@ def take_turns(ways: dict[str, Callable[..., object]], inputs: Callable[[], tupl
             made = way(*given)
             between = time.process_time()
             made = made if isinstance(made, tuple) else (made,)
+            if not number:
+                wanted = wanted or [one.detach() for one in made]
+                assert all(torch.allclose(one, two, rtol=0.02, atol=0.02) for one, two in zip(made, wanted, strict=True)), name
             slopes = [torch.ones_like(one) for one in made]
             then = time.process_time()
             torch.autograd.backward(made, slopes)

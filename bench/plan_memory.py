@@ -1,7 +1,8 @@
-"""The plan's memory beside the peak that was measured, on a CPU: `python bench/plan_memory.py [name ...]`, no name for all cases.
+"""The plan's memory beside the peak resident size, on a CPU: `python bench/plan_memory.py [name ...]`, no name for all cases.
 
 Knows no formula: each case is `hone train` in a child process, whose plan.json and largest resident size are compared.
-Models are random; their tokenizer is made on the spot, whatever the size of the vocabulary.
+Models are random; their tokenizer is made on the spot, whatever the size of the vocabulary. What tensors alone take is compared
+by bench/plan_tensors.py.
 """
 
 from __future__ import annotations

@@ -14,12 +14,16 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hone import cli
+from hone.chat.message import Conversation, message
+from hone.commands.api import load_served
+from hone.config import load
+from hone.inference.base import Request
 from tests.runs import weights_of, write_run
 from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "export"))
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "api", "export"))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 
@@ -146,7 +150,7 @@ def test_check_finds_no_fault_in_it(file: Path, llama3: str, qwen: str, tmp_path
     assert report["faults"] == [] and report["samples"]
 
 
-def test_chat_and_export_use_what_was_trained(llama3: str, tmp_path: Path, here, capsys):
+def test_chat_api_and_export_use_what_was_trained(llama3: str, tmp_path: Path, here, capsys):
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     assert train(EXAMPLES / "lora_sft.yaml", llama3, adapter) == 0
     trained = [f"model_name_or_path={llama3}", f"adapter_name_or_path={adapter}"]
@@ -155,6 +159,10 @@ def test_chat_and_export_use_what_was_trained(llama3: str, tmp_path: Path, here,
         cli.main(["chat", str(EXAMPLES / "chat.yaml"), *trained, "max_new_tokens=4", "do_sample=false", "--ask", "Hello?"]) == 0
     )
     from_adapter = capsys.readouterr().out
+    run = load([str(EXAMPLES / "api.yaml"), *trained, "max_new_tokens=4", "do_sample=false"], "api")
+    engine = load_served(run, "mine", num_together=2).engine
+    *_, last = engine.generate(Request(Conversation((message("user", "Hello?"),)), run.generate))
+    assert engine.num_together == 2 and last.answer.message.text == from_adapter.removesuffix("\n")
     assert cli.main(["export", str(EXAMPLES / "export.yaml"), *trained, f"export_dir={merged}"]) == 0
     assert LlamaForCausalLM.from_pretrained(merged).config.vocab_size == len(AutoTokenizer.from_pretrained(merged))
     capsys.readouterr()

@@ -27,7 +27,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 KEYS = st.one_of(st.sampled_from(every_key()), st.sampled_from(list(Run.model_fields)), st.text(max_size=6))
-VERBS = st.sampled_from(["train", "check", "chat", "export", "convert"])
+VERBS = st.sampled_from(["train", "check", "chat", "api", "export", "convert"])
 
 
 def outcome(arguments: list[str], verb: str) -> Run | None:

@@ -52,7 +52,7 @@ def test_defaults_are_llama_factorys():
     assert (run.train.logging_steps, run.train.save_steps, run.train.seed, run.train.max_grad_norm) == (500, 500, 42, 1.0)
     assert (run.adapter.kind, run.adapter.lora_rank, run.adapter.lora_alpha) == ("lora", 8, None)
     assert run.objective.kind == "sft" and run.optimizer.lr_scheduler_type == "linear" and run.data.cutoff_len == 2048
-    assert run.train.gradient_checkpointing is None and run.parallel.ddp_timeout == 1800 and run.train.do_train
+    assert run.train.gradient_checkpointing == "auto" and run.parallel.ddp_timeout == 1800 and run.train.do_train
     assert (run.generate.temperature, run.generate.top_p, run.generate.max_new_tokens) == (0.95, 0.7, 1024)
 
 
@@ -259,7 +259,7 @@ def test_one_file_serves_every_command(tmp_path: Path):
         "export_size: 2\n",
     )
     assert read([path], "train").run == read([path], "check").run
-    for verb in ("chat", "export", "convert"):
+    for verb in ("chat", "api", "export", "convert"):
         run = read([path], verb).run
         assert run.generate.temperature == 0.5 and run.optimizer.learning_rate == 1e-4 and run.export.export_size == 2
     assert [mistake.key for mistake in mistakes_of(["model_name_or_path=m"], "export")] == ["export_dir"]

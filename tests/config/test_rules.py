@@ -144,6 +144,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("do_eval=true do_train=true", "do_eval", "write eval_dataset or val_size"),
     ("do_eval=true", "do_eval", "has nothing to evaluate on; write eval_dataset: NAME, or dataset with val_size"),
     ("per_device_eval_batch_size=1", "per_device_eval_batch_size", "write eval_dataset or val_size"),
+    ("gradient_checkpointing=false gradient_checkpointing_kind=full", "gradient_checkpointing_kind", "write true there"),
     ("val_size=0.1 eval_steps=5", "eval_steps", "write that"),
     ("val_size=0.1 eval_strategy=epoch eval_steps=5", "eval_steps", "write that"),
     ("save_strategy=epoch save_steps=5", "save_steps", "write that"),

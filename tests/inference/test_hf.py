@@ -168,3 +168,12 @@ def test_the_model_s_own_sampling_file_changes_nothing(module, codec) -> None:
 def test_a_conversation_longer_than_the_model_is_refused(module, codec) -> None:
     with pytest.raises(ModelError, match="the model can hold 512"):
         list(HfEngine(module, codec).generate(ask("word " * 600)))
+
+
+def test_texts_of_a_batch_are_continued_as_single_ones_are(module, codec) -> None:
+    engine = HfEngine(module, codec)
+    requests = [Request(text, GREEDY) for text in ("1 2 3 4", "Rain falls on the", "What is <|im_end|>")]
+    alone = [list(engine.generate(request)) for request in requests]
+    assert engine.generate_many(requests) == [deltas[-1].answer for deltas in alone]
+    for deltas in alone:
+        assert "".join(delta.text for delta in deltas) == deltas[-1].answer.message.text

@@ -25,9 +25,9 @@ from tests.families import tiny
 CPU = torch.device("cpu")
 
 
-def load(folder: Path, *, dtype=torch.float32, for_training=True, recompute=False, length=None, **settings):
+def load(folder: Path, *, dtype=torch.float32, for_training=True, length=None, **settings):
     config = ModelConfig(model_name_or_path=str(folder), **settings)
-    return load_model(config, dtype=dtype, device=CPU, for_training=for_training, recompute=recompute, length=length)
+    return load_model(config, dtype=dtype, device=CPU, for_training=for_training, length=length)
 
 
 def copied(folder: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The plan's memory: its parts, what each choice moves, and the peak that a small run was seen to reach."""
+"""The parts of the plan's memory that need no pass, what is added to one, and the peak that a small run was seen to reach."""
 
 from __future__ import annotations
 
@@ -10,61 +10,91 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import nn
 
-from hone.models.shape import Shape
-from hone.training.memory import Trained, estimate
+from hone.training.memory import Weights, add_up, frozen_bytes, state_bytes
 from tests.runs import write_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-SIZES = {"num_layers": 4, "hidden": 64, "attention": 64, "cached": 32, "feed_forward": 128, "vocabulary": 500}
-LLAMA = Shape("LlamaForCausalLM", 1000, **SIZES, masked=False)
-ADAPTER = Trained(num=100, frozen=1000, inputs=4 * (6 * 64 + 128), head=False)
-WHOLE = Trained(num=1000, frozen=0, inputs=4 * (6 * 64 + 128), head=True)
-SETTINGS = {"tokens": 10, "weight_bytes": 2.0, "trained_weight_bytes": 4, "compute_bytes": 2, "state_bytes": 8.0}
+ADAPTER = Weights(num=1100, num_trained=100, frozen=2000, trained=400, largest=100, states=800, beside=True)
+WHOLE = Weights(num=1000, num_trained=1000, frozen=0, trained=4000, largest=1000, states=8000, beside=False)
+PASS = {"activations": 5000, "logits": 700, "gradients": 300}
 
 
-def held(trained=ADAPTER, *, device=GPU, recompute=False, **changes):
-    return estimate(LLAMA, trained, recompute=recompute, device=device, **{**SETTINGS, **changes})
+def held(weights=ADAPTER, found=PASS, *, device=GPU, **changes):
+    settings = {
+        "formed": 50_000,
+        "optimizer": "adamw_torch",
+        "holds_gradients": False,
+        "recomputes": False,
+        "world": 1,
+        "half": False,
+    }
+    return add_up(weights, found, device=device, **{**settings, **changes})
 
 
-def test_exact_parts_are_counted():
+def test_parts_of_a_pass_stand_beside_what_is_held_all_along():
     parts = held()
-    assert (parts.weights, parts.gradients, parts.optimizer) == (1000 * 2 + 100 * 4, 100 * 4, 100 * 8)
-    assert held(weight_bytes=0.5).weights == 1000 // 2 + 100 * 4
-    whole = held(WHOLE)
-    assert (whole.weights, whole.gradients, whole.optimizer) == (4000, 4000, 8000)
-    assert parts.logits == 10 * 500 * 4 * 2, "fewer logits than a chunk: all of them, and their gradient"
-    assert whole.logits - parts.logits == 500 * 64 * 4
+    assert (parts.weights, parts.adapters, parts.optimizer) == (2000, 400, 800)
+    assert (parts.activations, parts.logits, parts.gradients) == (5000, 700, 300)
+    assert (held(WHOLE).weights, held(WHOLE).adapters) == (4000, 0)
+    assert held(holds_gradients=True).gradients == 300 + 400, "of the micro-batches before"
+    assert held(world=2).gradients == 300 + 400, "DDP's buckets"
+    assert held(replace(ADAPTER, expanded=64)).activations == 5064
 
 
-def test_a_layer_keeps_what_its_backward_pass_needs():
-    norms, attention, feed_forward, inputs = 2 * 64 * 4, 4 * 64 * 2, 3 * 128 * 2, (6 * 64 + 128) * 2
-    layer = 10 * (norms + attention + feed_forward + inputs)
-    assert held().activations == 4 * layer + 100 * 2, "and autocast's copy of the trained weights"
-    assert held(recompute=True).activations == layer + 4 * 10 * 64 * 2 + 100 * 2
-    assert held(device=CPU, recompute=True).heap < held(device=CPU).heap
-    assert held(tokens=20).activations == 2 * held().activations - 100 * 2
-    masked = estimate(replace(LLAMA, masked=True), ADAPTER, recompute=False, device=GPU, **SETTINGS)
-    assert masked.activations == held().activations + 4 * 10**2 * 2, "a mask of the row's tokens by all of them"
+def test_the_optimizers_step_is_the_most_where_a_pass_is_short():
+    short = {"activations": 50, "logits": 7, "gradients": 3}
+    parts = held(WHOLE, short)
+    assert (parts.activations, parts.logits, parts.gradients, parts.optimizer) == (0, 0, 4000, 8000 + 4000)
+    assert held(WHOLE, short, device=CPU).optimizer == 8000 + 2 * 1000, "one weight at a time"
+    assert held(WHOLE, short, optimizer="adamw_torch_fused").optimizer == 8000
 
 
 def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
-    parts = held(device=CPU, reference=7, reward=7, answers=500, answer_tokens=500)
-    assert parts.reference == 7 and held(chunks=8).logits == 4 * held(chunks=2).logits
+    parts = held(device=CPU)
     assert parts.total == sum(asdict(parts).values())
     assert parts.libraries > 100 * 2**20 and parts.needed == parts.total - parts.libraries
-    assert parts.heap > 0
-    assert (held().libraries, held().heap) == (0, 0), "of an accelerator's memory the process holds nothing yet"
-    assert [line.split()[0] for line in parts.lines()] == list(asdict(parts))
-    assert "gradients" not in " ".join(replace(parts, gradients=0).lines())
+    assert held(device=CPU, recomputes=True).fragmentation < parts.fragmentation
+    assert parts.fragmentation > 0 and held().libraries == 0, "of an accelerator's memory the process holds nothing yet"
+    assert [line.split()[0] for line in parts.lines()] == [name for name, size in asdict(parts).items() if size]
 
 
-def test_drawing_takes_what_is_beyond_a_step():
-    """Keys and values of each answer's tokens in every layer, and three rows of logits an answer."""
-    assert held(answers=2, answer_tokens=10).drawing == 0, "less than the step itself, which comes later"
-    parts = held(answers=50, answer_tokens=100, reward=5)
-    assert parts.drawing + parts.activations + parts.logits == 50 * (100 * 32 * 4 * 2 + 500 * 4 * 3)
-    assert parts.reward == 5 and held().drawing == 0
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("adamw_torch", 2 * 4 * (64 * 128 + 100)),
+        ("sgd", 0),
+        ("adafactor", 4 * (64 + 128 + 100)),
+        ("adamw_8bit", 2 * (64 * 128 + 4 * 32) + 2 * 4 * 100),
+        ("paged_lion_8bit", 64 * 128 + 4 * 32 + 4 * 100),
+    ],
+)
+def test_states_of_optimizers_are_counted(kind, wanted):
+    """Of a matrix of 8,192 numbers, 32 blocks in 8 bits, and a vector of 100, which stays in fp32."""
+    assert state_bytes(kind, [torch.empty(64, 128), torch.empty(100)]) == wanted
+
+
+@pytest.mark.parametrize("kind", ["adamw_torch", "adafactor", "rmsprop"])
+def test_states_are_those_that_the_optimizer_makes(kind):
+    from hone.config.optimizer import OptimizerConfig
+    from hone.optim.build import build_optimizer
+
+    module = nn.Linear(24, 40)
+    optimizer = build_optimizer(module, OptimizerConfig(kind=kind))
+    module(torch.ones(24)).sum().backward()
+    optimizer.step()
+    states = [one for state in optimizer.state.values() for one in state.values() if torch.is_tensor(one) and one.dim()]
+    assert state_bytes(kind, module.parameters()) == sum(one.numel() * one.element_size() for one in states)
+
+
+def test_weights_in_four_bits_have_a_scale_for_each_64():
+    module = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Embedding(2, 64))
+    module.get_output_embeddings = lambda: None
+    wanted = (4096 / 2 + 64 * (1 + 4 / 256) + 128 * 2) / (4096 + 128)
+    assert frozen_bytes(module, 2, 4) == pytest.approx(wanted)
+    assert frozen_bytes(module, 2, 4, double=False) == pytest.approx((4096 / 2 + 64 * 4 + 128 * 2) / 4224)
+    assert frozen_bytes(module, 2, 8) == pytest.approx((4096 + 64 * 4 + 128 * 2) / 4224) and frozen_bytes(module, 2, 0) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

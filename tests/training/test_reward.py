@@ -22,6 +22,7 @@ from hone.commands import train
 from hone.config import load
 from hone.errors import ModelError
 from hone.inference.score import Scorer, build_scorer
+from hone.training.choose import choose
 from hone.training.draft import draft_plan, gather_material, lay_steps
 from tests import worlds
 from tests.runs import WORDS, largest_difference, losses_of, weights_of, write_run
@@ -207,7 +208,8 @@ def test_a_reward_model_of_llamafactory_is_read(reward_run, tmp_path, capsys):
 def test_the_plan_counts_no_logits_and_no_output_head(reward_run, tmp_path):
     run = load([str(write_run(of_kind(reward_run, "full"), tmp_path / "run.yaml"))], "train")
     material = gather_material(run)
-    plan = draft_plan(run, material, lay_steps(run, material, 1), device=torch.device("cpu"), world=1)
+    choice = choose(run, material.objective, material.tokens, device=torch.device("cpu"), world=1)
+    plan = draft_plan(run, material, lay_steps(run, material, 1), choice, device=torch.device("cpu"), world=1)
     vocabulary, width = 420, 32
     assert plan.memory.logits == 0
     assert plan.num_weights - plan.num_trained == vocabulary * width

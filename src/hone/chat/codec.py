@@ -118,10 +118,25 @@ class Codec:
         end = self.template.passage_end or self.tokenizer.eos_token
         if not end:
             raise TemplateError("the tokenizer has no eos token to end a text with")
-        head = (Segment(self.tokenizer.bos_token, "control", -1, False),) if adds_bos(self.tokenizer) else ()
-        tail = Segment(end, "control", 0, True)
-        empty, full = Outline((*head, tail)), Outline((*head, Segment(content_mark(0), "content", 0, True), tail))
+        empty, full = self._passages(Segment(end, "control", 0, True))
         return self._encode([Rendered(full if text else empty, (text,)) for text in texts], everything=True)
+
+    def text_prompt(self, text: str) -> list[int]:
+        """The ids the model continues to go on with a text: bos where the tokenizer adds one, the text, all of it content.
+
+        Raises TemplateError for text that is not valid Unicode, and where nothing is left to continue.
+        """
+        check_unicode(text)
+        empty, full = self._passages()
+        (encoded,) = self._encode([Rendered(full if text else empty, (text,))], everything=True)
+        if not len(encoded):
+            raise TemplateError("the text is empty, and this tokenizer begins a text with no token: there is nothing to continue")
+        return encoded.ids.tolist()
+
+    def _passages(self, *tail: Segment) -> tuple[Outline, Outline]:
+        """Of a text by itself, behind bos where the tokenizer adds one: of an empty one, and of any other."""
+        head = (Segment(self.tokenizer.bos_token, "control", -1, False),) if adds_bos(self.tokenizer) else ()
+        return Outline((*head, *tail)), Outline((*head, Segment(content_mark(0), "content", 0, True), *tail))
 
     def encode_plain(self, texts: Sequence[str]) -> list[Encoded]:
         """Each text as the tokenizer by itself encodes it, with the tokens that it puts around a text; nothing is learned.
@@ -135,12 +150,35 @@ class Codec:
         plain = self._encode([Rendered(alone, (text,)) for text in texts], everything=False)
         return [_within(self._around, one) for one in plain]
 
+    def encode_written(self, texts: Sequence[str], *, limit: int | None = None) -> list[Encoded]:
+        """Texts in which somebody has written the format already: control tokens that they spell are read as such.
+
+        limit: tokens at which each is cut. Nothing is put around a text, and nothing is learned. Raises TemplateError for text
+        that is not valid Unicode.
+        """
+        for text in texts:
+            check_unicode(text)
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit] for text in texts]
+        return [Encoded(np.array(ids, dtype=np.int32), np.full(len(ids), IGNORE, dtype=np.int32)) for ids in rows]
+
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
         """Ids of the control tokens that the tokenizer puts before and behind a text."""
         found = self.tokenizer("a", return_special_tokens_mask=True)
         ids, mask = found["input_ids"], found["special_tokens_mask"]
         return ids[: mask.index(0)], ids[len(mask) - mask[::-1].index(0) :]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What stands in ids of an answer, control tokens spelled out."""
+        return self._decoder.text(ids)
+
+    def thought_is_open(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt of `ids` ends inside a thought."""
+        return bool(self._decoder.opened(ids))
+
+    def thought_is_closed(self, ids: Sequence[int]) -> bool:
+        """Whether the last of an answer's `ids` closes a thought."""
+        return self._decoder.closed(ids)
 
     def parse(self, ids: Sequence[int], *, tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The assistant's message that `ids`, sampled after a prompt, say; stop tokens at the end are not part of it.
@@ -156,6 +194,10 @@ class Codec:
         hidden: control tokens left out of the text.
         """
         return Stream(self._decoder, tools, prompt, hidden)
+
+    def text_stream(self, *, hidden: frozenset[int] = frozenset()) -> Stream:
+        """The same for what continues a text (`text_prompt`): it is read for neither thoughts nor calls."""
+        return Stream.of_text(self._decoder, hidden)
 
     @cached_property
     def _answer_place(self) -> Place:

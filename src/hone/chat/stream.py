@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hone.chat.dialects.scan import TAG
-from hone.chat.events import Event
+from hone.chat.events import Event, TextGrown
 from hone.chat.message import Message
-from hone.chat.reading import Reading, Tools
+from hone.chat.reading import Growing, Reading, Tools
 from hone.chat.tokens import Place, Tokens
 
 _LONGEST_CHARACTER = 4
@@ -52,6 +52,11 @@ class Decoder:
             return None
         return self.text(prompt[-_LONGEST_OPENING:], TAG).rstrip().endswith(self.mark(self.reading.think_open))
 
+    def closed(self, ids: Sequence[int]) -> bool:
+        """Whether the last of an answer's ids is the one that completes the word which closes a thought."""
+        close = self.mark(self.reading.think_close)
+        return close in self.text(ids[-_LONGEST_OPENING:], TAG) and close not in self.text(ids[-_LONGEST_OPENING:-1], TAG)
+
     def mark(self, marker: str) -> str:
         """The marker as `text` spells it with TAG: what is a control token is found only as that token."""
         return "".join(TAG + text if control else text for text, control in self.tokens.split(marker))
@@ -65,6 +70,23 @@ class Heard:
     events: tuple[Event, ...] = ()
 
 
+class _AsItIs:
+    """Text that is read for nothing; hidden: names of control tokens that are no part of it."""
+
+    def __init__(self, hidden: Sequence[str]):
+        self._hidden = {TAG + name for name in hidden}
+
+    def feed(self, text: str) -> list[Event]:
+        """Takes a run of text, with a control token at its end or none."""
+        text, tag, name = text.partition(TAG)
+        said = text if tag + name in self._hidden else text + name
+        return [TextGrown(said)] if said else []
+
+    def close(self) -> list[Event]:
+        """Nothing is held back."""
+        return []
+
+
 class Stream:
     """`feed(ids)` gives what is now certain, `close()` the rest, `message()` all of it read.
 
@@ -74,11 +96,22 @@ class Stream:
 
     def __init__(self, decoder: Decoder, tools: Tools = (), prompt: Sequence[int] = (), hidden: frozenset[int] = frozenset()):
         self._decoder, self._tools, self._prompt, self._hidden = decoder, tools, tuple(prompt), hidden
-        self._answer = decoder.reading.answer(decoder.mark, tools, decoder.opened(prompt))
+        self._answer: Growing | _AsItIs = decoder.reading.answer(decoder.mark, tools, decoder.opened(prompt))
         self._ids: list[int] = []
         self._waiting: list[int] = []
         self._place: Place = decoder.place()
         self._begun = self._ended = False
+
+    @classmethod
+    def of_text(cls, decoder: Decoder, hidden: frozenset[int] = frozenset()) -> Stream:
+        """What continues a text: no format is around it, and its events are its text without the tokens `hidden`."""
+        stream = cls(decoder, hidden=hidden)
+        stream._answer, stream._place, stream._begun = (
+            _AsItIs([decoder.tokens.name_of[token] for token in hidden]),
+            "middle",
+            True,
+        )
+        return stream
 
     def feed(self, ids: Sequence[int]) -> Heard:
         """Take further ids; nothing is heard while a character is incomplete."""

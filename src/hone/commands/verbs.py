@@ -11,6 +11,7 @@ LINES = {
     "train": "train a model as a YAML file says",
     "check": "look at everything before training: samples, lengths, plan, memory",
     "chat": "talk to a model in the terminal",
+    "api": "serve a model by OpenAI's protocol",
     "export": "merge adapters into the model and write it",
     "render": "show what a chat format makes of a conversation",
     "laws": "test the chat formats, alone or with a tokenizer",
@@ -25,6 +26,7 @@ USAGE = {
     "train": "[FILE.yaml] [key=value ...]",
     "check": "[FILE.yaml] [key=value ...] [--json]",
     "chat": "[FILE.yaml] [key=value ...] [--ask TEXT]",
+    "api": "[FILE.yaml] [key=value ...]   (API_HOST, API_PORT, API_KEY, API_MODEL_NAME, MAX_CONCURRENT: the environment)",
     "export": "[FILE.yaml] [key=value ...]",
     "render": "[--template NAME] --tokenizer DIR FILE.json   (FILE: messages and tools; - for standard input)",
     "laws": "[NAME] [--tokenizer DIR | --officials DIR] [--json]   (DIR of the makers' templates)",
@@ -37,8 +39,7 @@ USAGE = {
 }
 VERBS = Table("command", {verb: f"hone.commands.{verb}:main" for verb in LINES})
 NOT_HERE = {  # verbs of LLaMA-Factory that this version does not have
-    "api": "hone chat",
-    "webchat": "hone chat",
+    "webchat": "hone chat or hone api",
     "webui": "hone train with a YAML file",
     "eval": "hone train with do_eval: true",
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hone.errors import Mistake
+from hone.errors import ConfigError, Mistake
 
 REFUSED = {
     "USE_RAY": "Ray is not in this version; unset it: `hone train` starts one process a GPU by itself",
@@ -46,6 +46,57 @@ class Environment:
     launched: bool
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
+
+
+@dataclass(frozen=True)
+class ApiEnvironment:
+    """What the environment says about `hone api`; LLaMA-Factory's names, and its defaults but for host and num_running.
+
+    host, port: the address; key: what requests must bring, "" for nothing; name: of the model; root_path: where a proxy in
+    front puts the server; num_running: requests that are answered at once; tells: whether each request is a line of the log.
+    """
+
+    host: str
+    port: int
+    key: str
+    name: str
+    root_path: str
+    num_running: int
+    tells: bool
+
+
+NO_MEDIA = "is about pictures and other files, which `hone api` does not read in this version; unset it"
+
+
+def read_api_environment(variables: Mapping[str, str] = os.environ) -> ApiEnvironment:
+    """The API's part of the environment. Raises: ConfigError for variables that are wrong or ask for what is not here."""
+    mistakes = []
+
+    def number(name: str, default: int, most: int) -> int:
+        text = variables.get(name, "").strip() or str(default)
+        if text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most:
+            return int(text)
+        mistakes.append(Mistake("environment", name, f'saw "{text}", wanted a whole number from 1 to {most}'))
+        return default
+
+    if is_true(variables.get("ALLOW_LOCAL_FILES", "")):
+        mistakes.append(Mistake("environment", "ALLOW_LOCAL_FILES", NO_MEDIA))
+    if variables.get("SAFE_MEDIA_PATH", "").strip():
+        mistakes.append(Mistake("environment", "SAFE_MEDIA_PATH", NO_MEDIA))
+    found = ApiEnvironment(
+        host=variables.get("API_HOST", "").strip() or "127.0.0.1",
+        port=number("API_PORT", 8000, 65535),
+        key=variables.get("API_KEY", "").strip(),
+        name=variables.get("API_MODEL_NAME", "").strip() or "gpt-3.5-turbo",
+        root_path=variables.get("FASTAPI_ROOT_PATH", "").strip().rstrip("/"),
+        num_running=number("MAX_CONCURRENT", 8, 1024),
+        tells=is_true(variables.get("API_VERBOSE", "1")),
+    )
+    if not found.key.isascii():
+        mistakes.append(Mistake("environment", "API_KEY", "has letters that a header cannot carry; wanted ASCII"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
 
 
 def is_true(text: str) -> bool:

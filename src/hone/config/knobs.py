@@ -10,7 +10,7 @@ import types
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -157,8 +157,9 @@ def _knobs_of(section: type[Section], path: tuple[str, ...], kind: str):
 def _knob(field: FieldInfo, path: tuple[str, ...], kind: str) -> Knob:
     extra = field.json_schema_extra
     assert isinstance(extra, dict) and field.description, f"{'.'.join(path)} is not declared as a knob"
+    annotation, within = _without_bounds(field.annotation)
     lowest = highest = None
-    for bound in field.metadata:
+    for bound in (*field.metadata, *within):
         for word, value in vars_of(bound).items():
             if word in ("gt", "ge"):
                 lowest = (value, word == "ge")
@@ -170,7 +171,7 @@ def _knob(field: FieldInfo, path: tuple[str, ...], kind: str) -> Knob:
     return Knob(
         key=str(extra["flat"]) or path[-1],
         path=path,
-        annotation=field.annotation | None if len(path) == 3 and default is None else field.annotation,
+        annotation=annotation | None if len(path) == 3 and default is None else annotation,
         default=None if required else default,
         help=field.description,
         unit=str(extra["unit"]),
@@ -182,6 +183,16 @@ def _knob(field: FieldInfo, path: tuple[str, ...], kind: str) -> Knob:
         lowest=lowest,
         highest=highest,
     )
+
+
+def _without_bounds(annotation: Any) -> tuple[Any, list[Any]]:
+    """A union whose number has bounds that a word beside it has not, without them; and the bounds."""
+    parts = get_args(annotation)
+    bounded = [part for part in parts if get_origin(part) is Annotated]
+    if not bounded:
+        return annotation, []
+    plain = tuple(get_args(part)[0] if part in bounded else part for part in parts)
+    return Union[plain], [bound for part in bounded for bound in get_args(part)[1].metadata]  # noqa: UP007 (built at run time)
 
 
 def vars_of(bound: Any) -> dict[str, Any]:

@@ -73,6 +73,11 @@ NEEDS = (
         lambda s: s["load_best_model_at_end"] or s["early_stopping_steps"] is not None,
         "without load_best_model_at_end: true or early_stopping_steps; write one of them, or remove it",
     ),
+    Need(
+        ("gradient_checkpointing_kind",),
+        lambda s: s["gradient_checkpointing"] is not False,
+        "with gradient_checkpointing: false; write true there, or remove it",
+    ),
     Need(("pissa_iter",), lambda s: s["pissa_init"], "without pissa_init: true; write that, or remove it"),
     Need(
         ("adapter_folder", "create_new_adapter"),

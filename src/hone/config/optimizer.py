@@ -24,7 +24,8 @@ class OptimizerConfig(Section):
 
     kind: OptimizerKind = knob(
         "adamw_torch",
-        "Optimizer, by its Hugging Face name. The 8bit and paged ones need bitsandbytes and take less memory; "
+        "Optimizer, by its Hugging Face name. adamw_torch and adamw_torch_fused are one, fused but for fp16 and devices "
+        "where torch cannot. The 8bit and paged ones need bitsandbytes and take less memory; "
         "adafactor takes the least, and learns slower.",
         flat="optim",
     )

@@ -201,6 +201,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    if verb == "api" and settings["num_beams"] > 1:
+        yield "num_beams", "has no place in hone api, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
         return
     if not settings["output_dir"]:

@@ -16,7 +16,7 @@ from hone.config.optimizer import OptimizerConfig
 from hone.config.parallel import ParallelConfig
 from hone.config.section import Section
 from hone.config.train import TrainConfig
-from hone.config.use import ExportConfig, GenerateConfig, ServeConfig, TrackConfig
+from hone.config.use import ApiConfig, ExportConfig, GenerateConfig, ServeConfig, TrackConfig
 
 
 class Run(Section):
@@ -33,4 +33,5 @@ class Run(Section):
     generate: GenerateConfig = GenerateConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
+    api: ApiConfig = ApiConfig()
     track: TrackConfig = TrackConfig()

@@ -5,7 +5,9 @@ Does not know the objective.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from hone.config.section import Section, knob
 
@@ -40,12 +42,12 @@ class TrainConfig(Section):
     max_steps: int = knob(
         -1, "Number of optimizer steps; overrules num_train_epochs where positive.", unit="steps", ge=-1, example="1000"
     )
-    per_device_train_batch_size: int = knob(
+    per_device_train_batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = knob(
         8,
         "Sequences a device takes at once. Lower it where memory runs out, and raise gradient_accumulation_steps by "
-        "the same factor: the result is the same.",
+        "the same factor: the result is the same. With auto, gradient_accumulation_steps says how many sequences a device takes "
+        "in an optimizer step, as if they came one by one, and the plan takes as many of them at once as is fastest and fits.",
         unit="sequences",
-        gt=0,
     )
     per_device_eval_batch_size: int = knob(
         8, "Sequences a device evaluates at once. It changes speed and memory only.", unit="sequences", gt=0
@@ -73,10 +75,18 @@ class TrainConfig(Section):
         level="advanced",
     )
     use_cpu: bool = knob(False, "Trains on the CPU although there is an accelerator.", level="advanced")
-    gradient_checkpointing: bool | None = knob(
+    gradient_checkpointing: bool | Literal["auto"] = knob(
+        "auto",
+        "Computes activations again in the backward pass, which saves much memory and makes steps up to a third slower. With "
+        "auto the plan keeps them where its estimate says that they fit, and else the fastest way that does.",
+    )
+    gradient_checkpointing_kind: Literal["full", "selective", "offloaded"] | None = knob(
         None,
-        "Recomputes activations in the backward pass, which saves much memory and makes steps about a third slower. "
-        "Left out, the plan keeps activations where its estimate says that they fit.",
+        "What is computed again: all of a layer (full), all but matrix products and attention, in memory between that and "
+        "keeping everything (selective), or all of a layer while its input waits in host memory (offloaded, on a GPU, for the "
+        "longest rows). Left out, it is full with gradient_checkpointing: true, and the plan's choice with auto.",
+        level="advanced",
+        example="selective",
     )
     fused_kernels: bool | Literal["auto"] = knob(
         "auto",

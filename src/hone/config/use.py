@@ -72,10 +72,41 @@ class ExportConfig(Section):
 class ServeConfig(Section):
     """Which engine answers."""
 
-    infer_backend: Literal["huggingface"] = knob("huggingface", "Engine that answers in chat.")
+    infer_backend: Literal["huggingface"] = knob("huggingface", "Engine that answers in chat and api.")
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
         "auto",
-        "Number format of the weights in chat and export. auto takes the checkpoint's own, or bfloat16 where that is float32.",
+        "Number format of the weights in chat, api and export. auto takes the checkpoint's own, or bfloat16 where that is "
+        "float32.",
+    )
+
+
+class ApiConfig(Section):
+    """What `hone api` gives one request, and how many may wait; address, key and name are in the environment (API_HOST ...)."""
+
+    api_max_tokens: int = knob(
+        8192,
+        "Longest answer that a request may ask for; max_new_tokens is the length of those that do not say.",
+        unit="tokens",
+        gt=0,
+    )
+    api_max_choices: int = knob(16, "Most answers to one request (n, times the prompts of a completion).", gt=0)
+    api_max_messages: int = knob(1024, "Most messages in one conversation, and texts in one list.", gt=0, level="advanced")
+    api_max_body: float = knob(4.0, "Largest body of a request. Raise it for very long texts.", unit="MB", gt=0, level="advanced")
+    api_max_waiting: int = knob(
+        64, "Requests that wait for their turn; further ones are answered 429 with the time after which to try again.", ge=0
+    )
+    api_timeout: float = knob(
+        600.0,
+        "Longest time from a request's arrival to the end of its answer, waiting included. What takes longer is stopped and "
+        "answered 503 or 504. Also how long a server that is told to stop waits for the answers it has begun.",
+        unit="seconds",
+        gt=0,
+    )
+    api_cors_origins: tuple[str, ...] = knob(
+        (),
+        "Web pages of other origins whose scripts may ask this server, with commas between them; * is every page. None where "
+        "left out.",
+        example="https://chat.example.org",
     )
 
 

@@ -5,8 +5,8 @@ Does not know which engine answers, nor tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from hone.chat.events import Event
@@ -18,12 +18,51 @@ Finish = Literal["stop", "length", "context"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to answer and how. seed: of the draw, None for a new one each time."""
+class Steering:
+    """What one answer is held to beside the numbers of how it is drawn.
 
-    conversation: Conversation
+    stop: texts at which what is said ends; they are not part of it. one_call: the answer ends with its first call.
+    presence_penalty, frequency_penalty: taken from the logit of a token of the answer's own once, and for each time it was drawn.
+    logit_bias: added to logits by token id. num_top: tell each token's log-prob and those of this many likeliest; None: of none.
+    functions: the answer begins with a call of one of these. json_schema: what is said is JSON of this schema; '' for anything.
+    """
+
+    stop: tuple[str, ...] = ()
+    one_call: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    num_top: int | None = None
+    functions: tuple[str, ...] = ()
+    json_schema: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to answer and how. conversation: a text is continued as it is, and what follows it is not read for thoughts and calls.
+
+    seed: of the draw, None for a new one each time.
+    """
+
+    conversation: Conversation | str
     settings: GenerateConfig
     seed: int | None = None
+    steering: Steering = Steering()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token and its log-prob under the model, before temperature, penalties and cuts."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Token(Choice):
+    """A token that was drawn, and the likeliest ones at its place."""
+
+    top: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,18 +77,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Delta:
-    """The next words of an answer; never half a character. answer: with the last Delta alone, which may have no text.
+    """The next words of an answer; never half a character, and none where nothing new is certain.
 
-    Thoughts and calls are in `text` as the model wrote them; events tell them apart as they grow, and come to `answer.message`.
+    answer: with the last Delta alone. text: as the model wrote it, thoughts and calls too, also what follows a stop text; events
+    tell them apart as they grow, and come to `answer.message`. tokens: those of the events, where the request asks for them;
+    the token that ends an answer is none of them.
     """
 
     text: str
     answer: Answer | None = None
     events: tuple[Event, ...] = ()
+    tokens: tuple[Token, ...] = ()
 
 
 class Engine(Protocol):
-    """Anything that answers."""
+    """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own."""
+
+    num_together: int
 
     def generate(self, request: Request) -> Iterator[Delta]:
         """The answer as it is drawn; closing the iterator stops the model."""

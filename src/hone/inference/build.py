@@ -19,6 +19,8 @@ from hone.config.model import ModelConfig
 from hone.config.trained import other_than_trained
 from hone.errors import ModelError
 from hone.inference.hf import HfEngine
+from hone.inference.rows import why_not
+from hone.inference.together import TogetherEngine
 from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
 from hone.models.score_head import FILE as SCORE_FILE
@@ -28,11 +30,18 @@ from hone.models.value_head import find_value_head, learned_by
 
 
 def build_engine(
-    model: ModelConfig, chat: ChatConfig, adapter: Adapter, *, dtype: str = "auto", length: int | None = None
+    model: ModelConfig,
+    chat: ChatConfig,
+    adapter: Adapter,
+    *,
+    dtype: str = "auto",
+    length: int | None = None,
+    num_together: int = 1,
 ) -> HfEngine:
     """The embedded engine, adapters on top of the base. dtype: as infer_dtype; "auto" takes the base's own.
 
-    length: the training's cutoff_len, by which rope_scaling stretches; None: twice the base's limit.
+    length: the training's cutoff_len, by which rope_scaling stretches; None: twice the base's limit. num_together: answers that
+    are drawn at once where the model's answers can be; where they cannot, that is said, and they are drawn one by one.
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
@@ -42,7 +51,14 @@ def build_engine(
     tokenizer = load_tokenizer(model)
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
-    return HfEngine(attach(module, adapter, base_name=model.model_name_or_path, trainable=False), codec)
+    module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).eval()
+    engine = HfEngine(module, codec)
+    if num_together == 1:
+        return engine
+    if why := why_not(module):
+        log.info(f"note: answers of this model are drawn one by one, not {num_together} at once: {why}")
+        return engine
+    return TogetherEngine(module, codec, num_rows=num_together)
 
 
 def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+
+from hone.inference.steering import Steer
 
 _END = object()
 
@@ -22,13 +24,15 @@ _END = object()
 class _Inbox(BaseStreamer):
     """Puts each new token into a queue; the first call brings the prompt, which nobody asked for."""
 
-    def __init__(self, tokens: queue.SimpleQueue):
-        self.tokens = tokens
+    def __init__(self, tokens: queue.SimpleQueue, steer: Steer | None):
+        self.tokens, self.steer = tokens, steer
         self.prompt_seen = False
 
     def put(self, value: Tensor) -> None:
         if self.prompt_seen:
             for token in value.reshape(-1).tolist():
+                if self.steer is not None:
+                    self.steer.note(token)
                 self.tokens.put(token)
         self.prompt_seen = True
 
@@ -59,16 +63,22 @@ def drawn_batch(
         return module.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **listeners)
 
 
-def stream_ids(module: nn.Module, prompt_ids: list[int], settings: GenerationConfig, *, seed: int | None) -> Iterator[int]:
+def stream_ids(
+    module: nn.Module, prompt_ids: list[int], settings: GenerationConfig, *, seed: int | None, steer: Steer | None = None
+) -> Iterator[int]:
     """The ids of one answer as they are drawn, the stop token included; closing the iterator stops the model at its next token.
 
-    A beam search gives its ids at the end: until then it has no answer. An error of the model is raised here.
+    steer: changes the logits, and has noted each id before it is given here. A beam search gives its ids at the end, and cannot
+    be steered: until then it has no answer. An error of the model is raised here.
     """
     ids_BT = torch.tensor([prompt_ids], device=module.device)
     tokens: queue.SimpleQueue = queue.SimpleQueue()
     left = threading.Event()
     beams = settings.num_beams > 1
-    listeners = {"stopping_criteria": StoppingCriteriaList([_Left(left)])} | ({} if beams else {"streamer": _Inbox(tokens)})
+    assert not beams or steer is None, "a beam search cannot be steered"
+    listeners = {"stopping_criteria": StoppingCriteriaList([_Left(left)])}
+    listeners |= {} if beams else {"streamer": _Inbox(tokens, steer)}
+    listeners |= {} if steer is None else {"logits_processor": LogitsProcessorList([steer])}
 
     def work() -> None:
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hone.adapters.apply import attach
 from hone.adapters.folder import folders_of
 from hone.chat.codec import Codec, build_codec
+from hone.chat.encoded import Encoded
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
@@ -49,7 +50,18 @@ class Embedder:
 
         Raises: ModelError where a text is longer than the model can hold; TemplateError where it is not valid Unicode.
         """
-        encoded = self.codec.encode_plain([self.query_prompt + text if query else text for text in texts])
+        return self._vectors(self._encoded(texts, query))
+
+    @torch.inference_mode()
+    def embed_counted(self, texts: Sequence[str], *, query: bool = False) -> tuple[list[list[float]], int]:
+        """The same as lists of numbers, and how many tokens were read."""
+        encoded = self._encoded(texts, query)
+        return self._vectors(encoded).tolist(), sum(map(len, encoded))
+
+    def _encoded(self, texts: Sequence[str], query: bool) -> list[Encoded]:
+        return self.codec.encode_plain([self.query_prompt + text if query else text for text in texts])
+
+    def _vectors(self, encoded: list[Encoded]) -> Tensor:
         vectors_SD = read_all(self.policy, self.codec, encoded, lambda batch: pooled(self.policy, batch, self.pooling))
         return torch.nn.functional.normalize(vectors_SD, dim=-1)
 

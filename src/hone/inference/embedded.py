@@ -94,7 +94,7 @@ class _Draw(LogitsProcessor):
             logits_BV = self._temperature(input_ids, logits_BV)
         cut_BV = torch.log_softmax(self._cuts(input_ids, logits_BV), dim=-1)
         uniform_B = self._uniform_BT[:, len(self.logprobs)].to(cut_BV.device)
-        token_B1 = _choose(cut_BV, uniform_B).unsqueeze(-1)
+        token_B1 = choose(cut_BV, uniform_B).unsqueeze(-1)
         logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
         self.logprobs.append(logprobs_BV.gather(-1, token_B1).squeeze(-1))
         self.entropies.append(-(logprobs_BV.exp() * logprobs_BV).sum(-1))
@@ -102,7 +102,7 @@ class _Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, token_B1, 0.0)
 
 
-def _choose(logprobs_BV: Tensor, uniform_B: Tensor) -> Tensor:
+def choose(logprobs_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """int64 [B]: the token at whose share of [0, 1) each number falls, the tokens laid end to end by their probability."""
     precise = torch.float32 if logprobs_BV.device.type == "mps" else torch.float64
     upto_BV = logprobs_BV.to(precise).exp().cumsum(-1)

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import GenerationConfig
 
 from hone.chat.codec import Codec
-from hone.inference.base import Answer, Delta, Finish, Request
+from hone.chat.message import Conversation, message
+from hone.chat.opening import call_openings
+from hone.errors import ModelError
+from hone.inference.base import Answer, Delta, Finish, Request, Steering
 from hone.inference.drawing import drawn_batch, stream_ids
+from hone.inference.grammar import Grammar
+from hone.inference.hearing import Hearing
 from hone.inference.sampling import answer_length, generation_config, quiet_routers
+from hone.inference.steering import Behind, Guide, Openings, Steer
 
 
 class HfEngine:
@@ -25,6 +33,8 @@ class HfEngine:
 
     module: in evaluation mode, on its device. One answer is drawn at a time; further callers wait.
     """
+
+    num_together = 1
 
     def __init__(self, module: nn.Module, codec: Codec):
         self.module, self.codec = module, codec
@@ -36,30 +46,38 @@ class HfEngine:
         self._turn = threading.Lock()
 
     def generate(self, request: Request) -> Iterator[Delta]:
-        """The answer as it is drawn; closing the iterator stops the model.
+        """The answer as it is drawn, a Delta a token; closing the iterator stops the model.
 
-        Raises: ModelError where the conversation is too long; TemplateError where it cannot be written.
+        Raises: ModelError where the conversation is too long; TemplateError where it cannot be written; either of them where an
+        answer cannot be steered as asked.
         """
-        prompt = self.codec.prompt(request.conversation)
-        settings = self._settings(request, self._num_new(request, prompt))
-        hidden = self._special if request.settings.skip_special_tokens else frozenset()
-        words, ids = self.codec.stream(tools=request.conversation.tools, prompt=prompt, hidden=hidden), []
-        with self._turn:
-            for token in stream_ids(self.module, prompt, settings, seed=request.seed):
-                ids.append(token)
-                heard = words.feed([token])
-                if heard.text or heard.events:
-                    yield Delta(heard.text, events=heard.events)
-        shown = "" if request.settings.skip_special_tokens else self._stop_text(ids)
-        heard = words.close()
-        yield Delta(heard.text + shown, self._answer(ids, request, prompt), heard.events)
+        prompt = self._prompt(request)
+        num_new = self._num_new(request, prompt)
+        steer = self._steer(request, prompt)
+        shown = not request.settings.skip_special_tokens
+        hearing = Hearing(self.codec, request, prompt, hidden=frozenset() if shown else self._special)
+        with closing(self._ids(request, prompt, num_new, steer)) as drawn:
+            for token in drawn:
+                yield hearing.take(token, steer.told.popleft() if steer is not None and steer.told else None)
+                if hearing.ended:
+                    break
+        last, ids = hearing.rest(), hearing.ids
+        answer = Answer(hearing.message, self._finish(ids, prompt, ended=hearing.ended), len(prompt), len(ids))
+        yield replace(last, text=last.text + (self._stop_text(ids) if shown else ""), answer=answer)
+
+    def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
+        """The ids of an answer as they are drawn, the stop token included; closing it stops the model."""
+        settings = self._settings(request, num_new, steered=steer is not None)
+        with self._turn, closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn:
+            yield from drawn
 
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
         """Whole answers in the order of the requests, drawn in left-padded batches of requests with the same settings and room.
 
         A batch is drawn with the seed of its first request; greedily each answer is the one it gets alone.
         """
-        prompts = [self.codec.prompt(request.conversation) for request in requests]
+        assert all(request.steering == Steering() for request in requests), "answers of a batch are not steered"
+        prompts = [self._prompt(request) for request in requests]
         kinds = [(one.settings.model_dump_json(), self._num_new(one, ids)) for one, ids in zip(requests, prompts, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))
         answers: dict[int, Answer] = {}
@@ -82,12 +100,39 @@ class HfEngine:
             for row, request, prompt in zip(out_BT[:, longest:].tolist(), requests, prompts, strict=True)
         ]
 
+    def _prompt(self, request: Request) -> list[int]:
+        asked = request.conversation
+        return self.codec.text_prompt(asked) if isinstance(asked, str) else self.codec.prompt(asked)
+
     def _num_new(self, request: Request, prompt: list[int]) -> int:
         return answer_length(request.settings, len(prompt), self._limit)
 
-    def _settings(self, request: Request, num_new: int) -> GenerationConfig:
+    def _settings(self, request: Request, num_new: int, *, steered: bool = False) -> GenerationConfig:
         pad = self.codec.tokenizer.pad_token_id
-        return generation_config(request.settings, num_new=num_new, stop_ids=self.codec.stop_ids, pad_id=pad)
+        settings = request.settings.model_copy(update={"repetition_penalty": 1.0}) if steered else request.settings
+        return generation_config(settings, num_new=num_new, stop_ids=self.codec.stop_ids, pad_id=pad)
+
+    def _steer(self, request: Request, prompt: list[int]) -> Steer | None:
+        """What changes the logits of this answer; None where nothing does."""
+        asked = replace(request.steering, stop=(), one_call=False)
+        penalty, beams = request.settings.repetition_penalty, request.settings.num_beams > 1
+        if asked == Steering() and (penalty == 1 or beams):
+            return None
+        if beams:
+            raise ModelError("num_beams above 1: a beam search gives neither log-probs nor an answer that is held to anything")
+        guide = self._guide(request, prompt)
+        return Steer(asked, len(prompt), repetition_penalty=penalty, guide=guide, name=lambda id: self.codec.text_of([id]))
+
+    def _guide(self, request: Request, prompt: list[int]) -> Guide | None:
+        asked, conversation = request.steering, request.conversation
+        size = self.module.get_output_embeddings().weight.shape[0]
+        if asked.functions:
+            assert isinstance(conversation, Conversation), "a text that is continued calls nothing"
+            return Openings(call_openings(self.codec, conversation, asked.functions), size)
+        if not asked.json_schema:
+            return None
+        grammar = Grammar(self.codec, asked.json_schema, size)
+        return Behind(grammar, self.codec.thought_is_closed) if self.codec.thought_is_open(prompt) else grammar
 
     def _upto_stop(self, ids: list[int]) -> list[int]:
         """The ids of one answer of a batch: what follows its stop token is padding."""
@@ -98,6 +143,16 @@ class HfEngine:
         return self.codec.tokenizer.decode(ids[-1:]) if ids and ids[-1] in self.codec.stop_ids else ""
 
     def _answer(self, ids: list[int], request: Request, prompt: list[int]) -> Answer:
+        asked = request.conversation
+        if isinstance(asked, str):
+            said = message("assistant", self.codec.text_of([token for token in ids if token not in self._special]))
+        else:
+            said = self.codec.parse(ids, tools=asked.tools, prompt=prompt)
+        return Answer(said, self._finish(ids, prompt), len(prompt), len(ids))
+
+    def _finish(self, ids: list[int], prompt: list[int], *, ended: bool = False) -> Finish:
+        """ended: by a stop text or a call, before the model was done."""
+        if ended or (ids and ids[-1] in self.codec.stop_ids):
+            return "stop"
         full = self._limit is not None and len(prompt) + len(ids) >= self._limit
-        finish: Finish = "stop" if ids and ids[-1] in self.codec.stop_ids else "context" if full else "length"
-        return Answer(self.codec.parse(ids, tools=request.conversation.tools, prompt=prompt), finish, len(prompt), len(ids))
+        return "context" if full else "length"

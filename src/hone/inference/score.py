@@ -49,9 +49,21 @@ class Scorer:
 
         Raises: TemplateError where one cannot be written; ModelError where one is longer than the model can hold.
         """
-        encoded = self.codec.encode(conversations)
-        scores_S = read_all(self.policy, self.codec, encoded, lambda batch: self.policy.scores(batch, batch.ends_BT))
-        return scores_S.tolist()
+        return self._scores(self.codec.encode(conversations))
+
+    @torch.inference_mode()
+    def score_texts(self, texts: Sequence[str], *, limit: int | None = None) -> list[float]:
+        """A score for each text that is a conversation as the format writes it, each cut at `limit` tokens.
+
+        Raises: ModelError where one is empty, or longer than the model can hold; TemplateError where it is not valid Unicode.
+        """
+        encoded = self.codec.encode_written(texts, limit=limit)
+        if empty := [number for number, one in enumerate(encoded) if not len(one)]:
+            raise ModelError(f"text {empty[0]} is empty: there is nothing to score")
+        return self._scores(encoded)
+
+    def _scores(self, encoded: Sequence[Encoded]) -> list[float]:
+        return read_all(self.policy, self.codec, encoded, lambda batch: self.policy.scores(batch, batch.ends_BT)).tolist()
 
 
 def read_all(policy: Policy, codec: Codec, encoded: Sequence[Encoded], read: Callable[[Batch], Tensor]) -> Tensor:

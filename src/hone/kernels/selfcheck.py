@@ -42,8 +42,12 @@ class Observed:
 
 
 def drawn(generator: torch.Generator, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Random numbers that need a gradient, from a generator on the CPU, so that torch's own is left as it is."""
-    return torch.randn(tuple(shape), generator=generator).to(device, dtype).requires_grad_()
+    """Random numbers that need a gradient, from a generator on the CPU, so that torch's own is left as it is.
+
+    A module on "meta" is a draft; what it computes is seen on the CPU.
+    """
+    here = torch.device("cpu") if device.type == "meta" else device
+    return torch.randn(tuple(shape), generator=generator).to(here, dtype).requires_grad_()
 
 
 @torch.enable_grad()

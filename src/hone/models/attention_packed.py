@@ -32,7 +32,7 @@ from hone.kernels.varlen_attention import form_for
 from hone.models.quirks import EAGER_FAMILIES, READS_MASK, padded_only
 
 EAGER = "eager_by_sequence"
-"""transformers' name for the eager attention of the families in quirks.EAGER."""
+"""transformers' name for the eager attention of the families in quirks.EAGER_FAMILIES."""
 _BESIDE = ("softcap", "position_bias", "s_aux")
 """What a layer may want of its scores beyond a mask."""
 _KEPT = "keeps_own_attention"

@@ -20,7 +20,7 @@ from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.models.attention import choose_attention
 from hone.models.attention_packed import keep_own
-from hone.models.checkpointing import recompute_activations
+from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.embeddings import resize_vocab
 from hone.models.fused import Fusing, fuse
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
@@ -52,14 +52,14 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     for_training: bool,
-    recompute: bool = False,
+    activations: Activations = "kept",
     fused: Fusing = "auto",
     length: int | None = None,
     head: ScoreHead | None = None,
 ) -> PreTrainedModel:
     """The model of `model` on `device`, weights in `dtype`; in evaluation mode unless for_training.
 
-    recompute: activations are recomputed in the backward pass. fused: whether operations are, of a model that is trained.
+    activations: what is kept for the backward pass. fused: whether operations are, of a model that is trained.
     length: longest text in tokens, for rope_scaling.
     head: in place of the head of words one that scores texts: the model's own, or a new one where it has none.
     train_from_scratch and a new head draw from torch's generator, which the caller seeds. A quantized base comes frozen.
@@ -93,8 +93,7 @@ def load_model(
         freeze(module)
     if for_training:
         fuse(module, fused, device)
-    if recompute:
-        recompute_activations(module)
+    recompute_activations(module, activations)
     log.info(f"loaded {model.model_name_or_path}: {describe(module)}")
     return module if for_training else module.eval()
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from hone import log
-from hone.adapters.apply import attach, rest_output_head
 from hone.adapters.folder import folders_of
 from hone.chat.codec import Codec, build_codec
 from hone.chat.table import rows
@@ -22,26 +20,21 @@ from hone.data.order import Steps
 from hone.errors import TrainingError
 from hone.models.catalog import family_template
 from hone.models.score_head import find_score_head
-from hone.models.shape import meta_model, shape_of
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
 from hone.objectives.build import build_objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import schedule_factor
 from hone.training import plan as planning
+from hone.training.choose import Choice
 from hone.training.conduct import choose_metric
 from hone.training.evaluate import metric_names
 from hone.training.identity import fingerprint
-from hone.training.memory import Memory, Trained, available_bytes, estimate, frozen_bytes
 from hone.training.plan import Plan
-from hone.training.prompts import answers_at_once, prompt_steps, require_room
-from hone.training.reference import bytes_beside, is_precomputed, model_beside, require_same_tokens, told_of
-from hone.training.reward_model import whole_model
+from hone.training.prompts import prompt_steps
+from hone.training.reference import require_same_tokens
 from hone.training.rollouts import answer_metric_names
-
-STATE_BYTES = {"sgd": 0.0, "adafactor": 0.1, "adamw_8bit": 2.1, "adamw_bnb_8bit": 2.1, "paged_adamw_8bit": 2.1}
-"""Optimizer state in bytes a trained weight, where it is not Adam's two fp32 numbers."""
-
+from hone.training.rows import fills_rows, row_length
 
 PLAIN = ("pretrain", "embed", *SCORES_TEXTS)
 """Kinds that learn from texts as they stand, in no chat format."""
@@ -63,6 +56,11 @@ def gather_material(run: Run) -> Material:
     tokenizer = load_tokenizer(run.model)
     family = family_template(run.model.model_name_or_path)
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
+    if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
+        raise TrainingError(
+            "per_device_train_batch_size: auto: a query is compared with the other texts of its micro-batch, so its size is part "
+            "of what is learned; write a number"
+        )
     if run.chat.template is None and family in rows() and run.objective.kind not in PLAIN:
         log.once(f"note: no template is named, so the tokenizer's own is used; that of this model's family is called {family}")
     if objective.needs_reference:
@@ -110,16 +108,6 @@ def data_seed(run: Run) -> int:
     return run.train.seed if run.train.data_seed is None else run.train.data_seed
 
 
-def fills_rows(run: Run) -> bool:
-    """Whether rows are filled up to cutoff_len: where asked for, and in pretraining unless refused."""
-    return run.objective.kind == "pretrain" if run.data.packing is None else run.data.packing
-
-
-def row_length(run: Run, tokens: TokenSet) -> int:
-    """Tokens of a row that is filled: cutoff_len, or the longest example where it is of several sequences."""
-    return max(run.data.cutoff_len, int(tokens.lengths.max()))
-
-
 def lay_steps(run: Run, material: Material, world: int) -> Steps:
     """Which examples each step takes."""
     train = run.train
@@ -138,17 +126,12 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
     )
 
 
-def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.device, world: int) -> Plan:
-    """The plan of a run on `world` processes with a device each."""
+def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, device: torch.device, world: int) -> Plan:
+    """The plan of a run on `world` processes with a device each. run: settled by `choice`."""
     train, tokens = run.train, material.tokens
     per_epoch = steps.num_steps_per_epoch * (material.objective.reuses if isinstance(material.objective, OnPolicy) else 1)
     num_steps, num_epochs = planning.count_steps(train, per_epoch)
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
-    num_weights, num_trained, kept, recomputed = _measure(run, material, device)
-    free = available_bytes(device)
-    recompute = train.gradient_checkpointing
-    if recompute is None:
-        recompute = kept.needed > 0.8 * free
     return Plan(
         device=str(device.type),
         world=world,
@@ -172,11 +155,16 @@ def draft_plan(run: Run, material: Material, steps: Steps, *, device: torch.devi
         draws=material.objective.draws if isinstance(material.objective, OnPolicy) else 0,
         share=material.objective.share if isinstance(material.objective, OnPolicy) else 1.0,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
-        recompute=recompute,
-        num_weights=num_weights,
-        num_trained=num_trained,
-        memory=recomputed if recompute else kept,
-        available_bytes=free,
+        activations=choice.activations,
+        why=choice.why,
+        num_weights=choice.forecast.num_weights,
+        num_trained=choice.forecast.num_trained,
+        memory=choice.forecast.memory,
+        step_seconds=choice.forecast.seconds,
+        from_layers=choice.forecast.from_layers,
+        available_bytes=choice.free,
+        fits=choice.fits,
+        instead=choice.instead,
         seed=train.seed,
         output_dir=train.output_dir,
         fingerprint=fingerprint(run, tokens, world=world, fills_rows=fills_rows(run), data_seed=data_seed(run)),
@@ -191,61 +179,4 @@ def never_learns(run: Run, plan: Plan) -> str:
     return (
         f"the learning rate is 0 in each of the {plan.num_steps} steps, so nothing would be learned: take more steps, or lower "
         "warmup_steps and warmup_ratio"
-    )
-
-
-def _measure(run: Run, material: Material, device: torch.device) -> tuple[int, int, Memory, Memory]:
-    """Weights, trained weights, and the memory of a step with activations kept and recomputed."""
-    module = meta_model(run.model, material.objective.head)
-    shape = shape_of(module)
-    mixed, quantization = planning.precision_of(run.train) != "no", run.model.quantization
-    compute = 2 if mixed else 4
-    frozen = frozen_bytes(module, compute, quantization.bit if quantization else 0)
-    attached = attach(module, run.adapter, base_name=run.model.model_name_or_path)
-    if not material.objective.needs_logits:
-        rest_output_head(attached, run.adapter)
-    trained = _trained(attached, module.get_output_embeddings())
-    longest = int(material.tokens.lengths.max())
-    if isinstance(material.objective, OnPolicy):
-        prompts = material.tokens.lengths - material.tokens.trained  # an answer that is drawn takes the place of the row's own
-        longest = max(longest, int(prompts.max()) + run.generate.max_new_tokens)
-        require_room(run, longest)
-    rows = run.train.per_device_train_batch_size
-    refers = material.objective.needs_reference and not is_precomputed(run)
-    with told_of("reward_model"):
-        reward = bytes_beside(run, whole_model(run))
-    tokens = rows * (row_length(run, material.tokens) if fills_rows(run) else longest)
-    draws = isinstance(material.objective, OnPolicy) and not run.objective.rollout_server
-    kept, recomputed = (
-        estimate(
-            shape,
-            trained,
-            tokens=tokens,
-            weight_bytes=frozen,
-            trained_weight_bytes=2 if run.train.pure_bf16 else 4,
-            compute_bytes=compute,
-            state_bytes=STATE_BYTES.get(run.optimizer.kind, 4.0 if run.train.pure_bf16 else 8.0),
-            recompute=recompute,
-            logits=material.objective.needs_logits,
-            device=device,
-            chunks=material.objective.logit_chunks,
-            reference=bytes_beside(run, model_beside(run)) if refers else 0,
-            reward=reward,
-            answers=answers_at_once(run) if draws else 0,
-            answer_tokens=longest,
-        )
-        for recompute in (False, True)
-    )
-    return trained.num + trained.frozen, trained.num, kept, recomputed
-
-
-def _trained(attached: nn.Module, head: nn.Module | None) -> Trained:
-    """What of the model with its adapter has a gradient."""
-    linear = [inner for inner in attached.modules() if hasattr(inner, "in_features") and inner.weight.requires_grad]
-    num = sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
-    return Trained(
-        num=num,
-        frozen=sum(weight.numel() for weight in attached.parameters()) - num,
-        inputs=sum(inner.in_features for inner in linear if inner is not head),
-        head=head is not None and head.weight.requires_grad,
     )

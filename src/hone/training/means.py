@@ -9,6 +9,7 @@ import torch
 
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
+from hone.errors import TrainingError
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
 from hone.models.quantize import quantization_config
@@ -30,7 +31,17 @@ def require_means(run: Run, device: torch.device) -> None:
     require_trackers(run.track.report_to)
     if run.train.fp16:
         require_fp16(device)
+    require_host_memory(run, device)
     if run.train.tf32:
         require_tf32(device)
     if run.track.plot_loss:
         require_plots()
+
+
+def require_host_memory(run: Run, device: torch.device) -> None:
+    """TrainingError where activations are to wait in host memory and are there already."""
+    if run.train.gradient_checkpointing_kind == "offloaded" and device.type != "cuda":
+        raise TrainingError(
+            "gradient_checkpointing_kind: offloaded moves activations from a GPU to host memory, and this run is on "
+            f"{device.type}; write full, or selective"
+        )

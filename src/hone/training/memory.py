@@ -1,51 +1,57 @@
 """Memory: an estimate, before anything is loaded, of the most that a process will hold in training, by part.
 
-Does not know how to save memory, only what each choice costs. On a CPU it includes what Python and its libraries hold already.
-
-Axes in formulas: T tokens of a micro-batch, D hidden width, A attention width, F feed-forward width, V vocabulary, L layers.
+Does not know how a pass is rehearsed, nor how to save memory. On a CPU it includes what Python and its libraries hold already.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hone.kernels.token_logprobs import CHUNK_ELEMENTS
 from hone.models.prepared import KEPT
-from hone.models.shape import Shape
 
-_HEAP_SHARE = {"kept": 0.9, "recomputed": 0.6}
-"""Of what all layers form in a pass: glibc's heap holds it beside the tensors, as they come and go in every size, and recomputing
-leaves holes too. Measured, see bench/plan_memory.py."""
+_HEAP_SHARE = {"kept": 0.12, "recomputed": 0.06}
+"""Of all bytes that a pass forms on a CPU: glibc's heap holds it beside the tensors, as they come and go in every size. Chosen to
+give what bench/plan_memory.py saw when it was a share of what layers keep."""
+
+_DEVICE_SHARE = 0.05
+"""The same of what an accelerator holds for a pass, at its highest. Assumed: bench/gpu/plan_memory.py has not run on a device."""
 
 _PREPARED_BYTES = 600_000
 """Of a prepared product, in oneDNN's cache together with ideep's: 236 MB for 400 of them (tests/models/test_prepared.py)."""
 
-_DRAWN = 3
-"""Rows of logits, in fp32, that drawing the next token of an answer holds: as they came, mapped, and sorted or summed up."""
+_MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion_32bit": 1, "lion_8bit": 1, "paged_lion_32bit": 1, "paged_lion_8bit": 1}
+"""Numbers that an optimizer holds for each weight, where they are not Adam's two."""
+
+_BLOCK, _SMALLEST = 256, 4096
+"""bitsandbytes scales so many 8-bit states together, and holds those of weights of fewer numbers in fp32."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part. libraries: held before the model is there (on a CPU; an accelerator's own are not counted).
+    """Bytes by part, when all together are the most: in a pass, or in the optimizer's step, which has no activations.
 
-    activations: with everything kept for the backward pass, or with layers recomputed; logits: a chunk of the projection and,
-    where the head is trained, its gradient; heap: what the CPU's allocator and prepared products hold beside the tensors;
-    reference, reward: weights of models that are loaded beside the one that learns; drawing: what the cache of keys and values
-    and the next tokens' logits take while answers are drawn, beyond the activations and logits of a step, which come later.
+    libraries: held before the model is there (on a CPU; an accelerator's own are not counted). weights: of the base, also those
+    that are trained in place; adapters: beside it. activations: what layers keep, and what is at work; logits: chunks of the head
+    and, where the head is trained, its gradient. fragmentation: what the allocator, and on a CPU prepared products, hold beside
+    the tensors. reference, reward: weights of models that are loaded beside the one that learns; drawing: what the cache of keys
+    and values and the next tokens' logits take while answers are drawn, beyond the activations and logits of a step.
     """
 
     libraries: int
     weights: int
+    adapters: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
-    heap: int
+    fragmentation: int
     reference: int = 0
     reward: int = 0
     drawing: int = 0
@@ -62,20 +68,24 @@ class Memory:
 
     def lines(self) -> list[str]:
         """One line a part."""
-        return [f"{name:<12}{in_gib(size):>10}" for name, size in asdict(self).items() if size]
+        return [f"{name:<14}{in_gib(size):>10}" for name, size in asdict(self).items() if size]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """num: weights that are trained; frozen: that are not; inputs: widths of all inputs of trained linear layers, summed.
+class Weights:
+    """Of a whole model, in bytes as they will be held. largest: of those that learn; beside: they are an adapter.
 
-    head: whether the output head is trained.
+    states: of the optimizer; expanded: of the largest weight held in few bits, once it is turned back into numbers for a product.
     """
 
     num: int
+    num_trained: int
     frozen: int
-    inputs: int
-    head: bool
+    trained: int
+    largest: int
+    states: int
+    beside: bool
+    expanded: int = 0
 
 
 def in_gib(size: int) -> str:
@@ -83,82 +93,82 @@ def in_gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 // 100 else f"{size / 2**20:.1f} MiB"
 
 
-def estimate(
-    shape: Shape,
-    trained: Trained,
+def add_up(
+    weights: Weights,
+    held: dict[str, int],
     *,
-    tokens: int,
-    weight_bytes: float,
-    trained_weight_bytes: int,
-    compute_bytes: int,
-    state_bytes: float,
-    recompute: bool,
+    formed: int,
+    optimizer: str,
+    recomputes: bool,
+    holds_gradients: bool,
+    world: int,
+    half: bool,
     device: torch.device,
-    chunks: int = 2,
-    reference: int = 0,
-    reward: int = 0,
-    answers: int = 0,
-    answer_tokens: int = 0,
-    logits: bool = True,
 ) -> Memory:
-    """The step's memory.
+    """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part.
 
-    tokens: the largest micro-batch; weight_bytes: a frozen base weight (0.5 in 4 bits); trained_weight_bytes: a trained weight;
-    compute_bytes: an activation; state_bytes: optimizer state a trained weight; chunks: of logits in fp32, held at once;
-    logits: whether the loss is one of log-probs. answers: drawn at once, each of answer_tokens with its prompt.
+    formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; holds_gradients: from one
+    micro-batch to the next; half: it computes in 16 bits.
     """
-    mixed = compute_bytes != trained_weight_bytes
-    stream = compute_bytes if trained.frozen else trained_weight_bytes
-    layer = _layer_bytes(shape, trained, tokens, compute_bytes, mixed=mixed)
-    kept = tokens * shape.hidden * stream * shape.num_layers + layer if recompute else layer * shape.num_layers
-    casts = trained.num * compute_bytes if mixed else 0  # autocast keeps a copy of each trained weight for the pass
-    share = _HEAP_SHARE["recomputed" if recompute else "kept"]
-    on_cpu = device.type == "cpu"
-    activations = int(kept) + casts
-    chunked = _logit_bytes(shape, tokens, chunks, head=trained.head) if logits else 0
-    drawing = answers * (answer_tokens * shape.cached * shape.num_layers * compute_bytes + shape.vocabulary * 4 * _DRAWN)
-    prepared = KEPT * _PREPARED_BYTES if on_cpu and compute_bytes == 2 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
+    on_cpu, trained = device.type == "cpu", weights.trained
+    buckets = trained if world > 1 else 0  # DDP sends gradients from a copy
+    first = trained if holds_gradients else 0
+    in_pass = {**held, "gradients": held["gradients"] + first + buckets, "activations": held["activations"] + weights.expanded}
+    scratch = step_scratch(optimizer, weights, device)
+    if trained + buckets + scratch > sum(in_pass.values()):
+        in_pass = {"activations": 0, "logits": 0, "gradients": trained + buckets}
+    else:
+        scratch = 0
+    prepared = KEPT * _PREPARED_BYTES if on_cpu and half and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
     return Memory(
         libraries=held_bytes() if on_cpu else 0,
-        weights=int(trained.frozen * weight_bytes) + trained.num * trained_weight_bytes,
-        gradients=trained.num * trained_weight_bytes,
-        optimizer=int(trained.num * state_bytes),
-        activations=activations,
-        logits=chunked,
-        heap=int(layer * shape.num_layers * share) + prepared if on_cpu else 0,
-        reference=reference,
-        reward=reward,
-        drawing=max(0, drawing - activations - chunked),
+        weights=weights.frozen + (0 if weights.beside else trained),
+        adapters=trained if weights.beside else 0,
+        gradients=in_pass["gradients"],
+        optimizer=weights.states + scratch,
+        activations=in_pass["activations"],
+        logits=in_pass["logits"],
+        fragmentation=int(formed * _HEAP_SHARE["recomputed" if recomputes else "kept"]) + prepared
+        if on_cpu
+        else int(sum(held.values()) * _DEVICE_SHARE),
     )
 
 
-def _layer_bytes(shape: Shape, trained: Trained, tokens: int, compute_bytes: int, *, mixed: bool) -> float:
-    """What one decoder layer keeps: two norms in fp32; q, k, v and the output; gate, its activation and up; inputs; a mask.
+def state_bytes(kind: str, weights: Iterable[Tensor]) -> int:
+    """What the optimizer `kind` holds of the weights that learn, from the first step on; paged ones too."""
+    total = 0
+    for weight in weights:
+        if kind == "adafactor":
+            rows = weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2] if weight.dim() > 1 else weight.numel()
+            total += 4 * rows
+        elif "8bit" in kind and weight.numel() >= _SMALLEST:
+            total += _MOMENTS.get(kind, 2) * (weight.numel() + 4 * -(-weight.numel() // _BLOCK))
+        else:
+            width = 4 if "bit" in kind or "paged" in kind else weight.element_size()
+            total += _MOMENTS.get(kind, 2) * weight.numel() * width
+    return total
 
-    Under mixed precision every trained linear layer keeps a copy of its input of its own; else q, k, v share one, and gate, up.
+
+def step_scratch(kind: str, weights: Weights, device: torch.device) -> int:
+    """What an optimizer's step holds beside weights, gradients and states: torch's take all weights at once on a GPU."""
+    if kind not in ("adamw_torch", "adagrad", "rmsprop"):
+        return 4 * weights.largest if kind == "adafactor" else 0
+    return weights.trained if device.type == "cuda" else 2 * weights.largest
+
+
+def frozen_bytes(module: nn.Module, compute_bytes: int, bits: int, *, double: bool = True) -> float:
+    """Bytes a frozen weight, on average: bitsandbytes holds linear layers but the head in few bits, the rest stays as it is.
+
+    A scale for each 64 weights in 4 bits, itself in 8 bits where `double`; one for each row in 8 bits.
     """
-    norms = 2 * shape.hidden * 4
-    attention = 4 * shape.attention * compute_bytes
-    feed_forward = 3 * shape.feed_forward * compute_bytes
-    inputs = trained.inputs / shape.num_layers * compute_bytes * (1.0 if mixed else 0.5)
-    mask = tokens**2 * compute_bytes if shape.masked else 0
-    return tokens * (norms + attention + feed_forward + inputs) + mask
-
-
-def _logit_bytes(shape: Shape, tokens: int, chunks: int, *, head: bool) -> int:
-    """Chunks in fp32, such as logits and their gradient; of a trained head also what one chunk adds to its gradient."""
-    chunk = min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
-    return chunk * 4 * chunks + (shape.vocabulary * shape.hidden * 4 if head else 0)
-
-
-def frozen_bytes(module: nn.Module, compute_bytes: int, bits: int) -> float:
-    """Bytes a frozen weight, on average: bitsandbytes holds linear layers but the head in few bits, the rest stays as it is."""
     if not bits:
         return float(compute_bytes)
     head = module.get_output_embeddings()
-    small = sum(inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head)
+    small = [inner.weight for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head]
+    num = sum(weight.numel() for weight in small)
+    scales = num / 64 * (1 + 4 / 256 if double else 4) if bits == 4 else sum(4 * len(weight) for weight in small)
     total = sum(weight.numel() for weight in module.parameters())
-    return (small * bits / 8 + (total - small) * compute_bytes) / total
+    return (num * bits / 8 + scales + (total - num) * compute_bytes) / total
 
 
 def held_bytes() -> int:
@@ -168,7 +178,9 @@ def held_bytes() -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free now: the accelerator's, or the machine's."""
+    """Memory that is free now: the accelerator's, or the machine's, with what its file caches would give back."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    path = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text()) if path.is_file() else None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

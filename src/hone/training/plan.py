@@ -16,6 +16,7 @@ from typing import Any, Literal
 import hone
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
+from hone.models.checkpointing import Activations
 from hone.training.device import Precision
 from hone.training.memory import Memory, in_gib
 
@@ -26,6 +27,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safete
 class Plan:
     """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
 
+    why: how micro_batch and activations were chosen; step_seconds: an estimate; from_layers: it and memory are counted from the
+    model's own layers, not by a formula; fits: into the memory that is free; instead: settings that would, where it does not.
     unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
     share: of those to which answers are drawn.
     layout: how sequences lie in a batch.
@@ -54,11 +57,16 @@ class Plan:
     draws: int
     share: float
     layout: Literal["packed", "packed to cutoff_len", "padded"]
-    recompute: bool
+    activations: Activations
+    why: str
     num_weights: int
     num_trained: int
     memory: Memory
+    step_seconds: float
+    from_layers: bool
     available_bytes: int
+    fits: bool
+    instead: str
     seed: int
     output_dir: str
     fingerprint: dict[str, dict[str, str]]
@@ -77,11 +85,20 @@ class Plan:
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
-            f"activations  {'recomputed in the backward pass' if self.recompute else 'kept'}",
+            f"activations  {_ACTIVATIONS[self.activations]}",
+            f"chosen       {self.micro_batch} at once and these activations: {self.why}",
+            f"time         about {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all: "
+            "a first estimate",
             f"memory       about {in_gib(self.memory.total)} a process at most{held} (free now: {in_gib(self.available_bytes)})",
             *(f"             {line}" for line in self.memory.lines()),
+            *([] if self.fits else [f"             {self.too_much()}"]),
             f"output       {self.output_dir}",
         ]
+
+    def too_much(self) -> str:
+        """What to say where the memory is more than may be filled."""
+        hint = f"; what fits: {self.instead}" if self.instead else "; nothing that could be chosen here fits"
+        return f"more than the {in_gib(self.available_bytes)} that are free allow, with a fifth of them left over{hint}"
 
     def _step(self) -> str:
         """What a step learns from."""
@@ -100,7 +117,21 @@ class Plan:
         (folder / "plan.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
 
 
+_ACTIVATIONS = {
+    "kept": "kept",
+    "selective": "products and attention kept, the rest computed again in the backward pass",
+    "full": "computed again in the backward pass, layer by layer",
+    "offloaded": "computed again in the backward pass, the layers' inputs held in host memory",
+}
 _PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def in_words(seconds: float) -> str:
+    """ "40 seconds", "12 minutes", "7.5 hours"."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} seconds"
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
 from hone.objectives.onpolicy import OnPolicy
+from hone.training.choose import choose
 from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.means import require_means
 from hone.training.plan import Plan
@@ -90,7 +91,9 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
         require_free_output(run)
     require_means(run, device)
     material = gather_material(run)
-    plan = draft_plan(run, material, lay_steps(run, material, world), device=device, world=world)
+    choice = choose(run, material.objective, material.tokens, device=device, world=world)
+    run = choice.settle(run)
+    plan = draft_plan(run, material, lay_steps(run, material, world), choice, device=device, world=world)
     first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
     samples = [
         Shown(
@@ -105,7 +108,8 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     examples = [example for _, _, example in first]
     faults = find_faults(run, material, laws, examples)
     faults += [problem] if (problem := never_learns(run, plan)) else []
-    return Review(samples, material, laws, plan, faults, find_warnings(run, material))
+    warnings = find_warnings(run, material) + ([] if plan.fits else [f"memory: {plan.too_much()}"])
+    return Review(samples, material, laws, plan, faults, warnings)
 
 
 def _try_laws(codec: Codec) -> list[LawResult]:

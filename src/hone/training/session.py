@@ -26,6 +26,7 @@ from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
+from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
@@ -35,6 +36,7 @@ from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
+from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device, Wiring
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
@@ -103,8 +105,11 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
         raise TrainingError(problem)
+    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
+    choice = device.gather(choice)[0]  # each process finds other memory free
+    run = choice.settle(run)
     steps = lay_steps(run, material, device.world)
-    plan = draft_plan(run, material, steps, device=device.device, world=device.world)
+    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
     if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
@@ -122,7 +127,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     sampling = None
     if isinstance(material.objective, OnPolicy):
         sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
-    module = build_module(run, device, recompute=plan.recompute, head=material.objective.head)
+    module = build_module(run, device, activations=plan.activations, head=material.objective.head)
     fit_heads(run, module, material.objective)
     work = make_work(run, plan, device, material, module)
     if is_precomputed(run):
@@ -207,7 +212,7 @@ def announce(material: Material, plan: Plan) -> None:
         log.info(line)
 
 
-def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead | None = None) -> nn.Module:
+def build_module(run: Run, device: Device, *, activations: Activations, head: ScoreHead | None = None) -> nn.Module:
     """The base model with what is trained on it, on the device, seeded alike on every process."""
     dtype = load_dtype(run)
     seed_all(run.train.seed)
@@ -216,7 +221,7 @@ def build_module(run: Run, device: Device, *, recompute: bool, head: ScoreHead |
         dtype=dtype,
         device=device.device,
         for_training=True,
-        recompute=recompute,
+        activations=activations,
         fused=run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
@@ -234,7 +239,7 @@ def load_dtype(run: Run) -> torch.dtype:
 
 def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
     """Optimizer and schedule, and the policy over the module as the device wrapped it."""
-    optimizer = build_optimizer(module, run.optimizer)
+    optimizer = build_optimizer(module, run.optimizer, skips=device.precision == "fp16")
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0

@@ -1,0 +1,84 @@
+"""What hone's plan says of jobs whose memory is publicly known: `python bench/plan_facts.py FOLDER`, of real config.json files.
+
+Loads no weight and needs no GPU: it is the plan of `hone check` for one sequence at once of the length given, without libraries
+and fragmentation. Attention is counted as the memory-efficient kernel of the machine this runs on has it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plan_memory import make_tokenizer
+
+from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.config import load
+from hone.objectives.build import build_objective
+from hone.training.forecast import forecast
+
+QLORA = {"quantization_bit": 4, "double_quantization": True, "lora_rank": 16, "lora_target": "all", "bf16": True}
+LORA = {"lora_rank": 16, "lora_target": "all", "bf16": True}
+JOBS: list[tuple[str, str, int, dict[str, Any]]] = [
+    ("Llama-2-7B QLoRA, known to fit in 24 GB", "llama-2-7b", 2048, QLORA),
+    ("Llama-2-7B QLoRA", "llama-2-7b", 8192, QLORA),
+    ("Qwen-72B QLoRA, known to fit in 48 GB", "qwen2.5-72b", 1024, QLORA),
+    ("Qwen-72B QLoRA", "qwen2.5-72b", 4096, QLORA),
+    ("Llama-3-8B LoRA", "llama-3.1-8b", 2048, LORA),
+    ("Llama-3-8B LoRA", "llama-3.1-8b", 32768, LORA),
+    ("Llama-3-8B QLoRA", "llama-3.1-8b", 32768, QLORA),
+]
+KINDS = ("kept", "selective", "full")
+
+
+class OneRow(list):
+    """A data set of one sequence."""
+
+    def __init__(self, length: int):
+        labels = np.ones(length, np.int32)
+        labels[0] = IGNORE
+        super().__init__([Example((Encoded(np.ones(length, np.int32), labels),))])
+        self.lengths, self.trained = np.array([length]), np.array([length - 1])
+
+
+def find(folder: Path, name: str) -> Path:
+    """The config whose file or folder is called so, whatever the case."""
+    found = [one for one in folder.rglob("*.json") if name in f"{one.parent.name}/{one.name}".lower()]
+    if not found:
+        raise SystemExit(f"{folder} holds no config of {name}")
+    return sorted(found, key=lambda one: len(str(one)))[0]
+
+
+def main(folder: Path) -> None:
+    """A line a job and kind: GiB by part."""
+    print("| job | tokens | activations | GiB | of which weights | adapter, gradients, optimizer | activations | logits |")
+    print("|---|---|---|---|---|---|---|---|")
+    for title, name, length, settings in JOBS:
+        with tempfile.TemporaryDirectory() as place:
+            config = json.loads(find(folder, name).read_text())
+            (Path(place) / "config.json").write_text(json.dumps(config))
+            make_tokenizer().save_pretrained(place)
+            words = {"model_name_or_path": place, "stage": "sft", "dataset": "x", "output_dir": "o", "use_cpu": True, **settings}
+            words |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+            words |= {"fused_kernels": False}  # as on a GPU, where they have to be asked for
+            run = load(
+                [f"{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in words.items()], "train"
+            )
+            for kind in KINDS:
+                memory = forecast(
+                    run, build_objective(run.objective), OneRow(length), kind, device=torch.device("cpu"), world=1
+                ).memory
+                learned = memory.adapters + memory.gradients + memory.optimizer
+                parts = (memory.weights, learned, memory.activations, memory.logits)
+                cells = " | ".join(f"{size / 2**30:.2f}" for size in (sum(parts), *parts))
+                print(f"| {title} | {length:,} | {kind} | {cells} |", flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,148 @@
+"""The plan's memory beside what torch's CPU allocator gave, and its time: `python bench/plan_tensors.py [word ...]`.
+
+Only cases whose names hold every word given are run. Knows no formula: each case is a run of three steps in this process, whose
+weights and buffers are summed up and whose allocations in those steps are added up by torch's profiler. All rows are alike, so
+every micro-batch is the largest. Models are random, of 3 to 50 M weights. Steps are timed under the profiler, which slows them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plan_memory import WORDS, make_tokenizer
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hone.config import load
+from hone.training import loop, session
+
+FAMILIES = {
+    "llama": {},
+    "qwen3": {},
+    "gemma2": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+SIZES = {  # hidden, wide, layers, vocabulary
+    "small": (256, 704, 6, 4000),
+    "large": (512, 1408, 12, 8000),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"finetuning_type": "lora", "lora_target": "all"},
+    "qlora": {"finetuning_type": "lora", "lora_target": "all", "quantization_bit": 4},
+    "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 2},
+    "full": {"finetuning_type": "full"},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "kept": {"gradient_checkpointing": False},
+    "selective": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "selective"},
+    "full": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "full"},
+}
+TYPES = {"fp32": {}, "bf16": {"bf16": True}}
+PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits")
+
+
+def make_inputs(folder: Path) -> None:
+    """A model of each family and size, and rows of about 230 tokens, all alike."""
+    tokenizer = make_tokenizer()
+    for (family, own), (size, (hidden, wide, layers, vocabulary)) in itertools.product(FAMILIES.items(), SIZES.items()):
+        config = AutoConfig.for_model(
+            family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, head_dim=64,
+            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 128, tie_word_embeddings=False, **own,
+        )  # fmt: skip
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / f"{family}-{size}")
+        tokenizer.save_pretrained(folder / f"{family}-{size}")
+    rows = [{"instruction": "Say", "output": " ".join(random.Random(0).choices(WORDS, k=200))}] * 12
+    (folder / "rows.json").write_text(json.dumps(rows))
+    entry = {"file_name": "rows.json", "columns": {"prompt": "instruction", "response": "output"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": entry}))
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[list[float]]:
+    """Seconds of each step: of this process's CPU, or by the clock where an accelerator works."""
+    found: list[float] = []
+    now = time.perf_counter if torch.cuda.is_available() else time.process_time
+    whole = loop.take_step
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        start = now()
+        result = whole(*arguments, **named)
+        found.append(now() - start)
+        return result
+
+    loop.take_step = step
+    try:
+        yield found
+    finally:
+        loop.take_step = whole
+
+
+def measure(folder: Path, model: str, settings: dict[str, Any], *, cuda: bool) -> tuple[int, int, float, float]:
+    """Bytes by the plan and as measured; seconds of a step by the plan and as measured (median, without the first)."""
+    settings = {
+        "model_name_or_path": model, "template": "chatml", "stage": "sft", "do_train": True, "dataset": "rows",
+        "dataset_dir": ".", "tokenized_path": "cache", "cutoff_len": 1024, "output_dir": "out",
+        "overwrite_output_dir": True, "max_steps": 3,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "save_strategy": "no", "report_to": "none",
+        "use_cpu": not cuda, "disable_tqdm": True, "learning_rate": 1e-9,
+    } | settings  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(settings))
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.redirect_stderr(io.StringIO()):
+        made = session.prepare(load(["run.json"], "train"), settings="")
+        assert not isinstance(made, str), made
+        module = made.work.policy.module
+        before = sum(one.numel() * one.element_size() for one in (*module.parameters(), *module.buffers()))
+        watch = contextlib.nullcontext() if cuda else profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        with watch as seen, timed() as seconds:
+            session.carry_out(made)
+    said = sum(getattr(made.plan.memory, part) for part in PARTS)
+    peak = torch.cuda.max_memory_allocated() if cuda else before + most(seen)
+    return said, peak, made.plan.step_seconds, statistics.median(seconds[1:])
+
+
+def most(seen: profile) -> int:
+    """The highest sum of allocations without those given back."""
+    events = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
+    return int(np.cumsum([one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())]).max())
+
+
+def main(parts: list[str]) -> None:
+    """One line a case: MiB by the plan and measured, seconds a step by the plan and measured; at the end how far off they are."""
+    print(f"{'case':<36}{'plan':>9}{'measured':>10}{'ratio':>8}{'plan':>9}{'a step':>9}{'ratio':>7}")
+    off, slow = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chdir(folder)
+        make_inputs(folder)
+        for size, family, method, kind, dtype in itertools.product(SIZES, FAMILIES, METHODS, KINDS, TYPES):
+            case = f"{size} {family} {method} {kind} {dtype}"
+            if not all(part in case.split() for part in parts):
+                continue
+            changes = {**METHODS[method], **KINDS[kind], **TYPES[dtype]}
+            said, peak, expected, seconds = measure(folder, f"{family}-{size}", changes, cuda=False)
+            off.append(said / peak)
+            slow.append(expected / seconds)
+            print(f"{case:<36}{said / 2**20:>9.1f}{peak / 2**20:>10.1f}{off[-1]:>8.3f}{expected:>9.3f}{seconds:>9.3f}"
+                  f"{slow[-1]:>7.2f}", flush=True)  # fmt: skip
+    print(f"{len(off)} cases; memory {min(off):.3f} to {max(off):.3f}; time, median {statistics.median(slow):.2f}, "
+          f"{min(slow):.2f} to {max(slow):.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

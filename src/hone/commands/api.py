@@ -1,0 +1,55 @@
+"""hone api: serve a model by OpenAI's protocol.
+
+Holds no logic: it reads settings and environment, and only then imports what answers, so that a mistake in them is told at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hone.config import Run, load
+from hone.config.environment import read_api_environment
+from hone.serving.app import build_app
+from hone.serving.asked import Terms
+from hone.serving.routes import Served, Vectors
+from hone.serving.server import open_socket, serve
+from hone.table import Table
+
+_LATER = Table(
+    "step",
+    {
+        "folders": "hone.adapters.folder:folders_of",
+        "head": "hone.models.value_head:find_value_head",
+        "learned_by": "hone.models.value_head:learned_by",
+        "embedder": "hone.inference.embed:build_embedder",
+        "scorer": "hone.inference.score:build_scorer",
+        "engine": "hone.inference.build:build_engine",
+    },
+)
+
+
+def main(arguments: list[str]) -> int:
+    """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
+    run, told = load(arguments, "api"), read_api_environment()
+    with open_socket(told.host, told.port, key=told.key) as socket:
+        served = load_served(run, told.name, num_together=told.num_running)
+        num_running = served.engine.num_together if served.engine is not None else 1
+        terms = Terms(run.generate, run.api)
+        app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path)
+        serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells)
+    return 0
+
+
+def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
+    """The run's model under `name`, with what it can do: vectors, scores or answers, `num_together` of them at once."""
+    numbers = {"dtype": run.serve.infer_dtype, "length": run.data.cutoff_len}
+    adapters = _LATER.load("folders")(run.adapter)
+    if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
+        embedder = _LATER.load("embedder")(run.model, run.adapter, **numbers)
+        return Served(name, embed=lambda texts, query: Vectors(*embedder.embed_counted(texts, query=query)))
+    head = _LATER.load("head")(run.model, adapters)
+    if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
+        scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
+        return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, num_together=num_together, **numbers)
+    return Served(name, engine=engine)

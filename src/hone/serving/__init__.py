@@ -1,0 +1,1 @@
+"""Serving: OpenAI's protocol over HTTP, and who may ask how much."""

@@ -1,0 +1,308 @@
+"""Routes: what each path is answered with.
+
+Does not know who may ask, nor how a model is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+import time
+import traceback
+from array import array
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, aclosing, closing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hone import log
+from hone.errors import HoneError
+from hone.inference.base import Delta, Engine, Request
+from hone.serving.answers import ChatChoice, Growing, Reply, TextChoice
+from hone.serving.asked import Terms, chat_requests, completion_requests
+from hone.serving.metrics import Metrics
+from hone.serving.protocol import ChatRequest, CompletionRequest, Drawing, EmbeddingRequest, ScoreRequest
+from hone.serving.refusal import Refusal, error_body
+from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, Scores, documented
+from hone.serving.turns import Turns, taken_in_turn
+from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
+from hone.serving.web import Request as Http
+
+T = TypeVar("T")
+
+OF_KEY = {401: "The key is missing or wrong.", 403: "The request names another host than this machine."}
+OF_NAME = OF_KEY | {404: "No such model."}
+OF_WORK = OF_NAME | {
+    400: "A field that is unknown, wrong, or asks for what this server does not do.",
+    405: "This server's model cannot do it.",
+    413: "The body is too large.",
+    429: "Too many requests wait; Retry-After tells when to come again.",
+    500: "The server failed; its log tells more.",
+    503: "No turn was free in time; Retry-After tells when to come again.",
+    504: "The answer took too long and was stopped.",
+}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of texts, and the tokens that were read."""
+
+    rows: list[list[float]]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model by its name and what it can do; None for what it cannot.
+
+    embed: vectors of texts, which are queries or not. score: a number a text, each cut at a number of tokens, None for nowhere.
+    """
+
+    name: str
+    engine: Engine | None = None
+    embed: Callable[[Sequence[str], bool], Vectors] | None = None
+    score: Callable[[Sequence[str], int | None], list[float]] | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+class Routes:
+    """`Routes(...).router()`; one for each app."""
+
+    def __init__(self, served: Served, terms: Terms, turns: Turns, metrics: Metrics):
+        self._served, self._terms, self._turns, self._metrics = served, terms, turns, metrics
+
+    def router(self) -> APIRouter:
+        """Every path."""
+        router = APIRouter()
+        router.add_api_route("/v1/models", self.models, methods=["GET"], responses=documented(Cards, OF_KEY))
+        router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], responses=documented(Card, OF_NAME))
+        for path, answer, shape in (
+            ("/v1/chat/completions", self.chat, ChatCompletion),
+            ("/v1/completions", self.completion, Completion),
+            ("/v1/embeddings", self.embedding, Embeddings),
+            ("/v1/score/evaluation", self.evaluation, Scores),
+        ):
+            responses = documented(shape, OF_WORK)
+            router.add_api_route(path, answer, methods=["POST"], responses=responses, response_model=None)
+        router.add_api_route("/health", self.health, methods=["GET"])
+        router.add_api_route("/metrics", self.page, methods=["GET"], response_class=PlainTextResponse)
+        return router
+
+    async def health(self) -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    async def page(self) -> PlainTextResponse:
+        """Counts for Prometheus."""
+        now = {"hone_requests_running": self._turns.running, "hone_requests_waiting": self._turns.waiting}
+        return PlainTextResponse(self._metrics.page(**now), media_type="text/plain; version=0.0.4")
+
+    async def models(self) -> dict[str, Any]:
+        """The one model."""
+        return {"object": "list", "data": [self._card()]}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """The model by its name."""
+        self._require_name(name)
+        return self._card()
+
+    async def chat(self, asked: ChatRequest, http: Http) -> Response:
+        """The next message of a conversation, whole or streamed."""
+        self._require_name(asked.model)
+        engine = self._require(self._served.engine, "answers")
+        requests = chat_requests(asked, self._terms)
+        choices = [ChatChoice(index, request) for index, request in enumerate(requests)]
+        return await self._reply(asked, http, engine, requests, choices, "chat.completion", "chat.completion.chunk")
+
+    async def completion(self, asked: CompletionRequest, http: Http) -> Response:
+        """What follows a text, whole or streamed."""
+        self._require_name(asked.model)
+        engine = self._require(self._served.engine, "answers")
+        requests = completion_requests(asked, self._terms)
+        echoes = [str(request.conversation) if asked.echo else "" for request in requests]
+        choices = [TextChoice(index, one, echo=echo) for index, (one, echo) in enumerate(zip(requests, echoes, strict=True))]
+        return await self._reply(asked, http, engine, requests, choices, "text_completion", "text_completion")
+
+    async def embedding(self, asked: EmbeddingRequest, http: Http) -> Response:
+        """A vector for each text."""
+        self._require_name(asked.model)
+        embed = self._require(self._served.embed, "vectors")
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        self._require_few(texts, "input")
+        vectors = await self._once(http, lambda: embed(texts, bool(asked.is_query)))
+        self._metrics.add("hone_prompt_tokens_total", vectors.num_tokens)
+        rows = [_base64(row) if asked.encoding_format == "base64" else row for row in vectors.rows]
+        data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+        usage = {"prompt_tokens": vectors.num_tokens, "total_tokens": vectors.num_tokens}
+        return JSONResponse({"object": "list", "data": data, "model": self._served.name, "usage": usage})
+
+    async def evaluation(self, asked: ScoreRequest, http: Http) -> Response:
+        """A reward model's number for each text."""
+        if asked.model != "model":  # what LLaMA-Factory's and hone's own PPO write
+            self._require_name(asked.model)
+        score = self._require(self._served.score, "scores")
+        self._require_few(asked.messages, "messages")
+        scores = await self._once(http, lambda: score(asked.messages, asked.max_length))
+        return JSONResponse(
+            {"id": f"scoreval-{time.time_ns():x}", "object": "score.evaluation", "model": self._served.name, "scores": scores}
+        )
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "hone"}
+
+    def _require_name(self, name: str | None) -> None:
+        if name is not None and name != self._served.name:
+            told = f"there is no model {name[:200]!r} here; this server serves {self._served.name} (API_MODEL_NAME)"
+            raise Refusal(404, told, param="model", code="model_not_found")
+
+    def _require(self, ability: T | None, what: str) -> T:
+        if ability is None:
+            gives = next(word for word, one in self._abilities().items() if one is not None)
+            raise Refusal(405, f"this server's model gives {gives} and no {what}", code="not_this_model")
+        return ability
+
+    def _abilities(self) -> dict[str, object]:
+        return {"answers": self._served.engine, "vectors": self._served.embed, "scores": self._served.score}
+
+    def _require_few(self, texts: Sequence[str], param: str) -> None:
+        most = self._terms.limits.api_max_messages
+        if not 0 < len(texts) <= most:
+            raise Refusal(400, f"{len(texts)} texts; this server reads 1 to {most} at once (api_max_messages)", param=param)
+
+    async def _once(self, http: Http, work: Callable[[], T]) -> T:
+        """What `work` gives, once it is its turn."""
+
+        def one() -> Iterator[T]:
+            yield work()
+
+        async def first() -> T:
+            async with aclosing(taken_in_turn(one, self._turns, self._terms.limits.api_timeout)) as items:
+                return await anext(items)
+
+        return await while_connected(http, first())
+
+    async def _reply(
+        self,
+        asked: Drawing,
+        http: Http,
+        engine: Engine,
+        requests: list[Request],
+        choices: Sequence[Growing],
+        kind: str,
+        chunk: str,
+    ) -> Response:
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        reply = Reply(self._served.name, kind, chunk, choices, each=asked.n or 1, usage=usage)
+        begun = time.monotonic()
+        drawn = taken_in_turn(lambda: _drawn(engine, requests), self._turns, self._terms.limits.api_timeout)
+        try:
+            # What is wrong with a request shows before its first token: until then nothing is sent, and it can be refused.
+            first = await while_connected(http, anext(drawn))
+            self._metrics.add("hone_first_token_seconds_sum", time.monotonic() - begun)
+            self._metrics.add("hone_first_token_seconds_count")
+            if asked.stream:
+                return Events(self._events(reply, first, drawn))
+            return JSONResponse(await while_connected(http, self._whole(reply, first, drawn)))
+        except BaseException:
+            await drawn.aclose()
+            raise
+
+    async def _whole(self, reply: Reply, first: tuple[int, Delta], drawn: AsyncIterator[tuple[int, Delta]]) -> dict[str, Any]:
+        for _ in reply.chunks(*first):
+            pass
+        async for index, delta in drawn:
+            for _ in reply.chunks(index, delta):
+                pass
+        self._count(reply)
+        return reply.whole()
+
+    async def _events(
+        self, reply: Reply, first: tuple[int, Delta], drawn: AsyncIterator[tuple[int, Delta]]
+    ) -> AsyncIterator[bytes]:
+        """Server-sent events. An error in the middle is told as one, and no [DONE] follows it."""
+        async with aclosing(drawn):
+            try:
+                for chunk in reply.chunks(*first):
+                    yield _event(chunk)
+                async for index, delta in drawn:
+                    for chunk in reply.chunks(index, delta):
+                        yield _event(chunk)
+            except HoneError as no:
+                yield _event(no.body() if isinstance(no, Refusal) else error_body(400, str(no)))
+                return
+            except Exception as fault:
+                log.failure("".join(traceback.format_exception(fault)))
+                yield _event(error_body(500, f"the server failed: {type(fault).__name__}; its log tells more"))
+                return
+            for chunk in reply.last():
+                yield _event(chunk)
+            self._count(reply)
+            yield b"data: [DONE]\n\n"
+
+    def _count(self, reply: Reply) -> None:
+        usage = reply.usage()
+        self._metrics.add("hone_prompt_tokens_total", usage["prompt_tokens"])
+        self._metrics.add("hone_answer_tokens_total", usage["completion_tokens"])
+
+
+class Events(StreamingResponse):
+    """Server-sent events, closed at once when the client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes]):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+async def while_connected(http: Http, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; it is cancelled when the client leaves. Raises: Gone."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_gone(http))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise Gone
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _gone(http: Http) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _drawn(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
+    """The deltas of each answer with its number: in turn of answers that are drawn at once, else one answer behind the other."""
+    left = list(enumerate(requests))
+    while left:
+        now, left = left[: engine.num_together], left[engine.num_together :]
+        with ExitStack() as open:
+            growing = [(index, open.enter_context(closing(engine.generate(request)))) for index, request in now]
+            while growing:
+                told = [(index, deltas, delta) for index, deltas in growing if (delta := next(deltas, None)) is not None]
+                yield from ((index, delta) for index, _, delta in told)
+                growing = [(index, deltas) for index, deltas, _ in told]
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+def _base64(row: list[float]) -> str:
+    """Four bytes a number, lowest first, as OpenAI's clients read them."""
+    numbers = array("f", row)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()

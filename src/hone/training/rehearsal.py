@@ -1,0 +1,262 @@
+"""Rehearsal: a micro-batch goes forward and backward through tensors without memory, and what they would hold is counted.
+
+Does not know settings, data sets or optimizers: it is given a model, and what to do with it. Whatever the layers do, with
+whatever kernels, adapters and checkpoints, is what is counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from hone.models.checkpointing import ATTENTION
+
+PARTS = ("activations", "logits", "gradients")
+OUTSIDE = -1
+"""In place of a layer's number: what belongs to none. It is also the last row of a table of layers."""
+
+_aten = torch.ops.aten
+_BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+_NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
+
+_WITH_COPY = {_aten.logsumexp.default}
+"""Operations that make a tensor as large as their first within themselves."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a device was seen to do in a second: operations of products, bytes of memory; and the least time of an operation."""
+
+    flops: float
+    bytes: float
+    least_seconds: float
+
+    def seconds(self, flops: float, size: int) -> float:
+        """Of one operation that takes that many and moves that many bytes, whichever is the longer."""
+        return max(flops / self.flops, size / self.bytes, self.least_seconds)
+
+
+@dataclass
+class Segment:
+    """A stretch of the pass. layer: whose, or OUTSIDE; peak, end: bytes [layer they were made in, part] at its highest, and last.
+
+    seconds: of attention, which grows with the square of the length, and of all else; formed: bytes of all that was made.
+    """
+
+    layer: int
+    backward: bool
+    peak: np.ndarray
+    end: np.ndarray
+    attention_seconds: float = 0.0
+    other_seconds: float = 0.0
+    formed: int = 0
+
+
+class Watch(TorchDispatchMode):
+    """While it is held: every tensor without memory that is made, by layer and part, until it is gone; and what operations take.
+
+    Tensors with memory (ids, labels, positions) are computed with as they are, so that what depends on them is what it will be.
+    """
+
+    def __init__(self, fake: FakeTensorMode, num_layers: int, vocabulary: int, speed: Speed):
+        super().__init__()
+        self._fake, self._vocabulary, self._speed = fake, vocabulary, speed
+        self._held = np.zeros((num_layers + 1, len(PARTS)), np.int64)
+        self._total, self._highest = 0, -1
+        self._known: dict[int, tuple[int, int, int]] = {}
+        self.segments: list[Segment] = []
+        self.enter(OUTSIDE)
+
+    def enter(self, layer: int, *, backward: bool = False) -> None:
+        """A new segment begins."""
+        if self.segments:
+            self.segments[-1].end = self._held.copy()
+        self._highest = self._total
+        self.segments.append(Segment(layer, backward, self._held.copy(), self._held))
+
+    def close(self) -> None:
+        """The last segment ends."""
+        self.segments[-1].end = self._held.copy()
+
+    def ignore(self, tensor: Tensor) -> None:
+        """It was there before, and is counted elsewhere."""
+        self._known.setdefault(tensor.untyped_storage()._cdata, (0, 0, 0))
+
+    def is_gradient(self, weight: Tensor) -> None:
+        """What was made for `weight` is its gradient now."""
+        key = weight.grad.untyped_storage()._cdata
+        layer, part, size = self._known.get(key, (OUTSIDE, 0, 0))
+        self._known[key] = (layer, PARTS.index("gradients"), size)
+        self._held[layer, part] -= size
+        self._held[layer, PARTS.index("gradients")] += size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
+        kwargs = kwargs or {}
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        if given and not any(isinstance(one, FakeTensor) for one in given):
+            return func(*args, **kwargs)
+        if func in _BY_MASK:
+            args = (args[0], _numbers(args[1]), *args[2:])
+        if func is _aten._grouped_mm.default:  # torch 2.13 knows its shape in bfloat16 alone (2026-11)
+            out = args[0].new_empty(_grouped_shape(*args[:3]))
+        elif given:
+            out = func(*args, **kwargs)
+        else:
+            with self._fake:
+                out = func(*args, **kwargs)
+        if func in _WITH_COPY:
+            self._see(args[0].clone())
+        made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
+        if sum([self._see(one) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
+            self._charge(func, args, kwargs, out, [*given, *made])
+        return out
+
+    def _see(self, tensor: FakeTensor) -> bool:
+        """Whether it is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return False
+        layer, size = self.segments[-1].layer, storage.nbytes()
+        part = PARTS.index("logits") if self._vocabulary in tensor.shape else 0
+        self._known[key] = (layer, part, size)
+        weakref.finalize(storage, self._gone, key)
+        self._held[layer, part] += size
+        self._total += size
+        self.segments[-1].formed += size
+        if self._total > self._highest:
+            self._highest = self._total
+            self.segments[-1].peak = self._held.copy()
+        return True
+
+    def _gone(self, key: int) -> None:
+        layer, part, size = self._known.pop(key)
+        self._held[layer, part] -= size
+        self._total -= size
+
+    def _charge(self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor]) -> None:
+        """The time of an operation that writes something."""
+        if func in _NO_WORK:
+            return
+        count = flop_registry.get(func._overloadpacket)
+        flops = count(*args, **kwargs, out_val=out) if count and func is not _aten._grouped_mm.default else 0
+        if func is _aten._grouped_mm.default:
+            flops = 2 * args[0].numel() * out.shape[-1]
+        size = sum(one.numel() * one.element_size() for one in tensors)
+        seconds = self._speed.seconds(flops, size)
+        if func.__name__.startswith(ATTENTION):
+            self.segments[-1].attention_seconds += seconds
+        else:
+            self.segments[-1].other_seconds += seconds
+
+
+def _numbers(indices: Any) -> list[Any]:
+    """A mask with memory as the numbers of its places: how many they are follows from what is in it."""
+    found: list[Any] = []
+    for index in indices:
+        is_mask = isinstance(index, Tensor) and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+        found += index.nonzero().unbind(1) if is_mask else [index]
+    return found
+
+
+def _grouped_shape(left: Tensor, right: Tensor, offsets: Tensor) -> tuple[int, ...]:
+    """Of the products of groups of rows with a matrix each, and of both gradients."""
+    if left.dim() == 2 and right.dim() == 2:
+        return (offsets.shape[0], left.shape[0], right.shape[1])
+    return (left.shape[-2], right.shape[-1])
+
+
+def without_memory(module: nn.Module, device: torch.device) -> FakeTensorMode:
+    """Give a module on "meta" weights that say they are on `device`; what is tied stays tied."""
+    fake, made = FakeTensorMode(allow_non_fake_inputs=True), {}
+    for inner in module.modules():
+        for store in (inner._parameters, inner._buffers):
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    with fake:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        made[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_weight else empty
+                store[name] = made[id(tensor)]
+    return fake
+
+
+@contextmanager
+def watching(layers: list[nn.Module], watch: Watch) -> Iterator[None]:
+    """Tell `watch` where each layer begins and ends, in both directions."""
+    forward, handles = [True], []
+
+    def begins(number: int, _layer: nn.Module, inputs: Any, given: dict[str, Any]) -> None:
+        if not forward[0]:
+            return  # it is computed again
+        first = next((one for one in (*inputs, *given.values()) if isinstance(one, Tensor)), None)
+        if number == 0 and first is not None and first.requires_grad:
+            first.register_hook(lambda _: watch.enter(OUTSIDE, backward=True))
+        watch.enter(number)
+
+    def ends(number: int, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        if not forward[0]:
+            return
+        hidden = output if isinstance(output, Tensor) else output[0]
+        watch.enter(OUTSIDE)
+        if hidden.requires_grad:
+            hidden.register_hook(partial(turns, number))
+
+    def turns(number: int, _gradient: Tensor) -> None:
+        forward[0] = False
+        watch.enter(number, backward=True)
+
+    for number, layer in enumerate(layers):
+        handles.append(layer.register_forward_pre_hook(partial(begins, number), with_kwargs=True))
+        handles.append(layer.register_forward_hook(partial(ends, number)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rehearse(
+    module: nn.Module, layers: list[nn.Module], loss: Callable[[], Tensor], watch: Watch, *, holds_gradients: bool
+) -> list[Segment]:
+    """The segments of one micro-batch. holds_gradients: those of an earlier micro-batch are there already.
+
+    Raises what torch raises for operations whose results' sizes depend on numbers that are not there.
+    """
+    handles = []
+    for tensor in (*module.parameters(), *module.buffers()):
+        watch.ignore(tensor)
+    for weight in module.parameters():
+        if weight.requires_grad:
+            handles.append(weight.register_post_accumulate_grad_hook(watch.is_gradient))
+            weight.grad = weight.detach().clone() if holds_gradients else None
+            if holds_gradients:
+                watch.ignore(weight.grad)
+    try:
+        with watching(layers, watch), watch:
+            found = loss()
+            watch.enter(OUTSIDE)  # what autocast held for all layers is gone
+            found.backward()
+        watch.close()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for weight in module.parameters():
+            weight.grad = None
+    return watch.segments
