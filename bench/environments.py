@@ -24,10 +24,9 @@ PACKAGES = {
 CHOOSE_TORCH = ("unsloth", "axolotl")
 """Systems that name the versions of torch they run with; the others get that of this environment."""
 ENVIRONMENTS = Path.home() / ".cache" / "hone-bench"
-BARE = {"torchaudio": "", "torchvision": None}
-"""Packages LLaMA-Factory asks for whose wheels want CUDA: what stands in for the module, None for nothing at all."""
-NEWEST = "99"
-"""A version that satisfies every lower bound."""
+BARE = {"torchaudio": ("2.13.0", ""), "torchvision": ("0.28.0", None)}
+"""Packages LLaMA-Factory asks for whose wheels want CUDA: a version within its bounds and those of a machine's constraints, and
+what stands in for the module, None for nothing at all."""
 
 
 def python_of(system: str, folder: Path = ENVIRONMENTS) -> Path:
@@ -69,10 +68,10 @@ def stand_in(place: Path) -> None:
     LLaMA-Factory imports torchaudio whatever it trains: an empty module will do. Text needs neither.
     """
     site = next(place.glob("lib/python*/site-packages"))
-    for name, source in BARE.items():
-        noted = site / f"{name}-{NEWEST}.dist-info"
+    for name, (number, source) in BARE.items():
+        noted = site / f"{name}-{number}.dist-info"
         noted.mkdir()
-        (noted / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {NEWEST}\n")
+        (noted / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
         (noted / "RECORD").touch()
         if source is not None:
             (site / f"{name}.py").write_text(source)

@@ -27,8 +27,8 @@ LORA = {"lora_rank": 16, "lora_target": "all", "bf16": True}
 JOBS: list[tuple[str, str, int, dict[str, Any]]] = [
     ("Llama-2-7B QLoRA, known to fit in 24 GB", "llama-2-7b", 2048, QLORA),
     ("Llama-2-7B QLoRA", "llama-2-7b", 8192, QLORA),
-    ("Qwen-72B QLoRA, known to fit in 48 GB", "qwen2.5-72b", 1024, QLORA),
-    ("Qwen-72B QLoRA", "qwen2.5-72b", 4096, QLORA),
+    ("Qwen2.5-72B QLoRA, known to fit in 48 GB", "qwen2.5-72b", 1024, QLORA),
+    ("Qwen2.5-72B QLoRA", "qwen2.5-72b", 4096, QLORA),
     ("Llama-3-8B LoRA", "llama-3.1-8b", 2048, LORA),
     ("Llama-3-8B LoRA", "llama-3.1-8b", 32768, LORA),
     ("Llama-3-8B QLoRA", "llama-3.1-8b", 32768, QLORA),

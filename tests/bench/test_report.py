@@ -36,6 +36,7 @@ def notes(*losses: float, digests: str = "abc", tokens: int = 100, cpu: float = 
 
 
 REFERENCE = notes(10.0, 9.0, 8.0)
+SFT, DPO = Case("", "train", ""), Case("", "train", "", stage="dpo")
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,15 @@ REFERENCE = notes(10.0, 9.0, 8.0)
     ],
 )
 def test_a_run_that_did_another_thing_is_no_result(setting: Setting, run: dict[str, Any], told: str):
-    assert report.problem_of(setting, run, REFERENCE) == told
-    found = report.measured(Case("", "train", ""), setting, run, REFERENCE)
+    assert report.problem_of(SFT, setting, run, REFERENCE) == told
+    found = report.measured(SFT, setting, run, REFERENCE)
     assert (found.problem, not found.figures) == (told, bool(told))
+
+
+def test_a_margin_adds_up_what_rounding_leaves():
+    apart = {size: notes(10.0, 9.0 + size, 8.0) for size in (0.004, 0.006, 0.04, 0.06)}
+    assert [bool(report.problem_of(DPO, FP32, run, REFERENCE)) for run in apart.values()] == [False, True, True, True]
+    assert [bool(report.problem_of(DPO, BF16, run, REFERENCE)) for run in apart.values()] == [False, False, False, True]
 
 
 def test_the_figures_leave_the_first_step_imports_and_weights_out():
