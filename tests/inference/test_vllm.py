@@ -19,11 +19,15 @@ from hone.inference.vllm import VllmSampler
 
 @pytest.fixture
 def grpo(tiny_run, tmp_path: Path):
-    """Three steps of two prompts with four answers each, by LoRA."""
+    """Three steps of two prompts with four answers each, by LoRA, rewarded for even tokens."""
+    (tmp_path / "rewards.py").write_text(
+        "def even(completion_ids, **columns):\n    return [sum(token % 2 == 0 for token in ids) for ids in completion_ids]\n"
+    )
     (tmp_path / "data" / "rows.json").write_text(json.dumps(make_rows(12)))
     return tiny_run | {
-        "stage": "grpo", "reward_funcs": "length", "num_generations": 4, "max_new_tokens": 6, "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 1, "max_steps": 3, "top_p": 1.0, "top_k": 0, "temperature": 0.9,
+        "stage": "grpo", "reward_funcs": f"{tmp_path / 'rewards.py'}:even", "num_generations": 4, "max_new_tokens": 6,
+        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 3, "warmup_steps": 0,
+        "top_p": 1.0, "top_k": 0, "temperature": 0.9,
     }  # fmt: skip
 
 
@@ -35,6 +39,7 @@ def test_a_run_with_a_server_learns_what_it_does_without(grpo, tiny_model_dir, t
         assert cli.main(["train", str(write_run(settings, tmp_path / "out.yaml"))]) == 0
         assert not server.loaded, "the adapter is let go at the end"
         assert len({body["model"] for body in server.asked}) == 3 and len(server.asked) == 24
+    assert all(float(weight.abs().max()) > 1e-3 for name, weight in weights_of(tmp_path / "out").items() if "lora_B" in name)
     assert losses_of(tmp_path / "out") == pytest.approx(losses_of(tmp_path / "own"), abs=1e-5)
     assert largest_difference(weights_of(tmp_path / "out"), weights_of(tmp_path / "own")) < 1e-5
     assert not list((tmp_path / "out").glob(".rollout*/*"))
@@ -62,7 +67,7 @@ def test_an_answer_that_is_none_names_the_server(spoil, said, tmp_path):
     with StandInVllm(tmp_path) as server:
         made = {"token_ids": [1, 2, 3], "logprobs": {"token_logprobs": [-1.0] * 3}, "finish_reason": "length"}
         server.answer = lambda path, body: (200, json.dumps({"choices": [spoil(made)]}).encode())
-        sampler = VllmSampler(server.url, tmp_path, lambda folder: None, lambda: 0, at_once=2, seconds=20)
+        sampler = VllmSampler(server.url, tmp_path, lambda folder: None, at_once=2, seconds=20)
         with pytest.raises(TrainingError, match=f"rollout_server: the server at {server.url} .*{said}"):
             sampler.draw([Prompt(np.array([3, 4], np.int32), 1)], Sampling(3, (9,), 0))
 
@@ -70,7 +75,7 @@ def test_an_answer_that_is_none_names_the_server(spoil, said, tmp_path):
 def test_a_server_that_is_not_there_or_takes_no_adapters_is_told(tmp_path):
     with StandInVllm(tmp_path) as server:
         server.answer = lambda path, body: (404, b"Not Found")
-        sampler = VllmSampler(server.url, tmp_path, lambda folder: None, lambda: 0, at_once=2, seconds=20)
+        sampler = VllmSampler(server.url, tmp_path, lambda folder: None, at_once=2, seconds=20)
         with pytest.raises(TrainingError, match=r"answered 404 .*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"):
             sampler.refresh()
     with pytest.raises(TrainingError, match="cannot be reached"):

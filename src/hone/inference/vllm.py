@@ -11,7 +11,7 @@ import secrets
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ _SHOWN = 300
 
 
 class VllmSampler:
-    """`VllmSampler("http://localhost:8000", folder, save, version, at_once=64, seconds=600).draw(prompts, sampling)`.
+    """`VllmSampler("http://localhost:8000", folder, save, at_once=64, seconds=600).draw(prompts, sampling)`.
 
     The server runs the policy's base with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and sees `folder`.
-    save: writes the policy's adapter into a folder; version: changes with its weights. at_once: requests under way together;
-    seconds: the longest one may take. Raises TrainingError, which names the URL, where the server does not do what is asked.
+    save: writes the policy's adapter into a folder. at_once: requests under way together; seconds: the longest one may take.
+    Raises TrainingError, which names the URL, where the server does not do what is asked.
     """
 
     def __init__(
@@ -38,25 +38,21 @@ class VllmSampler:
         url: str,
         folder: Path,
         save: Callable[[Path], None],
-        version: Callable[[], Hashable],
         *,
         at_once: int,
         seconds: float,
     ):
-        self._url, self._folder, self._save, self._version = url.rstrip("/"), folder, save, version
+        self._url, self._folder, self._save = url.rstrip("/"), folder, save
         self._at_once, self._seconds = at_once, seconds
         self._run, self._number = secrets.token_hex(4), 0  # a server remembers the names of earlier runs
-        self._name, self._taken = "", None
+        self._name = ""
 
     def refresh(self) -> None:
-        """Write the adapter and have the server load it under a new name, where it changed; the one before is let go."""
-        version = self._version()
-        if version == self._taken:
-            return
+        """Write the adapter and have the server load it under a new name; the one before is let go."""
         name, before = f"hone-{self._run}-{self._number}", self._name
         self._save(self._folder / name)
         self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str((self._folder / name).resolve())})
-        self._name, self._taken, self._number = name, version, self._number + 1
+        self._name, self._number = name, self._number + 1
         if before:
             self._post("/v1/unload_lora_adapter", {"lora_name": before})
             shutil.rmtree(self._folder / before)
@@ -72,7 +68,7 @@ class VllmSampler:
         if self._name:
             self._post("/v1/unload_lora_adapter", {"lora_name": self._name})
             shutil.rmtree(self._folder / self._name)
-            self._name, self._taken = "", None
+            self._name = ""
 
     def _one(self, prompt: Prompt, sampling: Sampling) -> Drawn:
         asked = {

@@ -161,12 +161,10 @@ def make_sampler(run: Run, policy: Policy, module: nn.Module, rank: int) -> Samp
     at_once = answers_at_once(run)
     if not run.objective.rollout_server:
         return EmbeddedSampler(policy.causal, batch_size=at_once)
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
     return VllmSampler(
         run.objective.rollout_server,
         Path(run.train.output_dir) / f".rollout-{rank}",
         partial(save_trained, module),
-        lambda: tuple(weight._version for weight in weights),
         at_once=at_once,
         seconds=run.objective.rollout_timeout,
     )
