@@ -20,6 +20,7 @@ def torchruns_store(monkeypatch):
     for name, value in {"ADDR": "127.0.0.1", "PORT": str(store.port)}.items():
         monkeypatch.setenv(f"MASTER_{name}", value)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(voice, "_PATIENCE_SECONDS", 0.2)
     return store
 
