@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,13 +91,14 @@ class Watch:
         embed, backward = nn.Embedding.forward, Tensor.backward
 
         def looked_up(module: nn.Embedding, ids: Tensor) -> Tensor:
-            if module.num_embeddings == self.vocabulary and torch.is_grad_enabled():
+            if module.num_embeddings == self.vocabulary and torch.is_grad_enabled() and not isinstance(ids, FakeTensor):
                 self.notes.setdefault("ready", processor_seconds())
                 self.ids.append(ids.detach())
             return embed(module, ids)
 
         def watched(loss: Tensor, *args: Any, **more: Any) -> None:
-            self.losses.append(loss.detach())
+            if not isinstance(loss, FakeTensor):  # hone rehearses a step in tensors without memory
+                self.losses.append(loss.detach())
             backward(loss, *args, **more)
 
         nn.Embedding.forward = looked_up  # type: ignore[method-assign]

@@ -130,6 +130,9 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         if settings["finetuning_type"] == "freeze":
             message = "random weights that are frozen stay random"
         yield "train_from_scratch", f"{message}; write finetuning_type: full, or remove this"
+    if settings["per_device_train_batch_size"] == "auto" and not settings.asks("gradient_accumulation_steps"):
+        message = "is chosen so that it divides gradient_accumulation_steps, the sequences of a step, which is not said"
+        yield "per_device_train_batch_size", f"{message}; write it, such as gradient_accumulation_steps: 16"
     if settings["fp16"] and (settings["bf16"] or settings["pure_bf16"]):
         yield "fp16", "does not go with bf16 or pure_bf16; remove one of them"
     if settings["stage"] in ("sft", "distill") and settings["mask_history"] and settings["train_on_prompt"]:

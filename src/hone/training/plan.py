@@ -86,10 +86,11 @@ class Plan:
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
             f"activations  {_ACTIVATIONS[self.activations]}",
-            f"chosen       {self.micro_batch} at once and these activations: {self.why}",
+            f"chosen       {self._chosen()}: {self.why}",
             f"time         about {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all: "
             "a first estimate",
-            f"memory       about {in_gib(self.memory.total)} a process at most{held} (free now: {in_gib(self.available_bytes)})",
+            f"memory       about {in_gib(self.memory.total)} a process at its highest{held} "
+            f"(free now: {in_gib(self.available_bytes)})",
             *(f"             {line}" for line in self.memory.lines()),
             *([] if self.fits else [f"             {self.too_much()}"]),
             f"output       {self.output_dir}",
@@ -99,6 +100,10 @@ class Plan:
         """What to say where the memory is more than may be filled."""
         hint = f"; what fits: {self.instead}" if self.instead else "; nothing that could be chosen here fits"
         return f"more than the {in_gib(self.available_bytes)} that are free allow, with a fifth of them left over{hint}"
+
+    def _chosen(self) -> str:
+        asked = "per_device_train_batch_size" not in self.why
+        return "these activations" if asked else f"{self.micro_batch} at once and these activations"
 
     def _step(self) -> str:
         """What a step learns from."""

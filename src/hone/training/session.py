@@ -43,6 +43,7 @@ from hone.training.draft import Material, data_seed, draft_plan, gather_material
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
+from hone.training.hold import hold
 from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
@@ -182,6 +183,7 @@ def _look_at_output(run: Run) -> Start:
     if run.train.do_train:
         require_free_output(run)
     make_output(Path(run.train.output_dir))
+    hold(Path(run.train.output_dir))
     return choose_start(run.train) if run.train.do_train else NOTHING
 
 

@@ -1,0 +1,45 @@
+"""Hold: one run at a time writes into an output folder.
+
+Does not know what is written. The lock is the system's: it ends with its process, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from hone import log
+from hone.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".hone.lock"
+_held: dict[Path, int] = {}
+"""Open files of this process: closing any other one of the same file would let go of its lock."""
+
+
+def hold(folder: Path) -> None:
+    """Keep `folder` for this process until it ends. Raises CheckpointError where a run of another process writes there."""
+    path = folder.resolve() / LOCK
+    if fcntl is None or (path in _held and os.fstat(_held[path]).st_nlink):
+        return
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as problem:
+        holder = os.read(file, 200).decode(errors="replace").strip()
+        os.close(file)
+        raise CheckpointError(
+            f"output_dir: another run writes into {folder} ({holder}); wait for its end, or name another folder"
+        ) from problem
+    except OSError as problem:
+        os.close(file)
+        log.once(f"note: {folder} cannot be locked ({problem.strerror}): see that no other run writes there")
+        return
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    _held[path] = file

@@ -1,0 +1,43 @@
+"""One run at a time in an output folder: another process is refused by name, and a killed one lets go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hone.errors import CheckpointError
+from hone.training.hold import hold
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from hone.training.hold import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_that_ends(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(CheckpointError, match=rf"another run writes into .* \(process {process.pid} on "):
+        hold(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    hold(tmp_path)
+
+
+def test_a_process_holds_a_folder_again_and_one_that_was_made_anew(tmp_path):
+    folder = tmp_path / "out"
+    for _ in range(2):
+        folder.mkdir()
+        hold(folder)
+        hold(folder)
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
