@@ -91,13 +91,15 @@ class Watch:
         embed, backward = nn.Embedding.forward, Tensor.backward
 
         def looked_up(module: nn.Embedding, ids: Tensor) -> Tensor:
-            if module.num_embeddings == self.vocabulary and torch.is_grad_enabled() and not isinstance(ids, FakeTensor):
+            # hone rehearses a step in tensors without memory
+            rehearsed = isinstance(ids, FakeTensor) or isinstance(module.weight, FakeTensor) or module.weight.is_meta
+            if module.num_embeddings == self.vocabulary and torch.is_grad_enabled() and not rehearsed:
                 self.notes.setdefault("ready", processor_seconds())
                 self.ids.append(ids.detach())
             return embed(module, ids)
 
         def watched(loss: Tensor, *args: Any, **more: Any) -> None:
-            if not isinstance(loss, FakeTensor):  # hone rehearses a step in tensors without memory
+            if not isinstance(loss, FakeTensor):
                 self.losses.append(loss.detach())
             backward(loss, *args, **more)
 
