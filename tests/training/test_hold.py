@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hone.errors import CheckpointError
-from hone.training.hold import hold
+from hone.training.hold import hold, let_go
 
 HOLDER = """
 import sys, time
@@ -41,3 +41,10 @@ def test_a_process_holds_a_folder_again_and_one_that_was_made_anew(tmp_path):
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
+
+
+def test_what_is_let_go_another_process_may_hold(tmp_path):
+    hold(tmp_path)
+    let_go()
+    script = HOLDER.replace("time.sleep(60)", "")
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True).stdout == "held\n"

@@ -9,6 +9,7 @@ from hone import log
 from hone.config import to_yaml
 from hone.config.environment import Environment
 from hone.config.run import Run
+from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
 from hone.training.session import Session, carry_out, evaluate_only, prepare
 
@@ -17,9 +18,12 @@ def run_training(run: Run, environment: Environment, arguments: list[str]) -> in
     """Train, here or in processes that are started with `arguments`; the code is that of `hone train`."""
     if wants_launch(environment, use_cpu=run.train.use_cpu):
         return launch(environment, ["train", *arguments])
-    session = prepare(run, settings=to_yaml(run))
-    code = _carried_out(run, session)
-    return leave(code) if environment.launched else code  # while the session is still whole
+    try:
+        session = prepare(run, settings=to_yaml(run))
+        code = _carried_out(run, session)
+        return leave(code) if environment.launched else code  # while the session is still whole
+    finally:
+        let_go()
 
 
 def _carried_out(run: Run, session: Session | str) -> int:

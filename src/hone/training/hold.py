@@ -23,7 +23,7 @@ _held: dict[Path, int] = {}
 
 
 def hold(folder: Path) -> None:
-    """Keep `folder` for this process until it ends. Raises CheckpointError where a run of another process writes there."""
+    """Keep `folder` for this process until `let_go`, or its end; CheckpointError where a run of another process has it."""
     path = folder.resolve() / LOCK
     if fcntl is None or (path in _held and os.fstat(_held[path]).st_nlink):
         return
@@ -43,3 +43,10 @@ def hold(folder: Path) -> None:
     os.ftruncate(file, 0)
     os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held[path] = file
+
+
+def let_go() -> None:
+    """Other processes may write into the folders that this one held."""
+    for file in _held.values():
+        os.close(file)
+    _held.clear()
