@@ -6,12 +6,11 @@ Does not know who reads them.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEMPLATE = (
@@ -90,14 +89,3 @@ def tokens_of_pair(tokenizer: Any, row: dict[str, Any]) -> tuple[int, int]:
 
 def _tokens(tokenizer: Any, texts: list[str]) -> int:
     return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 2 for text in texts)
-
-
-def read_config(name: str, data: Path = DATA) -> Any:
-    """The config of a real model, one of data/model_configs."""
-    return AutoConfig.from_pretrained(data / "model_configs" / name)
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """A tokenizer's files beside a model."""
-    for path in source.glob("*token*.json"):
-        shutil.copy(path, target)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hone.errors import CheckpointError
-from hone.training.hold import hold, let_go
+from hone.training.hold import LOCK, hold, let_go
 
 HOLDER = """
 import sys, time
@@ -38,6 +38,7 @@ def test_a_process_holds_a_folder_again_and_one_that_was_made_anew(tmp_path):
         folder.mkdir()
         hold(folder)
         hold(folder)
+        assert (folder / LOCK).is_file()
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
