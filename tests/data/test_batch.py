@@ -97,3 +97,26 @@ def test_sequences_with_nothing_in_common_are_packed():
     pairs = [Example((sequence(3), Encoded(np.array([9, 2], np.int32), np.array([9, 2], np.int32))))]
     for name in ("ids_BT", "labels_BT", "positions_BT", "segments_BT"):
         assert torch.equal(getattr(share(pairs), name), getattr(pack(pairs), name)), name
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "shared"])
+def test_halves_are_what_their_examples_are_laid_out_alone(layout):
+    """Three examples of 2, 1 and 3 sequences, with numbers beside sequences, tokens (where nothing is shared) and all."""
+    whole = [answers([1, 2, 3], [7, 8], [7]), answers([1, 5], [4]), answers([1], [4], [5, 6], [9, 9, 9])]
+    whole = [Example(one.sequences, float(number)) for number, one in enumerate(whole)]
+    scores = [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    each = [np.full(len(one), number) for number, one in enumerate(one for example in whole for one in example.sequences)]
+
+    def lay(first: int, end: int) -> Batch:
+        start, stop = (sum(len(one.sequences) for one in whole[:number]) for number in (first, end))
+        aside = {"score": scores[start:stop]} | ({} if layout == "shared" else {"each": each[start:stop]})
+        rows = tuple(range(10 + first, 10 + end))
+        laid = {"packed": pack, "shared": share, "padded": lambda *some: pad(some[0], 0, *some[1:])}[layout]
+        return laid(whole[first:end], rows, aside).beside({"all": 9.0})
+
+    for half, alone in zip(lay(0, 3).halves(), (lay(0, 2), lay(2, 3)), strict=True):
+        assert half.parts == alone.parts and half.rows == alone.rows and half.num_tokens == alone.num_tokens
+        for name in ("ids_BT", "labels_BT", "positions_BT", "segments_BT", "values_E"):
+            assert torch.equal(getattr(half, name), getattr(alone, name)), name
+        assert half.aside.keys() == alone.aside.keys()
+        assert all(torch.equal(half.aside[name], alone.aside[name]) for name in alone.aside)

@@ -55,6 +55,12 @@ class TrainConfig(Section):
     gradient_accumulation_steps: int = knob(
         1, "Batches whose gradients make one optimizer step. Raise it for a larger step in the same memory.", unit="batches", gt=0
     )
+    try_longest_first: bool = knob(
+        True,
+        "Takes the longest micro-batch of the epoch forward and backward before the first step, without learning from it, so "
+        "that a run that does not fit into memory says so at once. Turn it off where a single micro-batch takes minutes.",
+        level="advanced",
+    )
     max_grad_norm: float = knob(
         1.0, "Gradients longer than this are scaled down to it; 0 leaves them. Lower it where the loss jumps.", ge=0
     )

@@ -107,6 +107,39 @@ class Batch:
         aside = {name: one[wanted] if one.dim() == 1 else one for name, one in self.aside.items() if one.dim() < 2}
         return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT}, host=None)
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first half of the examples and the others, each in the same layout; needs two examples or more."""
+        assert len(self.parts) > 1, "half an example"
+        first = (len(self.parts) + 1) // 2
+        return self._slice(0, first), self._slice(first, len(self.parts))
+
+    def _slice(self, start: int, end: int) -> Batch:
+        """Examples `start` up to `end` alone."""
+        before, through = sum(self.parts[:start]), sum(self.parts[:end])
+        if self.packed:
+            here = slice(self._begin(before), self._begin(through))
+            cut = lambda one: one[:, here]  # noqa: E731
+        else:
+            width = int((self.segments_BT[before:through] != 0).sum(1).max())
+            cut = lambda one: one[before:through, :width]  # noqa: E731
+        laid = {name: cut(getattr(self, name)) for name in _TENSORS}
+        if self.packed:
+            laid["segments_BT"] = torch.where(laid["segments_BT"] > 0, laid["segments_BT"] - before, laid["segments_BT"])
+        by_axes = (lambda one: one, lambda one: one[before:through], cut)  # of all, of sequences, of tokens
+        aside = {name: by_axes[one.dim()](one) for name, one in self.aside.items()}
+        rows, values_E = self.rows[start:end], None if self.values_E is None else self.values_E[start:end]
+        return replace(self, **laid, rows=rows, parts=self.parts[start:end], values_E=values_E, aside=aside, host=None)
+
+    def _begin(self, sequence: int) -> int:
+        """The place in a packed row where a sequence begins, with what it shares with those behind it."""
+        found = (self.sequences_BT[0] == sequence).nonzero()
+        if not len(found):
+            return self.ids_BT.shape[1]
+        begin = int(found[0])
+        while begin and self.segments_BT[0, begin - 1] == SHARED:
+            begin -= 1
+        return begin
+
     def beside(self, numbers: Mapping[str, float]) -> Batch:
         """The same batch with `numbers`, which belong to all of it, aside as fp32 scalars."""
         return replace(self, aside={**self.aside, **{name: torch.tensor(one) for name, one in numbers.items()}})

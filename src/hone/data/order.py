@@ -64,6 +64,10 @@ def _parts(total: int, num_parts: int) -> list[int]:
     return [total // num_parts + (index < total % num_parts) for index in range(num_parts)]
 
 
+MOST_LOOKED_THROUGH = 500
+"""Steps, in looking for the heaviest micro-batch: a second's work."""
+
+
 class Steps:
     """The optimizer steps of an epoch. `Steps(lengths, per_step=8, micro=2, world=1, seed=42).step(0, 3)`: step 3 of epoch 0.
 
@@ -104,6 +108,28 @@ class Steps:
             return [[[row for place in batch for row in rows[place]] for batch in batches] for batches in dealt]
         places = step_batches(range(len(items)), weights, micro=self._micro, world=self._world)
         return [[[row for place in batch for row in rows[place]] for batch in batches] for batches in places]
+
+    def heaviest(self, epoch: int, first: int) -> list[int]:
+        """The rows of the micro-batch of most tokens, of any rank, from step `first` of `epoch` to its end.
+
+        Exact unless more than MOST_LOOKED_THROUGH steps could hold it.
+        """
+        if epoch != self._epoch:
+            self._prepare(epoch)
+        weights = self._lengths[self._items] if self._bins is None else np.array(
+            [self._lengths[self._packed[item]].sum() for item in self._items]
+        )  # fmt: skip
+        steps = np.zeros((self.num_steps_per_epoch, self._per_step), np.int64)
+        steps.flat[: min(len(weights), steps.size)] = weights[: steps.size]
+        most = np.sort(steps, 1)[:, -self._micro :].sum(1)  # that a micro-batch of the step can weigh
+        best, found = -1, []
+        for index in (first + np.argsort(-most[first:], kind="stable"))[:MOST_LOOKED_THROUGH].tolist():
+            if most[index] <= best:
+                break
+            for rows in (rows for batches in self.step(epoch, index) for rows in batches):
+                if (weight := int(self._lengths[rows].sum())) > best:
+                    best, found = weight, rows
+        return found
 
     def _prepare(self, epoch: int) -> None:
         order = epoch_order(len(self._lengths), self._seed, epoch, self._shuffle)

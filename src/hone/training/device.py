@@ -124,6 +124,24 @@ class Device:
         with contextlib.nullcontext() if last else self._accelerator.no_sync(module):
             yield
 
+    @property
+    def forwards_alone(self) -> bool:
+        """Whether a process may go forward and backward more often than the others, within `accumulate` that is not the last."""
+        return True
+
+    def add_up_gradients(self, module: nn.Module) -> None:
+        """The mean of the processes' gradients, where each formed its own and no micro-batch was the last."""
+        if self.world == 1:
+            return
+        trained = [weight for weight in module.parameters() if weight.requires_grad]
+        held = torch.tensor([weight.grad is not None for weight in trained], dtype=torch.uint8, device=self.device)
+        torch.distributed.all_reduce(held, op=torch.distributed.ReduceOp.MAX)
+        for weight, anywhere in zip(trained, held.tolist(), strict=True):
+            if anywhere:
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                torch.distributed.all_reduce(weight.grad)
+                weight.grad /= self.world
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar loss."""
         self._accelerator.backward(loss)

@@ -57,8 +57,12 @@ class Feed:
         mine, most = ranks[self._rank], max(len(batches) for batches in ranks)
         spare = (mine or ranks[0])[-1]
         wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
-        made = [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
+        made = [MicroBatch(self.lay_out(rows), real) for rows, real in wanted]
         return [replace(micro, batch=micro.batch.pinned()) for micro in made] if self._pins else made
+
+    def lay_out(self, rows: list[int]) -> Batch:
+        """The examples of `rows` as one batch."""
+        return lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint must hold so that step `step` can come next: nothing, it follows from its number."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from hone.models.policy import Policy
 from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
+from hone.training.portions import Portions
 from hone.training.progress import Progress
 
 MOST_SKIPPED = 40
@@ -36,6 +38,7 @@ class Work:
     device: Device
     max_grad_norm: float
     name_rows: Callable[[list[int]], str]
+    portions: Portions
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def fit(
     skipped, started = 0, time.monotonic()
     for batches in steps:
         result = take_step(work, batches, stop=wants_stop())
+        if not progress.step:
+            work.portions.forget()  # the optimizer's state has come
         skipped = skipped + 1 if result.skipped else 0
         if skipped > MOST_SKIPPED:
             raise TrainingError(
@@ -105,6 +110,10 @@ class Sums:
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (before[0] + total * weight, before[1] + count * weight)
 
+    def here(self) -> dict[str, tuple[float, float]]:
+        """Added up in this process."""
+        return {name: (float(total), float(count)) for name, (total, count) in self._sums.items()}
+
     def over(self, device: Device) -> dict[str, tuple[float, float]]:
         """Added up over all processes, each of which has the same names."""
         names = sorted(self._sums)
@@ -119,11 +128,20 @@ def measure(objective: Objective, policy: Policy, device: Device, batches: Itera
     """
     if not objective.of_step:
         return {}
+    return _quotients(_measured(objective, policy, device, batches).over(device))
+
+
+def _measured(objective: Objective, policy: Policy, device: Device, batches: Iterable[tuple[Batch, bool]]) -> Sums:
+    """This process's share of them."""
     sums = Sums()
     sums.add(dict.fromkeys(objective.of_step, (0.0, 0.0)))  # a process without a batch adds nothing
     for batch, counts in batches:
         sums.add(objective.measure(policy, batch.to(device.device)), counts)
-    return {name: total / count if count else 0.0 for name, (total, count) in sums.over(device).items()}
+    return sums
+
+
+def _quotients(figures: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    return {name: total / count if count else 0.0 for name, (total, count) in figures.items()}
 
 
 def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> StepResult:
@@ -133,35 +151,85 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     """
     device, real = work.device, [micro.batch for micro in batches if micro.counts]
     counts = [sum(work.objective.count(batch) for batch in real), sum(batch.num_tokens for batch in real)]
-    items, tokens, samples, stops = device.total([*counts, sum(len(batch.rows) for batch in real), float(stop)])
+    counts += [sum(len(batch.rows) for batch in real), float(stop), float(work.portions.doubts(batches))]
+    items, tokens, samples, stops, doubts = device.total(counts)
     if not items:
         rows = work.name_rows([row for batch in real for row in batch.rows])
         raise TrainingError(
             f"a step has nothing to learn from, so its loss has no mean. Its rows: {rows}. "
             "Leave such rows out (`hone check` counts trained tokens), raise cutoff_len, or take more sequences a step"
         )
-    losses, metrics = [], Sums()
-    of_step = measure(work.objective, work.policy, device, ((micro.batch, micro.counts) for micro in batches))
-    for number, micro in enumerate(batches, 1):
-        with device.accumulate(work.policy.module, last=number == len(batches)):
-            found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
-            loss = found.total
-            # DDP averages gradients over processes; times world makes it the sum that the count divides.
-            device.backward(loss * (device.world / items if micro.counts else 0.0))
-        losses.append(loss.detach() * micro.counts)
-        metrics.add(found.metrics, micro.counts)
-        metrics.add(micro.metrics)
-    each = torch.stack(losses).double().tolist()
-    mean = device.total([math.fsum(each)])[0] / items
+    found = form_gradients(work, batches, items, apart=doubts > 0)
+    losses = found.losses.double().tolist()
+    mean = device.total([math.fsum(losses)])[0] / items
     norm = float(device.clip(work.policy.module, work.max_grad_norm))
-    _require_finite(work, batches, each, mean, norm)
+    _require_finite(work, found.batches, losses, mean, norm)
     rate = work.schedule.get_last_lr()[0]
     work.optimizer.step()
     skipped = device.step_was_skipped
     if not skipped:
         work.schedule.step()
     work.optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped, metrics.over(device))
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped, found.metrics.over(device))
+
+
+@dataclass(frozen=True)
+class Formed:
+    """What was found beside the gradients. losses: fp32 [micro-batch], of `batches`, the parts in which they were formed."""
+
+    losses: torch.Tensor
+    metrics: Sums
+    batches: list[MicroBatch]
+
+
+def form_gradients(work: Work, batches: list[MicroBatch], items: float, *, apart: bool) -> Formed:
+    """The gradients of a step, over all processes, in portions that fit into memory.
+
+    apart: each process forms its own first, and all agree that they could; else they are added up while the last are formed.
+    """
+    portions, device = work.portions, work.device
+
+    def measured(parts: list[MicroBatch]) -> Sums:
+        each = ((micro.batch, micro.counts) for micro in portions.each(parts))
+        return _measured(work.objective, work.policy, device, each)
+
+    of_step: dict[str, float] = {}
+    undo = partial(work.optimizer.zero_grad, set_to_none=True)
+    if work.objective.of_step:
+        sums = portions.fitted(batches, measured, undo, apart=apart)
+        of_step = _quotients((sums or measured([])).over(device))
+    found = portions.fitted(batches, lambda parts: _formed(work, parts, items, of_step, apart), undo, apart=apart)
+    if apart:
+        portions.agree()
+        device.add_up_gradients(work.policy.module)
+    assert found is not None, "what did not fit was told"
+    return found
+
+
+def _formed(work: Work, batches: list[MicroBatch], items: float, of_step: dict[str, float], apart: bool) -> Formed:
+    device, losses, metrics = work.device, [], Sums()
+    for micro in work.portions.each(batches):
+        last = micro is batches[-1] and not apart
+        with device.accumulate(work.policy.module, last=last):
+            found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
+            loss = found.total
+            if last:
+                work.portions.commit()
+            # DDP averages gradients over processes; times world makes it the sum that the count divides.
+            device.backward(loss * (device.world / items if micro.counts else 0.0))
+        losses.append(loss.detach() * micro.counts)
+        metrics.add(found.metrics, micro.counts)
+        metrics.add(micro.metrics)
+    return Formed(torch.stack(losses), metrics, batches)
+
+
+def form_alone(work: Work, batches: list[MicroBatch]) -> None:
+    """Form gradients of the micro-batches as of a step of theirs, in this process alone."""
+    of_step = {}
+    if work.objective.of_step:
+        counted = ((micro.batch, True) for micro in work.portions.each(batches))
+        of_step = _quotients(_measured(work.objective, work.policy, work.device, counted).here())
+    _formed(work, batches, max(1, work.objective.count(batches[0].batch)), of_step, apart=True)
 
 
 def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:

@@ -48,6 +48,7 @@ from hone.training.keeper import Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
+from hone.training.portions import Portions, divided, read_note, write_note
 from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.progress import Progress
@@ -61,6 +62,7 @@ from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
+from hone.training.trial import try_longest
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError(problem)
     choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
     choice = device.gather(choice)[0]  # each process finds other memory free
-    run = choice.settle(run)
+    run = divided(choice.settle(run), device.gather(read_note(Path(run.train.output_dir)))[0])
     steps = lay_steps(run, material, device.world)
     plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
     if start.source is None and (problem := never_learns(run, plan)):
@@ -257,6 +259,9 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
     seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
+    name_rows = partial(_name_rows, material)
+    folder = Path(plan.output_dir)
+    note = partial(write_note, folder, read_note(folder))
     return Work(
         objective=material.objective,
         policy=policy,
@@ -264,7 +269,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         schedule=schedule,
         device=device,
         max_grad_norm=run.train.max_grad_norm,
-        name_rows=partial(_name_rows, material),
+        name_rows=name_rows,
+        portions=Portions(device, name_rows, splits=not material.objective.mixes_rows, note=note),
     )
 
 
@@ -330,6 +336,9 @@ def _train(session: Session) -> Outcome:
         conductor.evaluate_now(progress)
     with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
+        if run.train.try_longest_first and isinstance(session.feed, Feed) and not tired and progress.step < plan.num_steps:
+            state_bytes = plan.memory.optimizer
+            try_longest(session.work, session.feed, session.steps, step=progress.step, state_bytes=state_bytes)
         feeding = session.feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
