@@ -165,12 +165,10 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     norm = float(device.clip(work.policy.module, work.max_grad_norm))
     _require_finite(work, found.batches, losses, mean, norm)
     rate = work.schedule.get_last_lr()[0]
-    work.optimizer.step()
-    skipped = device.step_was_skipped
-    if not skipped:
+    taken = device.step(work.optimizer)
+    if taken:
         work.schedule.step()
-    work.optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped, found.metrics.over(device))
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, not taken, found.metrics.over(device))
 
 
 @dataclass(frozen=True)
@@ -208,15 +206,15 @@ def form_gradients(work: Work, batches: list[MicroBatch], items: float, *, apart
 
 def _formed(work: Work, batches: list[MicroBatch], items: float, of_step: dict[str, float], apart: bool) -> Formed:
     device, losses, metrics = work.device, [], Sums()
-    for micro in work.portions.each(batches):
-        last = micro is batches[-1] and not apart
+    for number, micro in enumerate(work.portions.each(batches), 1):
+        last = number == len(batches) and not apart
         with device.accumulate(work.policy.module, last=last):
             found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
             loss = found.total
             if last:
                 work.portions.commit()
-            # DDP averages gradients over processes; times world makes it the sum that the count divides.
-            device.backward(loss * (device.world / items if micro.counts else 0.0))
+            # Engines average gradients over processes; times their number makes it the sum that the count divides.
+            device.backward(loss * (device.data_world / items if micro.counts else 0.0))
         losses.append(loss.detach() * micro.counts)
         metrics.add(found.metrics, micro.counts)
         metrics.add(micro.metrics)
@@ -224,12 +222,12 @@ def _formed(work: Work, batches: list[MicroBatch], items: float, of_step: dict[s
 
 
 def form_alone(work: Work, batches: list[MicroBatch]) -> None:
-    """Form gradients of the micro-batches as of a step of theirs, in this process alone."""
+    """Form gradients of the micro-batches as of a step of theirs, alone where a process can."""
     of_step = {}
     if work.objective.of_step:
         counted = ((micro.batch, True) for micro in work.portions.each(batches))
         of_step = _quotients(_measured(work.objective, work.policy, work.device, counted).here())
-    _formed(work, batches, max(1, work.objective.count(batches[0].batch)), of_step, apart=True)
+    _formed(work, batches, max(1, work.objective.count(batches[0].batch)), of_step, apart=work.device.forwards_alone)
 
 
 def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:

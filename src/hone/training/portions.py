@@ -64,7 +64,7 @@ class Portions:
 
         The processes add up their gradients only after each has formed its own, then.
         """
-        if self._device.world == 1:
+        if self._device.world == 1 or not self._device.forwards_alone:
             return False
         return self.most != self._agreed or not all(self._known(size_of(one.batch)) for one in self.cut(batches))
 
@@ -141,7 +141,7 @@ class Portions:
         self.most = (number + 1) // 2
         self._smaller *= 2
         self._note(self._smaller)
-        if self._committed or not self._device.forwards_alone:
+        if self._committed or (self._device.world > 1 and not self._device.forwards_alone):
             raise TrainingError(
                 f"{said}, while the other processes wait for this one in a sum over all. The same command goes on with "
                 f"{self.most} at once (MAX_RESTARTS does so by itself); the result is the same"

@@ -38,8 +38,9 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
-from hone.training.device import Device, Wiring
+from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
@@ -108,11 +109,11 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
         raise TrainingError(problem)
-    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
+    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = divided(choice.settle(run), device.gather(read_note(Path(run.train.output_dir)))[0])
-    steps = lay_steps(run, material, device.world)
-    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
+    steps = lay_steps(run, material, device.data_world)
+    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
@@ -151,7 +152,7 @@ def make_feed(
         if policy.packing == "shared":
             _tell_shared(material)
         pins = device.device.type == "cuda"
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
@@ -191,16 +192,8 @@ def _look_at_output(run: Run) -> Start:
 
 def open_device(run: Run) -> Device:
     """The processes and trackers of a run."""
-    parallel = run.parallel
-    unused = bool(parallel.ddp_find_unused_parameters)
-    wiring = Wiring(parallel.ddp_timeout, parallel.ddp_backend, unused, parallel.ddp_bucket_cap_mb)
-    return Device(
-        precision=precision_of(run.train),
-        use_cpu=run.train.use_cpu,
-        wiring=wiring,
-        trackers=run.track.report_to,
-        tracker_folder=tracker_folder(run),
-    )
+    hardware = Hardware(precision_of(run.train), run.train.use_cpu, run.parallel, run.track.report_to, tracker_folder(run))
+    return Device(hardware)
 
 
 def tracker_folder(run: Run) -> str:
@@ -258,7 +251,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
-    seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
+    seed_all(run.train.seed + device.data_rank)  # dropout differs between processes, the weights do not
     name_rows = partial(_name_rows, material)
     folder = Path(plan.output_dir)
     note = partial(write_note, folder, read_note(folder))
@@ -336,9 +329,8 @@ def _train(session: Session) -> Outcome:
         conductor.evaluate_now(progress)
     with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
-        if run.train.try_longest_first and isinstance(session.feed, Feed) and not tired and progress.step < plan.num_steps:
-            state_bytes = plan.memory.optimizer
-            try_longest(session.work, session.feed, session.steps, step=progress.step, state_bytes=state_bytes)
+        if isinstance(session.feed, Feed) and not tired and progress.step < plan.num_steps:
+            _try_longest(session, session.feed, progress.step)
         feeding = session.feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
@@ -350,6 +342,11 @@ def _train(session: Session) -> Outcome:
         metrics = conclude(session, progress, records, measure)
     device.close()
     return Outcome(metrics, 0)
+
+
+def _try_longest(session: Session, feed: Feed, step: int) -> None:
+    if session.run.train.try_longest_first and session.device.tries_first:
+        try_longest(session.work, feed, session.steps, step=step, state_bytes=session.plan.memory.optimizer)
 
 
 def _look_for_best(progress: Progress) -> None:
