@@ -12,16 +12,19 @@ from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
 from hone.training.session import Session, carry_out, evaluate_only, prepare
+from hone.training.signals import SIGNALS
 
 
 def run_training(run: Run, environment: Environment, arguments: list[str]) -> int:
     """Train, here or in processes that are started with `arguments`; the code is that of `hone train`."""
     if wants_launch(environment, use_cpu=run.train.use_cpu):
-        return launch(environment, ["train", *arguments])
+        return _told(run, launch(environment, ["train", *arguments]))
     try:
         session = prepare(run, settings=to_yaml(run))
         code = _carried_out(run, session)
-        return leave(code) if environment.launched else code  # while the session is still whole
+        if environment.restarts_left and _is_stop(code):
+            leave(0)  # torchrun would start it again, and whoever asked torchrun to stop knows of it
+        return leave(_told(run, code)) if environment.launched else _told(run, code)  # while the session is still whole
     finally:
         let_go()
 
@@ -42,3 +45,13 @@ def _carried_out(run: Run, session: Session | str) -> int:
     log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in outcome.metrics.items()))
     log.info(f"the model is in {session.plan.output_dir}")
     return 0
+
+
+def _told(run: Run, code: int) -> int:
+    """The exit code, in the user's words where the run was stopped."""
+    asked = run.train.stopped_exit_code
+    return asked if _is_stop(code) and asked is not None else code
+
+
+def _is_stop(code: int) -> bool:
+    return code - 128 in SIGNALS

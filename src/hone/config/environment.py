@@ -29,6 +29,7 @@ class Environment:
 
     num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
     hub: where models and data sets come from: "hf" Hugging Face, "ms" ModelScope, "om" Modelers.
+    restarts_left: how often torchrun, which started this process, would start it again.
     """
 
     allow_extra_args: bool
@@ -44,6 +45,7 @@ class Environment:
     max_restarts: int
     tune_torch: bool
     launched: bool
+    restarts_left: int
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
 
@@ -131,6 +133,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         max_restarts=number("MAX_RESTARTS") or 0,
         tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
         launched="TORCHELASTIC_RUN_ID" in variables or {"RANK", "WORLD_SIZE"} <= variables.keys(),
+        restarts_left=(number("TORCHELASTIC_MAX_RESTARTS") or 0) - (number("TORCHELASTIC_RESTART_COUNT") or 0),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
     )

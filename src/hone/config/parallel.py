@@ -19,6 +19,15 @@ class ParallelConfig(Section):
         gt=0,
         level="advanced",
     )
+    watchdog_timeout: int = knob(
+        600,
+        "Time a process may stay at one place of a step before the run ends with its rank, machine, stack and rows, and a "
+        "checkpoint where one can be written. Raise it where a micro-batch takes longer; 0 watches nothing. Evaluating, saving "
+        "and drawing answers are not held against it.",
+        unit="seconds",
+        ge=0,
+        level="advanced",
+    )
     ddp_backend: str | None = knob(
         None,
         "Library that moves gradients between processes. Left out, nccl on GPUs and gloo on CPUs.",

@@ -143,7 +143,11 @@ def _of_training(settings: Settings) -> Iterator[Finding]:
         yield "label_smoothing_factor", f"is of another loss than sft_loss: {settings['sft_loss']}; remove one of them"
     if settings["stage"] in ("embed", *SCORES_TEXTS):
         yield from _of_plain_texts(settings)
-    resume = settings["resume_from_checkpoint"]
+    resume, output = settings["resume_from_checkpoint"], settings["output_dir"]
+    if settings["staging_dir"] and "://" not in output:
+        yield "staging_dir", "is where a run works whose output_dir is a URL, and output_dir is a folder; remove it"
+    if isinstance(resume, str) and "://" in resume and resume.rstrip("/").rpartition("/")[0] != output.rstrip("/"):
+        yield "resume_from_checkpoint", "as a URL is a checkpoint-N of output_dir; write that URL as output_dir, or fetch it"
     if settings["overwrite_output_dir"] and resume not in (None, False):
         yield "resume_from_checkpoint", "continues, and overwrite_output_dir starts anew; remove one of them"
     yield from _of_evaluation(settings)

@@ -19,8 +19,16 @@ class TrainConfig(Section):
 
     output_dir: str = knob(
         "",
-        "Folder of everything the run writes: checkpoints, the result, logs and the resolved settings.",
+        "Folder of everything the run writes: checkpoints, the result, logs and the resolved settings. A URL (s3://, gs:// ...) "
+        "works as well: each complete checkpoint is carried there while training goes on, and a run is continued from there.",
         example="saves/llama3-8b/lora/sft",
+    )
+    staging_dir: str = knob(
+        "",
+        "Folder of this machine below which a run works whose output_dir is a URL; ~/.cache/hone/runs where left out. It needs "
+        "room for the checkpoints that are kept.",
+        level="advanced",
+        example="/scratch/runs",
     )
     do_train: bool = knob(False, "Trains. `hone train` does so where neither this nor do_eval is written.")
     do_eval: bool = knob(
@@ -168,6 +176,15 @@ class TrainConfig(Section):
     )
     early_stopping_steps: int | None = knob(
         None, "Stops after this many evaluations without a better metric.", unit="evaluations", gt=0, example="3"
+    )
+    stopped_exit_code: int | None = knob(
+        None,
+        "Exit code of a run that a signal (SIGTERM, SIGUSR1, Ctrl-C) stopped, its state saved. Left out, it is 128 plus the "
+        "signal's number. Write the one that your scheduler takes for a wish to be started again.",
+        ge=0,
+        le=255,
+        level="advanced",
+        example="85",
     )
     include_effective_tokens_per_second: bool = knob(
         False, "Reports tokens that are not padding a second in the results.", level="advanced"

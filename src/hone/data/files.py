@@ -130,7 +130,7 @@ class CloudSource:
     """Files behind any URL that fsspec opens (s3://, gs://, https://, memory://)."""
 
     def __init__(self, url: str):
-        self._fs, root = _file_system(url)
+        self._fs, root = store_of(url, "cloud_file_name")
         try:
             folder = self._fs.isdir(root)
             self._files = sorted(self._fs.ls(root, detail=False)) if folder else [root]
@@ -149,15 +149,34 @@ class CloudSource:
         return " ".join(f"{path}:{self._fs.ukey(path)}" for path in self._files)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+_PACKAGES = {
+    "s3": ("s3fs", "remote"),
+    "s3a": ("s3fs", "remote"),
+    "gs": ("gcsfs", ""),
+    "gcs": ("gcsfs", ""),
+    "abfs": ("adlfs", ""),
+}
+"""What fsspec needs for a kind of URL, and hone's extra that brings it."""
+
+
+def store_of(url: str, key: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path within it. key: the setting that names the URL.
+
+    Raises MissingExtra where a package is missing, DataError where there is no such kind of URL.
+    """
     try:
         import fsspec
     except ImportError as error:
-        raise MissingExtra("fsspec", "hub", f"cloud_file_name: {url}") from error
+        raise MissingExtra("fsspec", "hub", f"{key}: {url}") from error
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise DataError(f"cannot open {url}: {error}") from error
+    except ImportError as error:
+        package, extra = _PACKAGES.get(url.partition("://")[0], ("", ""))
+        if package:
+            raise MissingExtra(package, extra, f"{key}: {url}") from error
+        raise DataError(f"{key}: cannot open {url}: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{key}: cannot open {url}: {error}") from error
 
 
 class HubSource:

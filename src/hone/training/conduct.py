@@ -15,6 +15,7 @@ from hone.training.loop import StepResult
 from hone.training.plan import Plan
 from hone.training.progress import Progress
 from hone.training.records import Records
+from hone.training.remote import Carrier
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ class Conductor:
         choice: Choice,
         log_first: bool,
         saves: bool,
+        carrier: Carrier,
     ):
         self._plan, self._records, self._keeper, self._evaluate = plan, records, keeper, evaluate
         self._choice, self._log_first, self._saves = choice, log_first, saves
+        self._carrier = carrier
 
     def stepped(self, progress: Progress, result: StepResult) -> bool:
         """Do what is due after `progress.step`; True ends the run."""
@@ -83,7 +86,9 @@ class Conductor:
         return improved
 
     def _save(self, progress: Progress, *, to_go_on: bool) -> None:
+        self._carrier.settle()  # what is being carried is not removed meanwhile
         folder = self._keeper.save(progress, to_go_on=to_go_on)
+        self._carrier.carry(folder, progress.best_checkpoint)
         self._records.say(f"saved {folder}")
 
 

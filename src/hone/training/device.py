@@ -9,7 +9,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -146,6 +146,10 @@ class Device:
     def gather_data(self, value: Any) -> list[Any]:
         """As `gather`, by data rank: one of those that see the same batches."""
         return self.gather(value)[:: self._engine.replicas]
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Within, this thread waits for nothing that other threads have set an accelerator to do."""
+        return torch.cuda.stream(torch.cuda.Stream()) if self.device.type == "cuda" else nullcontext()
 
     def scaler_state(self) -> dict[str, Any] | None:
         """State of fp16 loss scaling; None in other precisions."""

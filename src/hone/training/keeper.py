@@ -98,6 +98,21 @@ class Keeper:
         self.last = target
         return target
 
+    def rescue(self, progress: Progress) -> Path | None:
+        """The checkpoint of the last finished step by this process alone, as the others are gone or stuck; None where it cannot.
+
+        Dropout goes on with other numbers when it is continued, as by another number of processes.
+        """
+        target, device, parts = self.path(progress.step), self._device, self._parts
+        if not progress.step or target == self.last or not device.forwards_alone or isinstance(parts.feed, RolloutFeed):
+            return None
+        about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
+        with device.aside():
+            optimizer = device.optimizer_state(parts.module, parts.optimizer)
+            moving = Moving(optimizer, [random_state()], parts.feed.state(progress.step))
+            checkpoint.write_complete(target, partial(self._write, progress, moving), about=about)
+        return target
+
     def _on_main(self, write: Callable[[], None]) -> None:
         """Call `write` on rank 0, with whole weights; CheckpointError on all where it could not."""
         failure = ""

@@ -87,7 +87,7 @@ def launch(environment: Environment, arguments: list[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0
+    return 128 + request.signal if request.signal and environment.max_restarts else 0  # see train_run: stopped ones end well
 
 
 def _hand_on(_: int) -> None:

@@ -22,6 +22,7 @@ from hone.training.device import Device
 from hone.training.feed import MicroBatch
 from hone.training.portions import Portions
 from hone.training.progress import Progress
+from hone.training.pulse import PULSE
 
 MOST_SKIPPED = 40
 """Loss scaling (fp16) halves its scale, 65536 at first, with each step it skips; 2^-24 helps no gradient that 2^-23 does not."""
@@ -74,6 +75,7 @@ def fit(
     """
     work.policy.module.train()
     skipped, started = 0, time.monotonic()
+    PULSE.begin(progress.step + 1)
     for batches in steps:
         result = take_step(work, batches, stop=wants_stop())
         if not progress.step:
@@ -85,6 +87,7 @@ def fit(
                 "no loss scale is small enough. Use bf16: true instead of fp16, or lower learning_rate"
             )
         progress.step += 1
+        PULSE.safe = True
         progress.tokens += result.tokens
         progress.trained_tokens += result.items
         progress.samples += result.samples
@@ -92,8 +95,10 @@ def fit(
         progress.losses.append(result.loss)
         progress.add(result.metrics)
         progress.seconds += time.monotonic() - started
+        PULSE.beat("logging, evaluating or saving", limited=False)
         if observer.stepped(progress, result) or result.stop:
             return result.stop
+        PULSE.begin(progress.step + 1)
         started = time.monotonic()  # what the next batches take to come is the run's time too: answers are drawn in it
     return False
 
@@ -152,6 +157,7 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     device, real = work.device, [micro.batch for micro in batches if micro.counts]
     counts = [sum(work.objective.count(batch) for batch in real), sum(batch.num_tokens for batch in real)]
     counts += [sum(len(batch.rows) for batch in real), float(stop), float(work.portions.doubts(batches))]
+    PULSE.beat("counting its batches with the others")
     items, tokens, samples, stops, doubts = device.total(counts)
     if not items:
         rows = work.name_rows([row for batch in real for row in batch.rows])
@@ -160,11 +166,14 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
             "Leave such rows out (`hone check` counts trained tokens), raise cutoff_len, or take more sequences a step"
         )
     found = form_gradients(work, batches, items, apart=doubts > 0)
+    PULSE.beat("adding its loss and gradients up with the others")
     losses = found.losses.double().tolist()
     mean = device.total([math.fsum(losses)])[0] / items
     norm = float(device.clip(work.policy.module, work.max_grad_norm))
     _require_finite(work, found.batches, losses, mean, norm)
     rate = work.schedule.get_last_lr()[0]
+    PULSE.beat("changing its weights")
+    PULSE.safe = False
     taken = device.step(work.optimizer)
     if taken:
         work.schedule.step()
@@ -209,10 +218,12 @@ def _formed(work: Work, batches: list[MicroBatch], items: float, of_step: dict[s
     for number, micro in enumerate(work.portions.each(batches), 1):
         last = number == len(batches) and not apart
         with device.accumulate(work.policy.module, last=last):
+            PULSE.beat(f"forward of its micro-batch {number} of {len(batches)}", micro.batch.rows)
             found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
             loss = found.total
             if last:
                 work.portions.commit()
+            PULSE.beat(f"backward of its micro-batch {number} of {len(batches)}", micro.batch.rows)
             # Engines average gradients over processes; times their number makes it the sum that the count divides.
             device.backward(loss * (device.data_world / items if micro.counts else 0.0))
         losses.append(loss.detach() * micro.counts)

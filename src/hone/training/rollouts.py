@@ -26,6 +26,7 @@ from hone.models.reference import evaluating
 from hone.objectives.onpolicy import Figures, Lesson, OnPolicy, Rollout
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
+from hone.training.pulse import PULSE
 
 Slot = tuple[int, int]
 """A row of the data and the number of the answer to it."""
@@ -118,6 +119,7 @@ class RolloutFeed:
         """The micro-batches of each step from `first` up to `end`."""
         reuses = self.drawer.objective.reuses
         for number in range(first, end):
+            PULSE.beat("drawing answers", limited=False)
             if number % reuses == 0:
                 self._roll_out(number // reuses, number)
             yield self._batches(self._of_step(number))

@@ -57,6 +57,7 @@ from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference, is_precomputed
+from hone.training.remote import Carrier, Remote, brought_here, everywhere
 from hone.training.results import plot_history, write_metrics
 from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
@@ -64,6 +65,7 @@ from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_options
 from hone.training.trial import try_longest
+from hone.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Session:
     feed: Feed | RolloutFeed
     keeper: Keeper
     start: Start
+    carrier: Carrier
 
 
 def prepare(run: Run, *, settings: str) -> Session | str:
@@ -94,10 +97,13 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
-    run = settled(run)
-    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
+    run, remote = brought_here(settled(run))
+    choice = _look_at_output(run, remote) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
+    if remote is not None and start.source is not None:
+        everywhere(remote, start.source)
+        device.gather(None)  # the processes of a machine wait for the one that fetches
     seed_all(run.train.seed)
     if run.train.full_determinism:
         be_deterministic()
@@ -140,7 +146,9 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         material = with_reference(run, material, rows, plan.fingerprint, work.policy, device, build)
     feed = make_feed(run, material, steps, work, module, sampling)
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
-    return Session(run, plan, device, material, steps, work, feed, keeper, start)
+    anew = start.source is None
+    carrier = Carrier(remote if device.is_main else None, limit=run.train.save_total_limit, anew=anew)
+    return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier)
 
 
 def make_feed(
@@ -181,12 +189,16 @@ def _tell_shared(material: Material) -> None:
     log.info(f"prompts are computed once a pair: {share}")
 
 
-def _look_at_output(run: Run) -> Start:
+def _look_at_output(run: Run, remote: Remote | None) -> Start:
     """Where the run starts from; one that only evaluates takes the model as it is and leaves output_dir's run alone."""
     if run.train.do_train:
         require_free_output(run)
     make_output(Path(run.train.output_dir))
     hold(Path(run.train.output_dir))
+    if remote is not None:
+        asked = run.train.resume_from_checkpoint
+        anew = asked is False or (run.train.overwrite_output_dir and asked is None) or not run.train.do_train
+        remote.begin(anew=anew, named=asked if isinstance(asked, str) else "")
     return choose_start(run.train) if run.train.do_train else NOTHING
 
 
@@ -323,11 +335,19 @@ def _train(session: Session) -> Outcome:
     choice = choose_metric(run.train, session.material.objective.best_by)
     saves = run.train.save_strategy != "no"
     conductor = Conductor(
-        plan, records, session.keeper, measure, choice=choice, log_first=run.train.logging_first_step, saves=saves
+        plan,
+        records,
+        session.keeper,
+        measure,
+        choice=choice,
+        log_first=run.train.logging_first_step,
+        saves=saves,
+        carrier=session.carrier,
     )
     if run.train.eval_on_start and not progress.step:
         conductor.evaluate_now(progress)
-    with StopRequest(saying("the run saves a checkpoint after this step and ends")) as request:
+    request = StopRequest(saying("the run saves a checkpoint after this step and ends"))
+    with _watch(session, progress), request:
         tired = 0 < choice.patience <= progress.stale_evaluations  # its early end was saved: there is nothing to go on with
         if isinstance(session.feed, Feed) and not tired and progress.step < plan.num_steps:
             _try_longest(session, session.feed, progress.step)
@@ -336,12 +356,24 @@ def _train(session: Session) -> Outcome:
     records.close()
     cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
     if stopped and progress.step < plan.num_steps:
+        session.carrier.finish()
         device.close()
         return Outcome({}, cause)
     with StopRequest(saying("the run is over and writes its model")):
         metrics = conclude(session, progress, records, measure)
+        session.carrier.finish()
     device.close()
     return Outcome(metrics, 0)
+
+
+def _watch(session: Session, progress: Progress) -> Watch:
+    device = session.device
+
+    def rescue() -> str:
+        return str(session.keeper.rescue(progress) or "")
+
+    folder, seconds = Path(session.plan.output_dir), session.run.parallel.watchdog_timeout
+    return Watch(device.rank, device.world, seconds, folder, name_rows=session.work.name_rows, rescue=rescue)
 
 
 def _try_longest(session: Session, feed: Feed, step: int) -> None:

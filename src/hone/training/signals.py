@@ -1,4 +1,4 @@
-"""StopRequest: SIGTERM and Ctrl-C turned into a wish that the loop grants at the end of its step.
+"""StopRequest: SIGTERM, SIGUSR1 and Ctrl-C turned into a wish that the loop grants at the end of its step.
 
 Does not know what is saved then.
 """
@@ -13,8 +13,8 @@ from typing import Self
 
 from hone import log
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""What asks a run to stop: a scheduler's signal, and Ctrl-C."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""What asks a run to stop: a scheduler's signals (SLURM's --signal sends the one that is named there), and Ctrl-C."""
 
 ECHO_SECONDS = 1.0
 """A second signal so soon is the first one again: schedulers signal every process of a job, and a launcher hands its own on."""

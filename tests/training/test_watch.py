@@ -1,0 +1,99 @@
+"""A dead or stuck process is found and named, all end, and the last finished step is saved by the one that can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hone import log
+from hone.commands import train
+from hone.models.policy import Policy
+from hone.training import checkpoint
+from hone.training.pulse import PULSE
+from hone.training.watch import Sign, Watch, is_lost
+from tests import worlds
+from tests.runs import losses_of, write_run
+
+
+def _fault_at_step_three(settings: str, fault: str) -> int:
+    real = Policy.token_logprobs
+
+    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+        if PULSE.step == 3 and log.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL) if fault == "dead" else time.sleep(600)
+        return real(self, batch)
+
+    Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
+    return train.main([settings])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["stuck", "dead"])
+def test_a_process_that_fails_is_told_and_the_last_step_is_saved(fault, tiny_run, tmp_path):
+    settings = {**tiny_run, "gradient_accumulation_steps": 1, "max_steps": 5, "watchdog_timeout": 3}
+    file, folder = write_run(settings, tmp_path / "run.yaml"), Path(tiny_run["output_dir"])
+    with pytest.raises(AssertionError) as caught:  # neither process ends well
+        worlds.fork(2, _fault_at_step_three, str(file), fault, beside=file)
+    said = str(caught.value)
+    assert checkpoint.newest_complete(folder) == (folder / "checkpoint-2", [])
+    assert f"The last finished step is saved in {folder / 'checkpoint-2'}" in said
+    if fault == "stuck":
+        assert "the run cannot go on: rank 1 on " in said and "is at step 3, forward of its micro-batch 1 of 1" in said
+        assert "its rows: rows row " in said and "time.sleep(600)" in said, "rows and stack"
+        assert "token_logprobs" in (folder / "stacks-rank-1.txt").read_text()
+    else:
+        assert "step 3 could not be finished" in said
+    assert train.main([str(write_run({**settings, "gradient_accumulation_steps": 2}, file))]) == 0
+    assert len(losses_of(folder)) == 5
+
+
+def sign(
+    rank: int, *, step: int = 4, place: int = 2, limited: bool = True, process: int | None = None, host: str = "far"
+) -> Sign:
+    return Sign(rank, host, os.getpid() if process is None else process, 1, step, place, "forward", limited)
+
+
+def judged(tmp_path: Path, *seen: tuple[Sign, float, float]) -> str:
+    """What a watch of 10 seconds says of signs, each with the seconds since its watch and its work were last seen to move."""
+    watch = Watch(0, len(seen), 10, tmp_path, name_rows=str, rescue=str)
+    now = time.monotonic()
+    watch._seen = {one.rank: (one, now - lived, now - moved) for one, lived, moved in seen}
+    return watch._judge()
+
+
+def test_who_is_behind_is_stuck_and_only_when_nobody_goes_on(tmp_path):
+    assert judged(tmp_path, (sign(0), 0, 11), (sign(1, place=1), 0, 30)).startswith("rank 1 on far")
+    assert judged(tmp_path, (sign(0), 0, 9), (sign(1, place=1), 0, 30)) == "", "rank 0 still goes on"
+    both = judged(tmp_path, (sign(0), 0, 11), (sign(1), 0, 11))
+    assert both.startswith("no process goes on: rank 0 on far") and "rank 1 on far" in both
+    assert "rank 1" in judged(tmp_path, (sign(0), 0, 11), (sign(1, step=3, place=9), 0, 11)), "an earlier step is behind"
+
+
+def test_saving_and_what_has_ended_are_not_held_against_a_process(tmp_path):
+    assert judged(tmp_path, (sign(0, step=3, limited=False), 0, 99), (sign(1), 0, 99)) == ""
+    assert judged(tmp_path, (Sign(0, "far", 1, 1, 3, 1, "ended", True, ended=True), 99, 99), (sign(1), 0, 1)) == ""
+
+
+def test_a_process_without_a_sign_of_life_is_told_and_one_that_died_here_at_once(tmp_path):
+    assert "rank 1 on far" in judged(tmp_path, (sign(0), 0, 11), (sign(1), 11, 11))
+    assert "gives no sign of life" in judged(tmp_path, (sign(0, place=1), 0, 11), (sign(1), 11, 11))
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    here = os.uname().nodename
+    assert (
+        judged(tmp_path, (sign(0), 0, 0), (sign(1, process=child, host=here), 0, 0))
+        == f"rank 1 on {here} (process {child}) has died"
+    )
+
+
+def test_a_lost_connection_is_known_by_its_words():
+    assert is_lost(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
+    assert not is_lost(RuntimeError("size mismatch"))
