@@ -1,0 +1,363 @@
+"""Faults: what is lost where a run is killed, signalled, starved of disk or memory, or loses one of its processes.
+
+    python bench/faults.py [--kills 200] [--others 5] [--only kill-1 stuck ...]
+
+Small real runs of `hone train`, forked from a process that has imported everything, on one and on two processes (gloo). After
+each fault the same command goes on. A finished checkpoint is one that was whole before the fault; a run is lost where the same command
+does not go on from the newest of them. Ends with 1 where either was lost. Mounting a small disk needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
+from hone.models.policy import Policy
+from hone.training import checkpoint
+from hone.training.pulse import PULSE
+
+LONGEST, AFTER_A_KILL = 600, 15
+"""Seconds that a run may take, far more than any does; and that one process of two may outlive the other."""
+KEPT = 3
+"""Checkpoints that a run keeps."""
+
+
+@dataclass
+class Row:
+    """Of one fault: how often it was injected, and what was lost by it. repeated: steps taken again, each time."""
+
+    injected: int = 0
+    runs_lost: int = 0
+    checkpoints_lost: int = 0
+    repeated: list[int] = field(default_factory=list)
+
+    def line(self, name: str) -> str:
+        """As a row of a table."""
+        mean, most = (statistics.fmean(self.repeated), max(self.repeated)) if self.repeated else (0, 0)
+        return f"| {name} | {self.injected} | {self.runs_lost} | {self.checkpoints_lost} | {mean:.1f} / {most} |"
+
+
+class Ward:
+    """Runs of one setting in a folder of their own; a new folder when one is finished."""
+
+    def __init__(self, inputs: Path, world: int, **changes: Any):
+        self.inputs, self.world, self.number = inputs, world, 0
+        self.changes = changes
+        self.anew()
+
+    def anew(self, output: Path | None = None) -> None:
+        """The next run starts from nothing."""
+        self.number += 1
+        self.folder = output or Path(tempfile.mkdtemp(dir=self.inputs, prefix="run-")) / "out"
+        settings = {
+            "model_name_or_path": str(self.inputs / "model"), "stage": "sft", "do_train": True, "finetuning_type": "full",
+            "dataset": "rows", "dataset_dir": str(self.inputs), "tokenized_path": str(self.inputs / "cache"), "cutoff_len": 64,
+            "output_dir": str(self.folder), "per_device_train_batch_size": 4 // self.world, "gradient_accumulation_steps": 1,
+            "learning_rate": 0.001, "max_steps": 400, "logging_steps": 1, "save_steps": 3, "save_total_limit": KEPT,
+            "report_to": "none", "use_cpu": True, "disable_tqdm": True, "gradient_checkpointing": False, "watchdog_timeout": 3,
+        }  # fmt: skip
+        self.file = self.folder.with_name("run.yaml")
+        self.file.write_text(yaml.safe_dump(settings | self.changes))
+
+    def start(self, fault: Callable[[int], None] | None = None) -> list[int]:
+        """Fork the run's processes; `fault` is called in each, with its rank, before it trains."""
+        port, children = _free_port(), []
+        for rank in range(self.world):
+            child = os.fork()
+            if not child:
+                _run(self.file, rank, self.world, port, fault)
+            children.append(child)
+        return children
+
+    def log(self) -> str:
+        """What the last run said."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.parent.glob("rank*.log")))
+
+    def whole(self) -> list[int]:
+        """Steps of the complete checkpoints."""
+        return [checkpoint.step_of(path) for path in checkpoint.checkpoints(self.folder) if not checkpoint.problem_of(path)]
+
+    def done(self) -> int:
+        """The last step that was taken."""
+        log = self.folder / "trainer_log.jsonl"
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        return max((json.loads(line)["current_steps"] for line in lines if line.endswith("}")), default=0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run(file: Path, rank: int, world: int, port: int, fault: Callable[[int], None] | None) -> None:
+    if world > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        os.environ.update({name: str(value) for name, value in place.items()})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    with file.with_name(f"rank{rank}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    code = 1
+    try:
+        if fault:
+            fault(rank)
+        code = train.main([str(file)])
+    except BaseException as problem:
+        print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def wait(children: list[int], seconds: float = LONGEST) -> None:
+    """Until all have ended; those that have not after a while are killed, as torchrun does."""
+    end, left = time.monotonic() + seconds, list(children)
+    while left:
+        left = [child for child in left if os.waitpid(child, os.WNOHANG)[0] == 0]
+        for child in left if time.monotonic() > end else []:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def stepping(ward: Ward, children: list[int], beyond: int) -> bool:
+    """Wait until a step after `beyond` is taken; False where the run ended before."""
+    end = time.monotonic() + LONGEST
+    while ward.done() <= beyond and time.monotonic() < end:
+        if any(_gone(child) for child in children):
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _gone(child: int) -> bool:
+    status = Path(f"/proc/{child}/stat")
+    return not status.is_file() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def judge(ward: Ward, row: Row, before: list[int]) -> None:
+    """After a fault: what was whole is still there, unless save_total_limit let it go for newer ones."""
+    after, done = ward.whole(), ward.done()
+    missing = [step for step in before if step not in after]
+    row.injected += 1
+    row.checkpoints_lost += len([step for step in missing if len(after) < KEPT or step > min(after)])
+    row.repeated.append(done - max(after, default=0))
+
+
+def goes_on(ward: Ward, row: Row, after: int) -> list[int]:
+    """Start the same command again and see it go on from step `after`; its processes."""
+    children = ward.start()
+    alive = stepping(ward, children, after) if after else True
+    if not alive or (after and f"checkpoint-{after} at step {after}" not in ward.log()):
+        row.runs_lost += 1
+        print(ward.log()[-1500:], file=sys.stderr)
+    return children
+
+
+def kills(ward: Ward, number: int, chance: random.Random) -> Row:
+    """SIGKILL at random moments: from the start of the process on, in steps and in saves; of several processes one or all."""
+    row = Row()
+    while row.injected < number:
+        newest = max(ward.whole(), default=0)
+        children = ward.start()
+        if chance.random() < 0.7:
+            stepping(ward, children, newest)
+            time.sleep(chance.uniform(0, 0.4))
+        else:
+            time.sleep(chance.uniform(0, 2))
+        before = ward.whole()
+        if any(_gone(child) for child in children) or (ward.done() > newest > 0 and "continuing" not in ward.log()):
+            row.runs_lost += 1
+            print(ward.log()[-1500:], file=sys.stderr)
+        for child in children if chance.random() < 0.5 else [chance.choice(children)]:
+            os.kill(child, signal.SIGKILL)
+        wait(children, AFTER_A_KILL)
+        judge(ward, row, before)
+        if ward.done() > 300:
+            ward.anew()
+    return row
+
+
+def signalled(ward: Ward, number: int, chance: random.Random) -> Row:
+    """SIGTERM while a run takes steps: it saves and ends."""
+    row = Row()
+    for _ in range(number):
+        newest = max(ward.whole(), default=0)
+        children = goes_on(ward, row, newest)
+        stepping(ward, children, newest)
+        time.sleep(chance.uniform(0, 0.3))
+        before = ward.whole()
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+        wait(children)
+        judge(ward, row, before)
+    return row
+
+
+def patched(ward: Ward, number: int, fault: Callable[[int], None], *, ends: bool) -> Row:
+    """A fault inside the run. ends: it ends the run, which goes on without it; else the run must get over it."""
+    row = Row()
+    for _ in range(number):
+        newest = max(ward.whole(), default=0)
+        children = ward.start(fault)
+        if not ends:
+            stepping(ward, children, newest + 6)
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+        before = ward.whole()
+        wait(children)
+        judge(ward, row, before)
+        if ward.done() < newest + 2:
+            row.runs_lost += 1
+            print(ward.log()[-1500:], file=sys.stderr)
+        again = goes_on(ward, row, max(ward.whole(), default=0))
+        for child in again:
+            os.kill(child, signal.SIGTERM)
+        wait(again)
+    return row
+
+
+def _at(steps_later: int, rank_with_it: int, act: Callable[[], None]) -> Callable[[int], None]:
+    """Does something in the forward pass of one rank, some steps after the run's first."""
+
+    def fault(rank: int) -> None:
+        real, first = Policy.token_logprobs, []
+
+        def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+            found = real(self, batch)
+            if torch.is_grad_enabled() and PULSE.step:
+                first.append(PULSE.step)
+                if rank == rank_with_it and PULSE.step == first[0] + steps_later:
+                    return act() or found * float("nan")
+            return found
+
+        Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
+
+    return fault
+
+
+def _out_of_memory(rank: int) -> None:
+    real = Policy.token_logprobs
+
+    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+        if rank and torch.is_grad_enabled() and len(batch.parts) > 1 and type(batch.ids_BT) is torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self, batch)
+
+    Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
+
+
+def disks(inputs: Path, number: int, kind: str) -> Row:
+    """A disk that is full, or becomes read-only, while the run writes into it; then it is in order again."""
+    row = Row()
+    for _ in range(number):
+        ward, mount = Ward(inputs, 1), Path(tempfile.mkdtemp(dir=inputs, prefix="disk-"))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], check=True)
+        try:
+            ward.anew(mount / "out")
+            children = ward.start()
+            stepping(ward, children, 7)
+            before = ward.whole()
+            if kind == "full":
+                with (mount / "filler").open("wb") as filler:
+                    filler.write(bytes(max(0, os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize - 30_000)))
+            else:
+                subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=False)
+            wait(children)
+            (mount / "filler").unlink(missing_ok=True) if kind == "full" else None
+            subprocess.run(["mount", "-o", "remount,rw", str(mount)], check=False)
+            judge(ward, row, before)
+            again = goes_on(ward, row, max(ward.whole(), default=0))
+            for child in again:
+                os.kill(child, signal.SIGTERM)
+            wait(again)
+        finally:
+            subprocess.run(["umount", "-l", str(mount)], check=True)
+    return row
+
+
+def make_inputs(folder: Path) -> None:
+    """A model of two narrow layers, its tokenizer, and rows."""
+    words = "the quick brown fox jumps over a lazy dog near Paris and five rivers of rain sing".split()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|pad|>", "<|bos|>", "<|im_end|>", "<|im_start|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(words, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>", chat_template=template
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"instruction": f"Say {i}", "input": "", "output": " ".join(words[: 2 + i % 12])} for i in range(64)]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+
+
+def main() -> int:
+    """Inject, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="of one process and of two together")
+    parser.add_argument("--others", type=int, default=5, help="times every other fault is injected")
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    chance, lost = random.Random(asked.seed), 0
+    with tempfile.TemporaryDirectory() as name:
+        inputs, times, alone = Path(name), asked.others, asked.kills * 3 // 4
+        make_inputs(inputs)
+        stuck, poison = _at(3, 1, lambda: time.sleep(3600)), _at(3, 1, lambda: None)
+        table: dict[str, tuple[str, Callable[[], Row]]] = {
+            "kill-1": ("kill -9, one process", lambda: kills(Ward(inputs, 1), alone, chance)),
+            "kill-2": (
+                "kill -9, one or both of two processes",
+                lambda: kills(Ward(inputs, 2), asked.kills - alone, chance),
+            ),
+            "term-1": ("SIGTERM, one process", lambda: signalled(Ward(inputs, 1), times, chance)),
+            "term-2": ("SIGTERM, two processes", lambda: signalled(Ward(inputs, 2), times, chance)),
+            "stuck": ("one of two processes stuck", lambda: patched(Ward(inputs, 2), times, stuck, ends=True)),
+            "nan": ("NaN in one process's rows of two", lambda: patched(Ward(inputs, 2), times, poison, ends=True)),
+            "oom": ("one of two processes out of memory", lambda: patched(Ward(inputs, 2), times, _out_of_memory, ends=False)),
+            "full": ("disk full", lambda: disks(inputs, times, "full")),
+            "read-only": ("disk turned read-only", lambda: disks(inputs, times, "read-only")),
+        }
+        print("| fault | injected | runs lost | finished checkpoints lost | steps repeated (mean / most) |")
+        print("|---|---|---|---|---|", flush=True)
+        for key, (title, inject) in table.items():
+            if not asked.only or key in asked.only:
+                row = inject()
+                lost += row.runs_lost + row.checkpoints_lost
+                print(row.line(title), flush=True)
+    return int(lost > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
