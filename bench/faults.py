@@ -3,8 +3,8 @@
     python bench/faults.py [--kills 200] [--others 5] [--only kill-1 stuck ...]
 
 Small real runs of `hone train`, forked from a process that has imported everything, on one and on two processes (gloo). After
-each fault the same command goes on. A finished checkpoint is one that was whole before the fault; a run is lost where the same command
-does not go on from the newest of them. Ends with 1 where either was lost. Mounting a small disk needs root.
+each fault the same command goes on. A finished checkpoint is one that was whole before the fault; a run is lost where the same
+command does not go on from the newest of them. Ends with 1 where either was lost. Mounting a small disk needs root.
 """
 
 from __future__ import annotations

@@ -164,7 +164,15 @@ class Watch:
         return f"{every}{said}, since {self._seconds:g} s or more"
 
     def _end(self, store: Any, verdict: str) -> None:
-        """Tell this process's part of what was judged; whoever is first tells all. Then all end."""
+        """Tell what was judged, save what can be, and end this process, whatever becomes of the others meanwhile."""
+        try:
+            self._tell(store, verdict)
+        finally:
+            sys.stderr.flush()
+            os._exit(TrainingError.exit_code)
+
+    def _tell(self, store: Any, verdict: str) -> None:
+        """This process's part of it; whoever is first tells all."""
         rows = self._name_rows(list(PULSE.rows)) if PULSE.rows else "none"
         stack = _stack_of_main()
         (self._folder / f"stacks-rank-{self._rank}.txt").write_text(_all_stacks(), encoding="utf-8")
@@ -177,7 +185,6 @@ class Watch:
             store.set("rescued", "1")
         else:
             self._wait(store, ["rescued"], _RESCUE_SECONDS if self._lives_still(0) else 0)
-        os._exit(TrainingError.exit_code)
 
     def _lives_still(self, rank: int) -> bool:
         seen = self._seen.get(rank)
