@@ -24,12 +24,15 @@ from typing import Any, Self
 
 from torch.distributed import DistError, PrefixStore, TCPStore
 
+from hone import log
 from hone.errors import TrainingError
 from hone.training.pulse import PULSE
 
 _LONGEST_TICK = 5.0
 _DETAILS_SECONDS, _RESCUE_SECONDS = 5.0, 120.0
 """How long the others are waited for, to tell their stacks, and to let rank 0 write a checkpoint."""
+_LOST_SECONDS = 30.0
+"""How long after the store has gone the work itself may take to find out that its company has."""
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL", "Socket Timeout")
 
@@ -102,20 +105,33 @@ class Watch:
         return f"{done}The same command continues from the newest complete checkpoint (MAX_RESTARTS does so by itself)"
 
     def _run(self) -> None:
-        with contextlib.suppress(
-            DistError, RuntimeError
-        ):  # the store has gone, and with it whoever served it: torchrun, or rank 0
-            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        try:
             client = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=20))
-            store = PrefixStore(f"hone/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", client)
-            with self._stacks.open("w") as stacks:
-                while not self._quiet.wait(self._tick_seconds):
-                    # Where Python's lock is held for good this thread stands still too; faulthandler's does not.
-                    faulthandler.dump_traceback_later(self._seconds + 2 * self._tick_seconds, file=stacks)
-                    self._tick(store)
-                faulthandler.cancel_dump_traceback_later()
-                self._show(store, ended=True)
-            self._stacks.unlink(missing_ok=True)
+        except (DistError, RuntimeError) as problem:
+            log.warn(f"nobody watches this process: the store at {address}:{port} does not answer ({str(problem)[:120]})")
+            return
+        try:
+            self._look_on(PrefixStore(f"hone/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", client))
+        except (DistError, RuntimeError) as problem:
+            if not self._quiet.wait(min(self._seconds, _LOST_SECONDS)):  # else the work has found out, or is over
+                said = f"the run cannot go on: rank {self._rank} on {socket.gethostname()} can no longer reach {address}:{port}"
+                print(
+                    f"{said}, so rank 0 has gone or is cut off ({str(problem)[:120]}). {self._saved()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(TrainingError.exit_code)
+
+    def _look_on(self, store: Any) -> None:
+        with self._stacks.open("w") as stacks:
+            while not self._quiet.wait(self._tick_seconds):
+                # Where Python's lock is held for good this thread stands still too; faulthandler's does not.
+                faulthandler.dump_traceback_later(self._seconds + 2 * self._tick_seconds, file=stacks)
+                self._tick(store)
+            faulthandler.cancel_dump_traceback_later()
+            self._show(store, ended=True)
+        self._stacks.unlink(missing_ok=True)
 
     def _show(self, store: Any, *, ended: bool = False) -> None:
         self._ticks += 1
