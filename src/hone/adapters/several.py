@@ -36,7 +36,7 @@ class Several:
     def __init__(self, module: nn.Module, base_name: str):
         if any(isinstance(inner, BaseTunerLayer) for inner in module.modules()):
             raise ModelError(
-                "api_adapters: the base in few bits carries an adapter (adapter_name_or_path) that is not merged into it; name all "
+                "api_adapters: the base in few bits carries an adapter (adapter_name_or_path) that is not merged; name all "
                 "of them in api_adapters"
             )
         self._module, self._base_name = module, base_name
