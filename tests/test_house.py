@@ -54,6 +54,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             "optim",
             "data",
             "inference",
+            "evaluation",
             "objectives.base",
             "objectives.build",
             "objectives.onpolicy",
