@@ -17,7 +17,7 @@ from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
-from hone.errors import TrainingError
+from hone.errors import RunError
 from hone.models.catalog import family_template
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
@@ -57,7 +57,7 @@ def gather_material(run: Run) -> Material:
     family = family_template(run.model.model_name_or_path)
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
     if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
-        raise TrainingError(
+        raise RunError(
             "per_device_train_batch_size: auto: a query is compared with the other texts of its micro-batch, so its size is part "
             "of what is learned; write a number"
         )
@@ -91,13 +91,13 @@ def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) 
     wanted = choose_metric(run.train, objective.best_by).metric
     names = answer_metric_names(objective, evals) if isinstance(objective, OnPolicy) else metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
-        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
+        raise RunError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def _require_company(run: Run, objective: Objective, tokens: TokenSet) -> None:
     alone = run.train.per_device_train_batch_size == 1 and not fills_rows(run)
     if objective.mixes_rows and run.train.do_train and alone and tokens.most_sequences < 3:
-        raise TrainingError(
+        raise RunError(
             "nothing would be learned: a query is compared with the other texts of its micro-batch, and with "
             "per_device_train_batch_size: 1 and no negatives in the data there are none; raise it, or name a column of negatives"
         )

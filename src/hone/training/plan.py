@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import hone
 from hone.config.train import TrainConfig
-from hone.errors import TrainingError
+from hone.errors import RunError
 from hone.models.checkpointing import Activations
 from hone.training.device import Precision
 from hone.training.memory import Memory, in_gib
@@ -160,7 +160,7 @@ def precision_of(train: TrainConfig) -> Precision:
 def count_steps(train: TrainConfig, steps_per_epoch: int) -> tuple[int, float]:
     """Optimizer steps of the run and the epochs they make."""
     if steps_per_epoch == 0:
-        raise TrainingError(
+        raise RunError(
             "an epoch has no whole step: fewer rows than per_device_train_batch_size x gradient_accumulation_steps x processes; "
             "lower them, or write dataloader_drop_last: false"
         )
