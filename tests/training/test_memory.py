@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -40,7 +40,6 @@ def test_parts_of_a_pass_stand_beside_what_is_held_all_along():
     assert (held(WHOLE).weights, held(WHOLE).adapters) == (4000, 0)
     assert held(holds_gradients=True).gradients == 300 + 400, "of the micro-batches before"
     assert held(world=2).gradients == 300 + 400, "DDP's buckets"
-    assert held(replace(ADAPTER, expanded=64)).activations == 5064
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():

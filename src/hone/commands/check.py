@@ -22,7 +22,7 @@ _LATER = Table("step", {"count_world": "hone.training.launch:count_world", "revi
 
 
 def main(arguments: list[str]) -> int:
-    """Print the review; returns 2, as where an error ends the check, where a fault was found. `--json`: for machines, an object also where an error ends the check.
+    """Print the review; returns 2 where a fault was found or an error ends the check, of which `--json` makes an object too.
 
     Its `errors` are the mistakes that ended the check, each with place, key and message; without any, the review stands beside.
     """

@@ -68,7 +68,7 @@ class Memory:
 
     def lines(self) -> list[str]:
         """One line a part."""
-        return [f"{name:<14}{in_gib(size):>10}" for name, size in asdict(self).items() if size]
+        return [f"{name:<14}{sized(size, self.total):>14}" for name, size in asdict(self).items() if size]
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,11 @@ class Weights:
     expanded: int = 0
 
 
-def in_gib(size: int) -> str:
-    """ "1.50 GiB"; below a hundredth of one, "3.2 MiB"."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 // 100 else f"{size / 2**20:.1f} MiB"
+def sized(size: int, whole: int) -> str:
+    """ "1.50 GiB", or "3.2 MiB" where `whole` is below a GiB: what stands beside the whole that it is a part of has its unit."""
+    unit, length, digits = ("GiB", 2**30, 2) if whole >= 2**30 else ("MiB", 2**20, 1)
+    least = 10**-digits
+    return f"under {least:g} {unit}" if 0 < size < least * length else f"{size / length:,.{digits}f} {unit}"
 
 
 def add_up(
@@ -113,7 +115,7 @@ def add_up(
     on_cpu, trained = device.type == "cpu", weights.trained
     buckets = trained if world > 1 else 0  # DDP sends gradients from a copy
     first = trained if holds_gradients else 0
-    in_pass = {**held, "gradients": held["gradients"] + first + buckets, "activations": held["activations"] + weights.expanded}
+    in_pass = {**held, "gradients": held["gradients"] + first + buckets}
     scratch = step_scratch(optimizer, weights, device)
     if trained + buckets + scratch > sum(in_pass.values()):
         in_pass = {"activations": 0, "logits": 0, "gradients": trained + buckets}
