@@ -38,6 +38,7 @@ from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.rehearsal import Watch, rehearse, without_memory
 from hone.training.reward_model import whole_model
+from hone.training.sharding import ALONE, Sharding, by_ddp, units_of
 from hone.training.speed import speed_of
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +71,7 @@ def forecast(
     shape, precision = shape_of(module), precision_of(run.train)
     fuse(module, run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
+    sharding = _sharding(attached, world)  # of all layers: a rehearsal leaves one of each kind
     longest = longest_example(run, objective, tokens)
     packing, by_sequence = _packing(run, objective, module), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
@@ -88,7 +90,7 @@ def forecast(
     one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
     memory = add_up(
         weights, one.bytes, formed=one.formed, optimizer=_step_kind(run), recomputes=activations != "kept",
-        holds_gradients=several, world=world, half=precision != "no", device=device,
+        holds_gradients=several, sharding=sharding, half=precision != "no", device=device,
     )  # fmt: skip
     extra = max(0, objective.logit_chunks - 2) * 4 * min(batch.num_trained * shape.vocabulary, CHUNK_ELEMENTS)
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
@@ -126,6 +128,13 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         beside=run.adapter.kind in ("lora", "oft"),
         expanded=max(linear) * base.itemsize if quantization else 0,
     )
+
+
+def _sharding(module: nn.Module, world: int) -> Sharding:
+    """What of the model one of the processes holds."""
+    if world == 1:
+        return ALONE
+    return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
 
 
 def _step_kind(run: Run) -> str:
