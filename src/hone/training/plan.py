@@ -17,7 +17,7 @@ import hone
 from hone.config.train import TrainConfig
 from hone.errors import RunError
 from hone.models.checkpointing import Activations
-from hone.training.device import Precision
+from hone.training.engines.base import Precision
 from hone.training.memory import Memory, sized
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
