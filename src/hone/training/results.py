@@ -11,6 +11,8 @@ from typing import Any
 
 from hone.errors import MissingExtra
 from hone.training.checkpoint import write_whole
+from hone.training.plan import Plan
+from hone.training.progress import Progress
 
 _SMOOTHING = 0.9
 
@@ -21,6 +23,22 @@ def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
     everything = folder / "all_results.json"
     before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
     write_whole(everything, _dump({**before, **metrics}))
+
+
+def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[str, float]:
+    """Hugging Face's figures of a run: mean loss of its steps, seconds in them, rates."""
+    seconds = max(1e-9, progress.seconds)
+    metrics = {
+        "epoch": progress.step / plan.steps_per_epoch,
+        "train_loss": progress.loss_sum / max(1, progress.step),
+        "train_runtime": round(progress.seconds, 4),
+        "train_samples_per_second": round(progress.samples / seconds, 3),
+        "train_steps_per_second": round(progress.step / seconds, 3),
+        "num_input_tokens_seen": progress.tokens,
+    }
+    if tokens_rate:
+        metrics["effective_tokens_per_sec"] = round(progress.tokens / seconds / plan.world, 2)
+    return metrics
 
 
 def require_plots() -> None:

@@ -22,7 +22,7 @@ from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.data.sample import Pair
-from hone.errors import CheckpointError, TrainingError
+from hone.errors import CheckpointError, RunError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
@@ -52,13 +52,15 @@ from hone.training.plan import Plan, precision_of
 from hone.training.portions import Portions, divided, read_note, write_note
 from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
+from hone.training.predict import FILE as PREDICTED
+from hone.training.predict import Predictions
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference, is_precomputed
 from hone.training.remote import Carrier, Remote, brought_here, everywhere
-from hone.training.results import plot_history, write_metrics
+from hone.training.results import plot_history, train_metrics, write_metrics
 from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
@@ -112,16 +114,16 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     require_means(run, device.device)
     material = gather_material(run)
     if material.objective.has_labels and not material.tokens.trained.any():
-        raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
+        raise RunError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = divided(choice.settle(run), device.gather(read_note(Path(run.train.output_dir)))[0])
     steps = lay_steps(run, material, device.data_world)
     plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
         if finished := device.gather(told_finished(run, plan, start, settings))[0]:
@@ -361,6 +363,7 @@ def _train(session: Session) -> Outcome:
         return Outcome({}, cause)
     with StopRequest(saying("the run is over and writes its model")):
         metrics = conclude(session, progress, records, measure)
+        metrics |= predict_now(session)
         session.carrier.finish()
     device.close()
     return Outcome(metrics, 0)
@@ -401,15 +404,35 @@ def measure_now(session: Session) -> dict[str, float]:
     return evaluate(policy, material.objective, material.evals, session.device, layout)
 
 
-def evaluate_only(session: Session) -> dict[str, float]:
-    """do_eval without do_train: the figures of the model as it is, written to eval_results.json."""
+def use_only(session: Session) -> dict[str, float]:
+    """do_eval and do_predict without do_train: the figures of the model as it is, written to eval_ and predict_results.json."""
+    folder, metrics = Path(session.plan.output_dir), {}
     with closing(session.feed):
-        metrics = measure_now(session)
-    folder = Path(session.plan.output_dir)
-    if session.device.is_main:
-        with writing(folder):
-            write_metrics(folder, "eval", metrics)
+        if session.run.train.do_eval:
+            metrics = measure_now(session)
+            if session.device.is_main:
+                with writing(folder):
+                    write_metrics(folder, "eval", metrics)
+        metrics |= predict_now(session)
+    session.carrier.finish()
     session.device.close()
+    return metrics
+
+
+def predict_now(session: Session) -> dict[str, float]:
+    """do_predict: the model's answers to the evaluation rows, and their figures in predict_results.json."""
+    run, folder, device = session.run, Path(session.plan.output_dir), session.device
+    if not run.train.do_predict:
+        return {}
+    adapters = vars(run.adapter).get("adapter_name_or_path", ())
+    step = session.keeper.last.name if run.train.do_train and session.keeper.last else ""
+    model = repr((run.model.model_name_or_path, adapters, step, session.plan.fingerprint if run.train.do_train else ""))
+    predictions = Predictions(run, session.material.codec, session.work.policy, device, model=model)
+    with writing(folder / PREDICTED):
+        metrics = predictions.take(session.material.evals)
+        if device.is_main:
+            write_metrics(folder, "predict", metrics)
+    log.info(f"the answers are in {folder / PREDICTED}")
     return metrics
 
 
@@ -444,19 +467,3 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
     write_whole(folder / "trainer_state.json", dumps(state))
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")
-
-
-def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[str, float]:
-    """Hugging Face's figures of a run: mean loss of its steps, seconds in them, rates."""
-    seconds = max(1e-9, progress.seconds)
-    metrics = {
-        "epoch": progress.step / plan.steps_per_epoch,
-        "train_loss": progress.loss_sum / max(1, progress.step),
-        "train_runtime": round(progress.seconds, 4),
-        "train_samples_per_second": round(progress.samples / seconds, 3),
-        "train_steps_per_second": round(progress.step / seconds, 3),
-        "num_input_tokens_seen": progress.tokens,
-    }
-    if tokens_rate:
-        metrics["effective_tokens_per_sec"] = round(progress.tokens / seconds / plan.world, 2)
-    return metrics
