@@ -31,12 +31,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.distributed import TCPStore
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
 from hone.models.policy import Policy
 from hone.training import checkpoint
 from hone.training.pulse import PULSE
+from hone.training.watch import Sign, Watch
 
 LONGEST, AFTER_A_KILL = 600, 15
 """Seconds that a run may take, far more than any does; and that one process of two may outlive the other."""
@@ -296,8 +298,8 @@ def disks(inputs: Path, number: int, kind: str) -> Row:
     return row
 
 
-def make_inputs(folder: Path) -> None:
-    """A model of two narrow layers, its tokenizer, and rows."""
+def make_inputs(folder: Path, *, width: int = 32, rows: int = 64) -> None:
+    """A model of two layers, its tokenizer, and rows."""
     words = "the quick brown fox jumps over a lazy dog near Paris and five rivers of rain sing".split()
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -312,14 +314,32 @@ def make_inputs(folder: Path) -> None:
         tokenizer_object=backend, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>", chat_template=template
     )
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    rows = [{"instruction": f"Say {i}", "input": "", "output": " ".join(words[: 2 + i % 12])} for i in range(64)]
-    (folder / "rows.json").write_text(json.dumps(rows))
+    said = [{"instruction": f"Say {i}", "input": "", "output": " ".join(words[: 2 + i % 12])} for i in range(rows)]
+    (folder / "rows.json").write_text(json.dumps(said))
     (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+
+
+def watch_cost() -> str:
+    """What the watch takes: of a beat, and of a look at all of 2, 64 and 1,024 processes, in processor time."""
+    started = time.process_time()
+    for number in range(100_000):
+        PULSE.beat("forward", (number,))
+    beat = (time.process_time() - started) / 100_000
+    store = TCPStore("127.0.0.1", _free_port(), is_master=True, wait_for_workers=False)
+    looks = []
+    for world in (2, 64, 1024):
+        watch = Watch(0, world, 600, Path(), name_rows=str, rescue=str)
+        for rank in range(world):
+            store.set(f"sign/{rank}", json.dumps(vars(Sign(rank, "h", 1, 1, 1, 1, "forward", True))))
+        started = time.process_time()
+        watch._tick(store)
+        looks.append(f"{world}: {1000 * (time.process_time() - started):.1f} ms")
+    return f"watch: {1e6 * beat:.2f} microseconds a beat (5 a step of one micro-batch); a look every 5 s at {', '.join(looks)}"
 
 
 def main() -> int:
@@ -356,6 +376,7 @@ def main() -> int:
                 row = inject()
                 lost += row.runs_lost + row.checkpoints_lost
                 print(row.line(title), flush=True)
+    print(watch_cost())
     return int(lost > 0)
 
 

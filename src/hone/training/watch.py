@@ -144,20 +144,20 @@ class Watch:
         self._show(store)
         if store.check(["verdict"]):
             self._end(store, store.get("verdict").decode())
-        watched = range(self._world) if self._rank == 0 else [0, self._rank]
-        self._look(store, [rank for rank in watched if store.check([f"sign/{rank}"])])
+        watched = [f"sign/{rank}" for rank in (range(self._world) if self._rank == 0 else (0, self._rank))]
+        here = watched if store.check(watched) else [key for key in watched if store.check([key])]
+        self._look([Sign(**json.loads(text)) for text in store.multi_get(here)])
         if verdict := self._judge():
             store.compare_set("verdict", "", verdict)
             self._end(store, store.get("verdict").decode())
 
-    def _look(self, store: Any, ranks: list[int]) -> None:
+    def _look(self, signs: list[Sign]) -> None:
         now = time.monotonic()
-        for rank in ranks:
-            sign = Sign(**json.loads(store.get(f"sign/{rank}")))
-            before = self._seen.get(rank, (sign, now, now))
+        for sign in signs:
+            before = self._seen.get(sign.rank, (sign, now, now))
             lived = now if sign.ticks != before[0].ticks else before[1]
             moved = now if (sign.step, sign.place) != (before[0].step, before[0].place) else before[2]
-            self._seen[rank] = (sign, lived, moved)
+            self._seen[sign.rank] = (sign, lived, moved)
 
     def _judge(self) -> str:
         """Who is dead or stuck, in words; "" where nobody is, as far as this process sees."""
