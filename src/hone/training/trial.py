@@ -13,7 +13,7 @@ from hone import log
 from hone.data.order import Steps
 from hone.training.feed import Feed, MicroBatch
 from hone.training.loop import Work, form_alone
-from hone.training.memory import in_gib
+from hone.training.memory import sized
 from hone.training.portions import size_of
 from hone.training.randomness import random_state, restore_random_state
 
@@ -40,7 +40,8 @@ def try_longest(work: Work, feed: Feed, steps: Steps, *, step: int, state_bytes:
     del held
     tokens, _ = size_of(batch)
     at_once = work.portions.most or len(batch.parts)
-    peak = "" if device.device.type == "cpu" else f", {in_gib(device.memory_bytes())} at its highest"
+    most = device.memory_bytes()
+    peak = "" if device.device.type == "cpu" else f", {sized(most, most)} at its highest"
     log.info(f"tried first: the longest micro-batch, {len(rows)} examples of {tokens:,} tokens; {at_once} at once fit{peak}")
 
 
