@@ -195,6 +195,8 @@ def kills(ward: Ward, number: int, chance: random.Random) -> Row:
             os.kill(child, signal.SIGKILL)
         wait(children, AFTER_A_KILL)
         judge(ward, row, before)
+        if row.injected % 10 == 0:
+            print(row.line("so far"), file=sys.stderr, flush=True)
         if ward.done() > 300:
             ward.anew()
     return row
