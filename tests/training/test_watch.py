@@ -48,7 +48,7 @@ def test_a_process_that_fails_is_told_and_the_last_step_is_saved(fault, tiny_run
         assert "its rows: rows row " in said and "time.sleep(600)" in said, "rows and stack"
         assert "token_logprobs" in (folder / "stacks-rank-1.txt").read_text()
     else:
-        assert "step 3 could not be finished" in said
+        assert "step 3 could not be finished" in said or "has died" in said, "the work or the watch finds it out first"
     assert train.main([str(write_run({**settings, "gradient_accumulation_steps": 2}, file))]) == 0
     assert len(losses_of(folder)) == 5
 
