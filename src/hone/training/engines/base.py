@@ -25,7 +25,11 @@ from hone.table import Table
 
 Precision = Literal["no", "bf16", "fp16"]
 
-ENGINES = Table("engine", {"ddp": "hone.training.engines.ddp:DdpEngine"}, error=TrainingError)
+ENGINES = Table(
+    "engine",
+    {"ddp": "hone.training.engines.ddp:DdpEngine", "fsdp": "hone.training.engines.fsdp:FsdpEngine"},
+    error=TrainingError,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Engine(ABC):
         """Meet the other processes. handlers, more: what else accelerate is told."""
         hardware, parallel = self.hardware, self.hardware.parallel
         group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.ddp_timeout), backend=parallel.ddp_backend)
-        AcceleratorState._reset_state()  # accelerate keeps it for good, and then refuses a later run of another precision
+        AcceleratorState._reset_state(True)  # accelerate keeps it for good: a later run may have another precision or group
         return Accelerator(
             cpu=hardware.use_cpu or not torch.accelerator.is_available(),
             mixed_precision=hardware.precision,
