@@ -100,7 +100,9 @@ def work(files: list[str]) -> None:
     from hone.training.launch import leave
     from hone.training.session import carry_out, prepare
 
-    for file in files:
+    first = int(os.environ.get("MASTER_PORT", "0"))
+    for number, file in enumerate(files):
+        os.environ["MASTER_PORT"] = str(first + number)  # the last run's may still be closing
         print(f"== {file}", flush=True)
         run = load([file], "train")
         session = prepare(run, settings=to_yaml(run))
@@ -186,7 +188,9 @@ def largest(left: dict[Any, Any], right: dict[Any, Any], keys: Iterator[Any] | N
 
     names = list(keys or left)
     assert left.keys() == right.keys() or keys, sorted(left.keys() ^ right.keys())[:3]
-    return max(float((torch.as_tensor(left[name]).double() - torch.as_tensor(right[name]).double()).abs().max()) for name in names)
+    return max(
+        float((torch.as_tensor(left[name]).double() - torch.as_tensor(right[name]).double()).abs().max()) for name in names
+    )
 
 
 def main() -> None:
@@ -230,11 +234,10 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             straight, late = losses(one.folder), range(HALF + 1, STEPS + 1)
             on, back = (losses(other.folder) for other in resumed[2 * number : 2 * number + 2])
             resume = max(largest(on, straight, late), largest(back, losses(cell.folder), late))
-            print(
-                f"{cell.engine:<18} {cell.method:<7} {cell.precision:<5} {world:<5} {largest(losses(cell.folder), straight):<8.1e} "
-                f"{largest(weights(cell.folder), weights(one.folder)):<8.1e} {resume:<8.1e} {'yes' if loads(cell, base) else 'NO'}",
-                flush=True,
-            )
+            figures = (largest(losses(cell.folder), straight), largest(weights(cell.folder), weights(one.folder)), resume)
+            told = " ".join(f"{figure:<8.1e}" for figure in figures)
+            plain = "yes" if loads(cell, base) else "NO"
+            print(f"{cell.engine:<18} {cell.method:<7} {cell.precision:<5} {world:<5} {told} {plain}", flush=True)
 
 
 if __name__ == "__main__":

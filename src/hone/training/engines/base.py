@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hone.config.parallel import ParallelConfig
 from hone.errors import TrainingError
 from hone.table import Table
+from hone.training.engines.moments import gather_moments, weight_names
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -123,6 +124,17 @@ class Engine(ABC):
         All processes call it; it raises on all what `load` raised on one.
         """
 
+    def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights that are saved, by name, as they lie on this process, whole or in shards.
+
+        Raises TrainingError where this engine's are of no form that torch.distributed.checkpoint knows.
+        """
+        raise TrainingError("save_async: checkpoints in shards are for DDP and FSDP; leave it out")
+
+    def moments(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """As `optimizer_state`, every tensor as it lies on this process."""
+        return gather_moments(module, optimizer)
+
     @abstractmethod
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """Moments by the name of the weight, whole; see `moments`. All processes call it, rank 0's is complete."""
@@ -130,6 +142,12 @@ class Engine(ABC):
     @abstractmethod
     def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
         """Put back what any engine's `optimizer_state` gave, on any number of processes; every process has all of it."""
+
+
+def named(module: nn.Module, weights: list[nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The weights by name, each once."""
+    names = weight_names(module)
+    return {names[id(weight)]: weight for weight in weights}
 
 
 def require_world(accelerator: Accelerator) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -26,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hone.adapters.apply import saved_weights
 from hone.config.sharding import sharding_of
 from hone.errors import CheckpointError, HoneError, TrainingError
-from hone.training.engines.base import Engine, Hardware
+from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
 from hone.training.engines.units import find_units
 
@@ -60,7 +61,9 @@ class FsdpEngine(Engine):
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Shard the module in place, unit by unit, and give the optimizer the shards in place of the weights."""
         if packed := [name for name, weight in module.named_parameters() if not weight.is_floating_point()]:
-            raise TrainingError(f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out")
+            raise TrainingError(
+                f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out"
+            )
         before = weight_names(module)
         for unit in find_units(module, self.sharding.units):
             self._shard(unit, self.hardware.precision)
@@ -88,7 +91,7 @@ class FsdpEngine(Engine):
 
     @contextlib.contextmanager
     def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
-        """See Engine. Where much learns each micro-batch's gradients are sent at once: whole ones would be as large as the model."""
+        """See Engine. Where much learns, gradients are sent at once: kept whole they would be as large as the model."""
         assert isinstance(module, FSDPModule), "what was wrapped"
         module.set_requires_gradient_sync(last or not self._waits)
         yield
@@ -130,12 +133,15 @@ class FsdpEngine(Engine):
             full = torch.empty(weight.shape, dtype=weight.dtype, device=self.device) if copy is None else copy.to(self.device)
             self._set(weight, full, source=0)
 
+    def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """See Engine."""
+        _reshard(module)
+        return named(module, saved_weights(module))
+
     @torch.no_grad()
     def _gathered(self, module: nn.Module) -> dict[int, Tensor]:
         """Whole copies in host memory of the weights that are saved, by identity of the weight; on rank 0 alone."""
-        for inner in module.modules():
-            if isinstance(inner, FSDPModule):
-                inner.reshard()
+        _reshard(module)
         copies = {}
         for weight in saved_weights(module):
             full = self._full(weight)
@@ -176,18 +182,27 @@ class FsdpEngine(Engine):
         load_moments(module, optimizer, state, share)
 
 
+def _reshard(module: nn.Module) -> None:
+    """Let go of whole weights: after an evaluation the root's are still there."""
+    for inner in module.modules():
+        if isinstance(inner, FSDPModule):
+            inner.reshard()
+
+
 @contextlib.contextmanager
 def _in_place_of(module: nn.Module, copies: dict[int, Tensor]) -> Iterator[None]:
     """While it is held, `module` has ordinary weights where it has shards, and the classes that its modules had before."""
     kept: list[tuple[nn.Module, str, nn.Parameter]] = []
     made: dict[int, nn.Parameter] = {}
     classes = [(inner, type(inner)) for inner in module.modules() if isinstance(inner, FSDPModule)]
+    hooks = [(inner, inner._load_state_dict_post_hooks) for inner in module.modules()]  # fully_shard's look for shards
     for inner in module.modules():
         for name, weight in inner._parameters.items():
             if weight is not None and id(weight) in copies:
                 copy = made.setdefault(id(weight), nn.Parameter(copies[id(weight)], requires_grad=weight.requires_grad))
                 kept.append((inner, name, weight))
                 inner._parameters[name] = copy
+        inner._load_state_dict_post_hooks = OrderedDict()
     for inner, kind in classes:
         inner.__class__ = kind.__mro__[2]
     try:
@@ -195,5 +210,7 @@ def _in_place_of(module: nn.Module, copies: dict[int, Tensor]) -> Iterator[None]
     finally:
         for inner, kind in classes:
             inner.__class__ = kind
+        for inner, own in hooks:
+            inner._load_state_dict_post_hooks = own
         for inner, name, weight in kept:
             inner._parameters[name] = weight

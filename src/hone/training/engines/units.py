@@ -24,10 +24,8 @@ def find_units(module: nn.Module, names: Sequence[str] = ()) -> list[nn.Module]:
     for name in names:
         if name not in kinds:
             raise TrainingError(f"fsdp_transformer_layer_cls_to_wrap: no module is a {name}{nearest(name, sorted(kinds))}")
-    if names:
-        found = [inner for inner in causal.modules() if type(inner).__name__ in names]
-    else:
-        found = _layers(causal)
+    asked = [inner for inner in causal.modules() if type(inner).__name__ in names]
+    found = asked or _layers(causal)
     if not found:
         raise TrainingError(
             f"fsdp: {type(causal).__name__} has no list of layers to shard one by one; name the class of its layers under "
