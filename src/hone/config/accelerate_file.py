@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hone.config.convert import FALSE
+from hone.config.convert import FALSE, TRUE
 from hone.config.settings import Given, Settings
 from hone.config.source import read_file
 from hone.errors import Mistake
@@ -74,6 +74,20 @@ class Sharded:
             self._file(given)
         elif given and isinstance(given.value, Mapping) and "distributed_type" in given.value:
             self._accelerate(dict(given.value), given, where="fsdp_config")
+
+        config = self._settings["fsdp_config"]
+        if isinstance(config, Mapping):
+            self._recompute(config)
+
+    def _recompute(self, config: Mapping[str, Any]) -> None:
+        """activation_checkpointing is what gradient_checkpointing says; transformers takes the former too."""
+        given = self._settings.given["fsdp_config"]
+        asked = next((value for key, value in config.items() if key.removeprefix("fsdp_") == "activation_checkpointing"), None)
+        if str(asked).lower() not in TRUE:
+            return
+        self._fill("gradient_checkpointing", True, given, "fsdp_config")
+        if self._settings["gradient_checkpointing"] is False:
+            self._wrong(given, "activation_checkpointing: true, and gradient_checkpointing: false is written; remove one of them")
 
     def _file(self, given: Given) -> None:
         items, mistakes = read_file(Path(given.value))

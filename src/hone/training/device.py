@@ -77,6 +77,10 @@ class Device:
         """Move the module to the device, spread it over the processes, compute in the precision; the optimizer alike."""
         return self._engine.wrap(module, optimizer)
 
+    def share(self, module: nn.Module) -> nn.Module:
+        """A frozen module beside the one that learns, spread over the processes where that one is in shards."""
+        return self._engine.share(module)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Within, products are taken in the run's precision, as in a prepared module's own forward."""
         return self._engine.autocast()

@@ -78,6 +78,10 @@ class Engine(ABC):
         Raises TrainingError where what comes out is not what was asked for.
         """
 
+    def share(self, module: nn.Module) -> nn.Module:
+        """A frozen module beside the one that learns, spread over the processes where this engine spreads weights."""
+        return module
+
     def autocast(self) -> AbstractContextManager[None]:
         """Within, products are taken in the run's precision, as in a wrapped module's own forward."""
         return self.accelerator.autocast()

@@ -60,17 +60,8 @@ class FsdpEngine(Engine):
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Shard the module in place, unit by unit, and give the optimizer the shards in place of the weights."""
-        if packed := [name for name, weight in module.named_parameters() if not weight.is_floating_point()]:
-            raise TrainingError(
-                f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out"
-            )
         before = weight_names(module)
-        for unit in find_units(module, self.sharding.units):
-            self._shard(unit, self.hardware.precision)
-        self._shard(module, None)
-        left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
-        if left or not isinstance(module, FSDPModule):
-            raise TrainingError(f"fsdp: {len(left)} weights were not sharded, such as {', '.join(left[:3])}")
+        self._spread(module, self.sharding.units)
         sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
         self._waits = sum(size for size, learns in sizes if learns) < _FEW * sum(size for size, _ in sizes)
         if self.hardware.precision != "no":
@@ -81,6 +72,23 @@ class FsdpEngine(Engine):
         for group in optimizer.param_groups:
             group["params"] = [after[before[id(weight)]] for weight in group["params"]]
         return module, self.accelerator.prepare_optimizer(optimizer)
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """See Engine. It computes in the type of its weights, as it does elsewhere."""
+        self._spread(module, ())
+        return module
+
+    def _spread(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        if packed := [name for name, weight in module.named_parameters() if not weight.is_floating_point()]:
+            raise TrainingError(
+                f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out"
+            )
+        for unit in find_units(module, names):
+            self._shard(unit, self.hardware.precision)
+        self._shard(module, None)
+        left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
+        if left or not isinstance(module, FSDPModule):
+            raise TrainingError(f"fsdp: {len(left)} weights were not sharded, such as {', '.join(left[:3])}")
 
     def _shard(self, unit: nn.Module, precision: str | None) -> None:
         """precision: None for the root, which torch keeps whole from the forward to the backward pass."""
