@@ -94,15 +94,14 @@ def make_base(place: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def work(files: list[str]) -> None:
+def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
     from hone.training.session import carry_out, prepare
 
-    first = int(os.environ.get("MASTER_PORT", "0"))
-    for number, file in enumerate(files):
-        os.environ["MASTER_PORT"] = str(first + number)  # the last run's may still be closing
+    for file, port in zip(files, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         print(f"== {file}", flush=True)
         run = load([file], "train")
         session = prepare(run, settings=to_yaml(run))
@@ -120,16 +119,13 @@ def train(cells: list[Cell], base: dict[str, Any], place: Path) -> None:
         path = place / f"{cells[0].world}-{id(cells)}-{number}.json"
         path.write_text(json.dumps(cell.settings(base)))
         files.append(str(path))
-    world = cells[0].world
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    world, ports = cells[0].world, free_ports(len(files))
+    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     processes, logs = [], []
     for rank in range(world):
         variables = {**group, "RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}
         logs.append(place / f"rank{rank}.log")
-        processes.append(FORKS.Process(target=start, args=(files, logs[-1], {k: str(v) for k, v in variables.items()})))
+        processes.append(FORKS.Process(target=start, args=(files, ports, logs[-1], variables)))
         processes[-1].start()
     for process in processes:
         process.join()
@@ -137,14 +133,25 @@ def train(cells: list[Cell], base: dict[str, Any], place: Path) -> None:
         raise SystemExit("\n".join(log.read_text()[-6000:] for log in logs))
 
 
-def start(files: list[str], log: Path, variables: dict[str, str]) -> None:
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on: one a run, as the last run's may still be closing."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def start(files: list[str], ports: list[int], log: Path, variables: dict[str, Any]) -> None:
     """One process, forked, of those that train."""
-    os.environ.update(variables)
+    os.environ.update({name: str(value) for name, value in variables.items()})
     with log.open("w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     try:
-        work(files)
+        work(files, ports)
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()

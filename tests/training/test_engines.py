@@ -85,7 +85,9 @@ def test_shards_train_as_whole_weights_do_and_go_on_from_each_other(tiny_run, tm
         assert losses < 1e-4 and weights < 2e-5, name  # the log rounds losses to 4 digits
     assert runs.differ("lora", "one_lora")[0] < 2**-5 and runs.differ("lora_back", "one_lora")[0] < 2**-5
     saved = runs["full"] / f"checkpoint-{HALF}"
-    assert not checkpoint.problem_of(saved) and not list(saved.glob("*.safetensors")) and (saved / "sharded" / ".metadata").is_file()
+    assert (
+        not checkpoint.problem_of(saved) and not list(saved.glob("*.safetensors")) and (saved / "sharded" / ".metadata").is_file()
+    )
     assert (runs["lora"] / f"checkpoint-{HALF}" / "adapter_model.safetensors").is_file()
     read = AutoModelForCausalLM.from_pretrained(runs["full"], dtype=torch.float32).state_dict()
     assert all(torch.equal(read[name], weight) for name, weight in weights_of(runs["full"]).items())

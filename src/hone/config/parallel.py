@@ -69,3 +69,10 @@ class ParallelConfig(Section):
     def engine(self) -> str:
         """Which way of spreading a model over processes the settings ask for."""
         return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"
+
+    @property
+    def one_loads(self) -> bool:
+        """Whether one process reads the weights and sends the others their shares."""
+        config = self.fsdp_config if self.engine == "fsdp" and isinstance(self.fsdp_config, dict) else {}
+        found = [value for key, value in config.items() if key.removeprefix("fsdp_") == "cpu_ram_efficient_loading"]
+        return str(found[-1] if found else False).lower() in ("true", "yes", "on", "1")

@@ -71,6 +71,11 @@ class Engine(ABC):
             **more,
         )
 
+    @property
+    def held(self) -> torch.device:
+        """Where weights lie from when they are read until `wrap` has them; "meta" where another process reads them."""
+        return self.accelerator.device
+
     @abstractmethod
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """The module, on the device, spread over the processes and computing in the precision; the optimizer over its weights.

@@ -58,10 +58,20 @@ class FsdpEngine(Engine):
             dist.init_process_group(backend, timeout=timedelta(seconds=parallel.ddp_timeout), **alone)
         return super().join(*handlers, **more)
 
+    @property
+    def held(self) -> torch.device:
+        """See Engine. Weights go to the device a unit at a time, so that they need not fit there together."""
+        if self.sharding.one_loads and not self.accelerator.is_main_process:
+            return torch.device("meta")
+        return torch.device("cpu")
+
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Shard the module in place, unit by unit, and give the optimizer the shards in place of the weights."""
         before = weight_names(module)
+        read = {name: weight.detach() for name, weight in module.named_parameters()}
         self._spread(module, self.sharding.units)
+        if self.sharding.one_loads:
+            self._send(module, read)
         sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
         self._waits = sum(size for size, learns in sizes if learns) < _FEW * sum(size for size, _ in sizes)
         if self.hardware.precision != "no":
@@ -72,6 +82,25 @@ class FsdpEngine(Engine):
         for group in optimizer.param_groups:
             group["params"] = [after[before[id(weight)]] for weight in group["params"]]
         return module, self.accelerator.prepare_optimizer(optimizer)
+
+    def _send(self, module: nn.Module, read: dict[str, Tensor]) -> None:
+        """Each process's share of what rank 0 has `read`, and all of its buffers, where there were none but shapes."""
+        told = [[(name, tuple(weight.shape), weight.dtype) for name, weight in read.items()]]
+        dist.broadcast_object_list(told, src=0)
+        if differing := set(told[0]) ^ {(name, tuple(weight.shape), weight.dtype) for name, weight in read.items()}:
+            raise TrainingError(
+                f"fsdp: cpu_ram_efficient_loading: {min(map(str, differing))} differs between processes; leave it out"
+            )
+        if not self.accelerator.is_main_process:
+            module.to_empty(device="cpu" if self.sharding.offload else self.device)
+        for name, weight in module.named_parameters():
+            here = read[name] if self.accelerator.is_main_process else torch.empty_like(read[name], device=self.device)
+            self._set(weight, here.to(self.device), source=0)
+        for inner in module.modules():
+            for name, buffer in inner._buffers.items():
+                if buffer is not None:
+                    inner._buffers[name] = buffer.to(self.device)
+                    dist.broadcast(inner._buffers[name], src=0)
 
     def share(self, module: nn.Module) -> nn.Module:
         """See Engine. It computes in the type of its weights, as it does elsewhere."""
