@@ -186,7 +186,8 @@ def loads(cell: Cell, base: dict[str, Any]) -> bool:
     model = AutoModelForCausalLM.from_pretrained(base["model_name_or_path"], dtype=torch.float32)
     state = PeftModel.from_pretrained(model, str(cell.folder)).state_dict()
     plain = {name.replace(".default", ""): tensor for name, tensor in state.items()}
-    return all(torch.equal(plain[name].float(), tensor.float()) for name, tensor in mine.items())
+    named = {name if name in plain else f"{name}.weight": tensor for name, tensor in mine.items()}  # DoRA's has no .weight
+    return all(torch.equal(plain[name].float(), tensor.float()) for name, tensor in named.items())
 
 
 def largest(left: dict[Any, Any], right: dict[Any, Any], keys: Iterator[Any] | None = None) -> float:

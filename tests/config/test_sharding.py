@@ -39,9 +39,9 @@ def test_every_line_of_fsdp_config_is_meant_or_refused():
         reshard=False, offload=True, ahead=True, one_loads=True, sharded=True, units=("A", "B"), recomputes=False
     )
     wrong = {
-        "use_orig_params": False, "auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 10, "backward_prefetch": "BACKWARD_POST",
-        "ignored_modules": "lm_head", "state_dict_type": "LOCAL_STATE_DICT", "sharding_strategy": "NO_SHARD", "xla": True,
-        "cpu_offload": "maybe", "reshrad_after_forward": True,
+        "use_orig_params": False, "auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 10, "ignored_modules": "lm_head",
+        "backward_prefetch": "BACKWARD_POST", "state_dict_type": "LOCAL_STATE_DICT", "sharding_strategy": "NO_SHARD",
+        "xla": True, "cpu_offload": "maybe", "reshrad_after_forward": True,
     }  # fmt: skip
     _, findings = read_sharding(("true",), wrong)
     assert [message.split(":")[0] for _, message in findings] == list(wrong)

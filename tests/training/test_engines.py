@@ -1,7 +1,7 @@
 """Weights in shards train as whole ones do, and any engine and number of processes goes on with what another has saved.
 
-Tolerance as in test_invariance, fp32 sums in another order: 1e-5 in losses, 2e-5 in weights. In bf16 norms' weights are rounded to
-it where they are sent: a step's loss differs by less than a unit of its last place, 2^-7 of about 5.
+Tolerance as in test_invariance, fp32 sums in another order: 1e-5 in losses, 2e-5 in weights. In bf16 the weights of
+norms are rounded to it where they are sent: a step's loss differs by less than a unit of its last place, 2^-7 of about 5.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Device:
             require_fp16(torch.device("cpu"))
         self._engine = open_engine(hardware)
         self._accelerator = self._engine.accelerator
-        self.device: torch.device = self._accelerator.device
+        self.device: torch.device = self._engine.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
         self.precision: Precision = hardware.precision

@@ -56,6 +56,8 @@ class Engine(ABC):
         self.hardware = hardware
         self.accelerator = self.join()
         require_world(self.accelerator)
+        found = self.accelerator.device
+        self.device = torch.device("cpu") if found.type == "cpu" else found  # accelerate numbers CPUs by process
 
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """Meet the other processes. handlers, more: what else accelerate is told."""
@@ -74,7 +76,7 @@ class Engine(ABC):
     @property
     def held(self) -> torch.device:
         """Where weights lie from when they are read until `wrap` has them; "meta" where another process reads them."""
-        return self.accelerator.device
+        return self.device
 
     @abstractmethod
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:

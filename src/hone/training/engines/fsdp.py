@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -31,6 +32,9 @@ from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
 from hone.training.engines.units import find_units
 
+# The tap gives logits of width 0, a view of the hidden states, which nobody writes into.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
+
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FEW = 0.1
 """Of the weights: where fewer learn, their gradients are kept whole until a step's last micro-batch, and sent once."""
@@ -42,7 +46,6 @@ class FsdpEngine(Engine):
     def __init__(self, hardware: Hardware):
         self.sharding = sharding_of(hardware.parallel)
         super().__init__(hardware)
-        self.device = self.accelerator.device
         self.mesh: DeviceMesh = init_device_mesh(self.device.type, (self.accelerator.num_processes,))
         self._waits = False
 
@@ -175,6 +178,11 @@ class FsdpEngine(Engine):
         _reshard(module)
         return named(module, saved_weights(module))
 
+    def moments(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """See Engine."""
+        _reshard(module)
+        return super().moments(module, optimizer)
+
     @torch.no_grad()
     def _gathered(self, module: nn.Module) -> dict[int, Tensor]:
         """Whole copies in host memory of the weights that are saved, by identity of the weight; on rank 0 alone."""
@@ -200,6 +208,7 @@ class FsdpEngine(Engine):
 
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """See Engine."""
+        _reshard(module)
         main = self.accelerator.is_main_process
 
         def whole(_: nn.Parameter, value: Tensor) -> Tensor:
@@ -210,6 +219,7 @@ class FsdpEngine(Engine):
 
     def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
         """See Engine."""
+        _reshard(module)
 
         def share(weight: nn.Parameter, value: Tensor) -> Tensor:
             assert isinstance(weight, DTensor), "a sharded weight"
