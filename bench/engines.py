@@ -30,6 +30,9 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp, recomputed": {"fsdp": "true", "gradient_checkpointing": True},
     "fsdp, one loads": {"fsdp": "true", "fsdp_config": {"cpu_ram_efficient_loading": True}},
     "fsdp, shards": {"fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
+    "fsdp, hybrid": {"fsdp": "hybrid_shard", "fsdp_config": {"forward_prefetch": True}},
+    "tensor parallel": {"tensor_parallel_size": 2},
+    "tensor, shards": {"tensor_parallel_size": 2, "fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
     "fsdp, async": {"fsdp": "true", "save_async": True},
 }
 METHODS: dict[str, dict[str, Any]] = {
@@ -59,7 +62,8 @@ class Cell:
     def settings(self, base: dict[str, Any]) -> dict[str, Any]:
         """The run as a user would write it; a step is 4 rows on any number of processes."""
         spread = {} if self.world == 1 else ENGINES[self.engine]
-        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // self.world}
+        parts = self.world // spread.get("tensor_parallel_size", 1)
+        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts}
         return {
             **base, **batch, **METHODS[self.method], **PRECISIONS[self.precision], **spread, **self.more,
             "output_dir": str(self.folder),
@@ -219,7 +223,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
         for engine in ENGINES
         for method in METHODS
         for precision in PRECISIONS
-        if asked.only in f"{engine}/{method}/{precision}"
+        if asked.only in f"{engine}/{method}/{precision}" and not ("tensor" in engine and "ora" in method)
     ]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")

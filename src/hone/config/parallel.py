@@ -58,6 +58,13 @@ class ParallelConfig(Section):
         level="advanced",
         example="LlamaDecoderLayer",
     )
+    tensor_parallel_size: int = knob(
+        1,
+        "Processes after each other that compute each layer together, every one a part of its products, by the family's plan in "
+        "transformers. They see the same batches. For layers too large for one device; keep it within a machine.",
+        ge=1,
+        level="advanced",
+    )
     save_async: bool = knob(
         False,
         "Checkpoints are copied to host memory and written while training goes on; the next one waits for it. They are then "
@@ -68,6 +75,8 @@ class ParallelConfig(Section):
     @property
     def engine(self) -> str:
         """Which way of spreading a model over processes the settings ask for."""
+        if self.tensor_parallel_size > 1:
+            return "fsdp"  # what is left of the processes shares weights
         return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"
 
     @property
@@ -76,3 +85,8 @@ class ParallelConfig(Section):
         config = self.fsdp_config if self.engine == "fsdp" and isinstance(self.fsdp_config, dict) else {}
         found = [value for key, value in config.items() if key.removeprefix("fsdp_") == "cpu_ram_efficient_loading"]
         return str(found[-1] if found else False).lower() in ("true", "yes", "on", "1")
+
+    @property
+    def parts_layers(self) -> bool:
+        """Whether a process never holds a whole layer of its own, on which another way of computing it could be tried."""
+        return self.one_loads or self.tensor_parallel_size > 1

@@ -220,7 +220,7 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         for_training=True,
         held=device.held,
         activations=activations,
-        fused=False if run.parallel.one_loads else run.train.fused_kernels,  # each is tried on weights
+        fused=False if run.parallel.parts_layers else run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
