@@ -86,10 +86,11 @@ class Conductor:
         return improved
 
     def _save(self, progress: Progress, *, to_go_on: bool) -> None:
+        self._keeper.settle()
         self._carrier.settle()  # what is being carried is not removed meanwhile
         folder = self._keeper.save(progress, to_go_on=to_go_on)
         self._carrier.carry(folder, progress.best_checkpoint)
-        self._records.say(f"saved {folder}")
+        self._records.say(f"{'saving' if self._keeper.is_saving else 'saved'} {folder}")
 
 
 def _due(every: int, step: int) -> bool:

@@ -185,6 +185,8 @@ class Carrier:
         assert self._remote is not None, "something to carry and nowhere to"
         while self._waits and not (folder / MANIFEST).is_file():  # it is still being written
             time.sleep(0.1)
+        if not (folder / MANIFEST).is_file():
+            return  # it will not come: the run ends
         step, remote = checkpoint.step_of(folder), self._remote
         best_step = checkpoint.step_of(Path(best)) if best else None
 
@@ -221,6 +223,11 @@ class Carrier:
         if self._under_way is not None:
             self._under_way.result()
             self._under_way = None
+
+    def close(self) -> None:
+        """Wait for nothing any more: the run is over, however it ended."""
+        self._waits = False
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def finish(self) -> None:
         """All that the run leaves has arrived; CheckpointError, which says where it lies, where it has not."""
