@@ -45,6 +45,8 @@ _FEW = 0.1
 class FsdpEngine(Engine):
     """Every process has a share of every weight and of its moments."""
 
+    tries_first = True
+
     def __init__(self, hardware: Hardware):
         self.sharding = sharding_of(hardware.parallel)
         super().__init__(hardware)
