@@ -62,7 +62,7 @@ def test_launch_keeps_arguments_whole_and_the_port_fixed():
 
 def test_launch_is_wanted_once_only():
     assert wants_launch(said(FORCE_TORCHRUN="1"), use_cpu=True)
-    assert not wants_launch(said(FORCE_TORCHRUN="1", RANK="0", WORLD_SIZE="2"), use_cpu=True)
+    assert not wants_launch(said(FORCE_TORCHRUN="1", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"), use_cpu=True)
     assert not wants_launch(said(FORCE_TORCHRUN="1", TORCHELASTIC_RUN_ID="1"), use_cpu=True)
     assert not wants_launch(said(), use_cpu=True)
 

@@ -50,6 +50,7 @@ from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
+from hone.training.preflight import HINT, digest, join, prove_sum, same_data
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
@@ -92,8 +93,12 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
     run = settled(run)
-    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
-    device = open_device(run)
+    meeting = join(run, settings)
+    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits in a collective
+    meeting.wait("the look at output_dir")
+    with meeting.within("the first sum over all processes", HINT):
+        device = open_device(run)
+        prove_sum(device)
     start = device.gather(choice)[0]
     seed_all(run.train.seed)
     if run.train.full_determinism:
@@ -102,6 +107,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         device.use_tf32(run.train.tf32)
     require_means(run, device.device)
     material = gather_material(run)
+    same_data(meeting, digest(material.tokens))
     if material.objective.has_labels and not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):

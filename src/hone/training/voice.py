@@ -13,17 +13,21 @@ from datetime import timedelta
 from torch.distributed import DistStoreError, TCPStore
 
 from hone import log
+from hone.training.meeting import JointError
 
 _PATIENCE_SECONDS = 1.0
 """How long another process waits for the first one to say the same."""
 
 
-def has_the_word(message: str) -> bool:
-    """Whether this process tells `message`: rank 0 where it comes to it in time, else whoever comes first; each message once.
+def has_the_word(error: Exception) -> bool:
+    """Whether this process tells `error`: rank 0 where it comes to it in time, else whoever comes first; each message once.
 
-    Processes agree through torchrun's own store, which stands before they have joined. Without one, each tells its own.
+    Processes agree through torchrun's own store, which stands before they have joined. Without one, each tells its own. What
+    the preflight told all of them is told once a machine, without asking: the store that told it may have gone.
     """
-    store = _store()
+    if isinstance(error, JointError):
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    message, store = str(error), _store()
     if store is None:
         return True
     key = f"hone/told/{hashlib.sha256(message.encode()).hexdigest()}"
