@@ -204,6 +204,11 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    pairs = [pair.partition("=") for pair in settings["api_adapters"]]
+    if wrong := next((name + sign + place for name, sign, place in pairs if not name.strip() or not place.strip()), None):
+        yield "api_adapters", f"saw {wrong!r}; wanted NAME=FOLDER, as law=saves/law"
+    elif len({name for name, *_ in pairs}) < len(pairs):
+        yield "api_adapters", "names one name twice; each adapter needs one of its own"
     if verb == "api" and settings["num_beams"] > 1:
         yield "num_beams", "has no place in hone api, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
