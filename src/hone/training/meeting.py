@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -25,18 +26,21 @@ from hone.training.address import own_address, require_reachable, taken
 _BEAT_SECONDS, _POLL_SECONDS, _STORE_SECONDS = 2.0, 0.05, 20
 _SILENT_SECONDS = 60.0
 """A process whose heart has not been seen to beat for so long is taken for dead or stuck."""
+_CLAIM_SECONDS = 10.0
+"""An earlier start of the run may still be ending, and hold the numbers of this one."""
 _PLACE = "hone/meeting"
 
 
 @dataclass(frozen=True)
 class Card:
-    """Who somebody is. about: what must be equal, by name."""
+    """Who somebody is. about: what must be equal, by name; token: of this member alone, as containers share names and numbers."""
 
     number: int
     host: str
     address: str
     process: int
     about: dict[str, str]
+    token: str = ""
 
     def __str__(self) -> str:
         return f"{self.host} ({self.address})"
@@ -168,7 +172,7 @@ class Meeting:
 
     @contextlib.contextmanager
     def within(self, what: str, hint: str) -> Iterator[None]:
-        """What is done within must end in `seconds`; else who is not done is told, and the process ends: nothing else stops it."""
+        """What is done within must end in `seconds`; else who is not done is told, and the process ends."""
         if self._store is None:
             yield
             return
@@ -242,7 +246,7 @@ def meet(
     start of the same run left in torchrun's is never read. Raises TrainingError that names who or what is missing.
     """
     mine = own_address(address)
-    card = Card(member.number, socket.gethostname(), mine, os.getpid(), member.about)
+    card = Card(member.number, socket.gethostname(), mine, os.getpid(), member.about, uuid.uuid4().hex)
     started = time.monotonic()
     while True:
         left = max(5.0, seconds - (time.monotonic() - started))
@@ -250,7 +254,7 @@ def meet(
         meeting = Meeting(store, card, member.count, called=member.called, seconds=seconds)
         if not (holder := meeting.claim()):
             break
-        if time.monotonic() - started > min(seconds, 10):  # an earlier start of the run may still be ending
+        if time.monotonic() - started > min(seconds, _CLAIM_SECONDS):
             raise TrainingError(
                 f"{member.called} {member.number} is taken by {holder}: two have the same number (NODE_RANK, RANK), or another "
                 f"run uses {address}:{port}; set MASTER_PORT to another number on all machines"

@@ -48,11 +48,11 @@ def join(run: Run, settings: str) -> Meeting:
     if world == 1:
         return alone("rank")
     address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
-    mine = _flat(settings) | {"bf16": run.train.bf16}
+    mine = flat(settings) | {"bf16": run.train.bf16}
     about = {**_versions(), "WORLD_SIZE": str(world), "settings": _digest(mine)}
     meeting = meet(
         Member("rank", rank, world, about, json.dumps(mine)), address=address, port=port, seconds=run.parallel.join_timeout,
-        agent=os.environ.get(_AGENT) == "True", judge=_judge,
+        agent=os.environ.get(_AGENT) == "True", judge=judge,
     )  # fmt: skip
     if meeting.store is not None and os.environ.get(_AGENT) == "True":
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting.store.host, str(meeting.store.port)
@@ -98,13 +98,13 @@ def _source() -> str:
     return total.hexdigest()[:12]
 
 
-def _flat(settings: str) -> dict[str, Any]:
+def flat(settings: str) -> dict[str, Any]:
     """The settings of all sections by name, without those that may name other places elsewhere."""
     tree = yaml.safe_load(settings)
     return {name: value for part in tree.values() for name, value in part.items() if name not in _MAY_DIFFER}
 
 
-def _judge(meeting: Meeting) -> str:
+def judge(meeting: Meeting) -> str:
     """Which versions and settings differ from the first process's; "" where none does."""
     cards, found = meeting.cards(), Differences(meeting)
     for card in cards[1:]:
