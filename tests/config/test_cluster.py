@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hone.commands import env
 from hone.config.cluster import expand_counts, expand_hosts
 from hone.config.environment import become_task, read_environment
 
@@ -68,6 +69,25 @@ def test_what_the_user_says_goes_before_slurm():
     assert (found["num_nodes"], found["node_rank"], found["master_addr"]) == (3, 2, "head")
     assert not said({**SLURM, "SLURM_NTASKS": "16", "SLURM_PROCID": "0", "NPROC_PER_NODE": "8"})["launched"]
     assert said({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"})["num_nodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "this machine alone, processes: one a device"),
+        ({**SLURM, "SLURM_NTASKS": "2"}, "machine 0 of 2, processes on each: one a device; they meet at gpu01:29500 (by SLURM)"),
+        ({**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, "this is rank 3 of 4, which meet at gpu01:29500 (by SLURM)"),
+        ({"NNODES": "2", "NODE_RANK": "7", "MASTER_ADDR": "a"}, "NODE_RANK is 7 of 2 machines"),
+        (
+            {"RDZV_ID": "x", "MIN_NNODES": "1", "MAX_NNODES": "4"},
+            "1 to 4 machines, processes on each: one a device; they meet at",
+        ),
+    ],
+)
+def test_env_tells_what_is_recognised(variables, words, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert env.report()["processes"].startswith(words)
 
 
 def test_kubeflows_pods():

@@ -21,6 +21,8 @@ def torchruns_store(monkeypatch):
         monkeypatch.setenv(f"MASTER_{name}", value)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(voice, "_torchruns", [])
     monkeypatch.setattr(voice, "_PATIENCE_SECONDS", 0.2)
     return store
 

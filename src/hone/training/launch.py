@@ -94,8 +94,10 @@ def meet_machines(environment: Environment, seconds: float) -> Meeting | None:
 
 
 def child_variables(environment: Environment, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the processes: the user's own, after OPTIM_TORCH's."""
-    return {**(_TUNED if environment.tune_torch else {}), **variables}
+    """The variables of the processes: the user's own, after OPTIM_TORCH's; how many machines there may be, whoever said it."""
+    elastic = {"MIN_NNODES": environment.min_nodes, "MAX_NNODES": environment.max_nodes, "RDZV_ID": environment.rendezvous_id}
+    told = {name: str(value) for name, value in elastic.items() if value and environment.max_nodes}
+    return {**(_TUNED if environment.tune_torch else {}), **variables, **told}
 
 
 def launch(environment: Environment, arguments: list[str], *, join_timeout: int) -> int:

@@ -23,6 +23,7 @@ from hone.training.address import interface_of, own_address
 from hone.training.device import Device
 from hone.training.meeting import Differences, Meeting, Member, alone, meet
 from hone.training.plan import versions
+from hone.training.voice import keep_torchruns_store
 
 _COMPARED = ("hone", "torch", "transformers", "peft", "accelerate", "tokenizers")
 _MAY_DIFFER = ("cache_dir", "dataset_dir", "tokenized_path", "preprocessing_num_workers", "logging_dir", "model_name_or_path")
@@ -55,6 +56,7 @@ def join(run: Run, settings: str) -> Meeting:
         agent=os.environ.get(_AGENT) == "True", judge=judge,
     )  # fmt: skip
     if meeting.store is not None and os.environ.get(_AGENT) == "True":
+        keep_torchruns_store()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting.store.host, str(meeting.store.port)
     _use_network_of(meeting)
     return meeting

@@ -40,6 +40,7 @@ from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.elastic import shared_out
 from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
@@ -111,6 +112,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     require_means(run, device.device)
     material = gather_material(run)
     same_data(meeting, digest(material.tokens))
+    run = shared_out(run, read_environment()[0], fixed=material.objective.mixes_rows)
     if material.objective.has_labels and not material.tokens.trained.any():
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):

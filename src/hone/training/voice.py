@@ -38,11 +38,19 @@ def has_the_word(error: Exception) -> bool:
     return store.add(key, 1) == 1
 
 
+_torchruns: list[tuple[str, int]] = []
+
+
+def keep_torchruns_store() -> None:
+    """Go on asking torchrun's store, which outlives every process, when MASTER_ADDR and MASTER_PORT become another one's."""
+    _torchruns[:] = [(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))]
+
+
 def _store() -> TCPStore | None:
     """torchrun's store; None where it holds none for its processes, or has gone."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = _torchruns[0] if _torchruns else (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     try:
         return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
     except DistStoreError:
