@@ -1,4 +1,4 @@
-"""What a run over several hosts does when one is missing, wrong, killed or cut off: `python bench/hosts.py [--hosts 3] [--times 3]`.
+"""What a run over several hosts does when one is missing, wrong, killed or cut off: `python bench/hosts.py [--hosts 3]`.
 
 Hosts are network namespaces of this machine (root, Linux, iproute2) with addresses of their own on a bridge; processes are tasks
 with SLURM's variables. A tiny random Llama on gloo. Prints the largest difference of a loss from one process's, and a table of
@@ -246,9 +246,8 @@ def main() -> None:
         bench = Bench(Path(folder), machines)
         if "losses" in asked.only:
             same_losses(bench)
-        print(
-            "\n| fault | times | runs lost | steps repeated | seconds until all had ended | what was said |\n|---|---|---|---|---|---|"
-        )
+        print("\n| fault | times | runs lost | steps repeated | seconds until all had ended | what was said |")
+        print("|---|---|---|---|---|---|", flush=True)
         for name in [name for name in FAULTS if name in asked.only]:
             found = [FAULTS[name](bench, trial) for trial in range(asked.times)]
             lost, most = sum(not one.finished for one in found), max(one.repeated for one in found)
