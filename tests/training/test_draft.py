@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hone.config import load
-from hone.errors import TemplateError
+from hone.errors import DataError, TemplateError
 from hone.training.draft import gather_material
 from tests.runs import make_rows, write_run
 
@@ -24,6 +24,20 @@ def test_evaluation_sets_are_not_interleaved_though_they_are_the_training_sets(t
     material = gather_material(load([str(write_run({**tiny_run, **both}, tmp_path / "run.yaml"))], "train"))
     assert [name for name, _ in map(material.evals[""].origin, range(28))] == ["rows"] * 23 + ["more"] * 5
     assert len(material.tokens) < 28
+
+
+@pytest.mark.parametrize("kind", ["hf", "ms", "om"])
+def test_a_set_of_a_hub_is_asked_for_with_the_token_of_that_hub(kind, tiny_run, tmp_path, monkeypatch):
+    entry = {"rows": {f"{kind}_hub_url": "us/rows"}}
+    (Path(tiny_run["dataset_dir"]) / "dataset_info.json").write_text(json.dumps(entry))
+
+    def opened(spec, *, streaming, token):
+        raise DataError(f"{spec.kind} {spec.place} {token}")
+
+    monkeypatch.setattr("hone.data.build.open_source", opened)
+    tokens = {f"{hub}_hub_token": f"{hub}-secret" for hub in ("hf", "ms", "om")}
+    with pytest.raises(DataError, match=f"{kind} us/rows {kind}-secret"):
+        gather({**tiny_run, **tokens}, tmp_path)
 
 
 @pytest.fixture

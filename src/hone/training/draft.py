@@ -69,7 +69,8 @@ def gather_material(run: Run) -> Material:
     def completed(tokens: TokenSet) -> TokenSet:
         return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
-    tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
+    secrets = {"hf": run.model.hf_hub_token, "ms": run.model.ms_hub_token, "om": run.model.om_hub_token}
+    tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed, hub_tokens=secrets)
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals: dict[str, TokenSet] = {}
@@ -78,9 +79,9 @@ def gather_material(run: Run) -> Material:
         tokens, evals[""] = split_validation(tokens, run.data.val_size, seed)
     elif run.data.eval_on_each_dataset:
         for name in run.data.eval_dataset:
-            evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
+            evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed, hub_tokens=secrets)
     elif run.data.eval_dataset:
-        evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
+        evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed, hub_tokens=secrets)
     _require_metric(run, objective, evals)
     evals = {name: completed(part) for name, part in evals.items()}
     _require_company(run, objective, tokens)
