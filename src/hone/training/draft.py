@@ -70,7 +70,8 @@ def gather_material(run: Run) -> Material:
         return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
     secrets = {"hf": run.model.hf_hub_token, "ms": run.model.ms_hub_token, "om": run.model.om_hub_token}
-    tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed, hub_tokens=secrets)
+    names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
+    tokens = build_data(run.data, objective, codec, names=names, seed=seed, hub_tokens=secrets)
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals: dict[str, TokenSet] = {}
