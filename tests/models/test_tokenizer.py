@@ -37,14 +37,14 @@ def test_real_tokenizers_give_the_published_ids(shared, name):
         assert tokenizer.encode(text, add_special_tokens=False) == ids, text
 
 
-def test_mistral_gives_the_ids_of_its_own_file_and_every_text_back(shared):
-    """llama.cpp has no ids for it."""
+def test_mistral_gives_the_ids_of_its_own_file(shared):
+    """llama.cpp publishes none for it; its decoder takes a space from the beginning, as the file says."""
     folder = shared / "tokenizers" / "mistral-7b-v0.3"
     tokenizer, own = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text, _ in vectors(shared, "llama-spm"):
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert ids == own.encode(text, add_special_tokens=False).ids
-        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(ids) == own.decode(ids, skip_special_tokens=False)
 
 
 def test_a_folder_that_names_the_llama_class_keeps_the_file_s_ids(shared, tmp_path, capsys):
