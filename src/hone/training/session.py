@@ -22,7 +22,7 @@ from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.data.sample import Pair
-from hone.errors import CheckpointError, TrainingError
+from hone.errors import CheckpointError, RunError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
@@ -106,16 +106,16 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     require_means(run, device.device)
     material = gather_material(run)
     if material.objective.has_labels and not material.tokens.trained.any():
-        raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
+        raise RunError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = choice.settle(run)
     steps = lay_steps(run, material, device.data_world)
     plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
         if finished := device.gather(told_finished(run, plan, start, settings))[0]:
