@@ -114,11 +114,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     if remote is not None and start.source is not None:
         everywhere(remote, start.source)
         device.gather(None)  # the processes of a machine wait for the one that fetches
-    seed_all(run.train.seed)
-    if run.train.full_determinism:
-        be_deterministic()
-    if run.train.tf32 is not None:
-        device.use_tf32(run.train.tf32)
+    _settle_numbers(run, device)
     require_means(run, device.device)
     material = gather_material(run)
     same_data(meeting, digest(material.tokens))
@@ -161,6 +157,15 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     anew = start.source is None
     carrier = Carrier(remote if device.is_main else None, limit=run.train.save_total_limit, anew=anew)
     return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier)
+
+
+def _settle_numbers(run: Run, device: Device) -> None:
+    """Seeds, and how products are taken."""
+    seed_all(run.train.seed)
+    if run.train.full_determinism:
+        be_deterministic()
+    if run.train.tf32 is not None:
+        device.use_tf32(run.train.tf32)
 
 
 def make_feed(
