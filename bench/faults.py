@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ from torch.distributed import TCPStore
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
+from hone.config import load, to_yaml
 from hone.models.policy import Policy
 from hone.training import checkpoint
 from hone.training.pulse import PULSE
+from hone.training.resume import choose_start
+from hone.training.session import carry_out, prepare
 from hone.training.watch import Sign, Watch
 
 LONGEST, AFTER_A_KILL = 600, 15
@@ -78,7 +81,7 @@ class Ward:
             "model_name_or_path": str(self.inputs / "model"), "stage": "sft", "do_train": True, "finetuning_type": "full",
             "dataset": "rows", "dataset_dir": str(self.inputs), "tokenized_path": str(self.inputs / "cache"), "cutoff_len": 64,
             "output_dir": str(self.folder), "per_device_train_batch_size": 4 // self.world, "gradient_accumulation_steps": 1,
-            "learning_rate": 0.001, "max_steps": 400, "logging_steps": 1, "save_steps": 3, "save_total_limit": KEPT,
+            "learning_rate": 0.001, "max_steps": 100_000, "logging_steps": 1, "save_steps": 3, "save_total_limit": KEPT,
             "report_to": "none", "use_cpu": True, "disable_tqdm": True, "gradient_checkpointing": False, "watchdog_timeout": 3,
         }  # fmt: skip
         self.file = self.folder.with_name("run.yaml")
@@ -113,7 +116,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run(file: Path, rank: int, world: int, port: int, fault: Callable[[int], None] | None) -> None:
+def _run(
+    file: Path, rank: int, world: int, port: int, fault: Callable[[int], None] | None, work: Callable[[], object] | None = None
+) -> None:
     if world > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         os.environ.update({name: str(value) for name, value in place.items()})
@@ -125,7 +130,7 @@ def _run(file: Path, rank: int, world: int, port: int, fault: Callable[[int], No
     try:
         if fault:
             fault(rank)
-        code = train.main([str(file)])
+        code = 0 if work and work() else train.main([str(file)])
     except BaseException as problem:
         print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
     os._exit(code)
@@ -176,29 +181,50 @@ def goes_on(ward: Ward, row: Row, after: int) -> list[int]:
 
 
 def kills(ward: Ward, number: int, chance: random.Random) -> Row:
-    """SIGKILL at random moments: from the start of the process on, in steps and in saves; of several processes one or all."""
+    """SIGKILL at random moments from the start of the process on; of several processes one or all."""
     row = Row()
     while row.injected < number:
         newest = max(ward.whole(), default=0)
         children = ward.start()
-        if chance.random() < 0.85:
-            stepping(ward, children, newest)
-            time.sleep(chance.uniform(0, 0.4))
+        if chance.random() < 0.7:
+            stepping(ward, children, newest + chance.randrange(6))
         else:
-            time.sleep(chance.uniform(0, 2))
-        before = ward.whole()
-        if any(_gone(child) for child in children) or (ward.done() > newest > 0 and "continuing" not in ward.log()):
-            row.runs_lost += 1
-            print(ward.log()[-1500:], file=sys.stderr)
-        for child in children if chance.random() < 0.5 else [chance.choice(children)]:
-            os.kill(child, signal.SIGKILL)
-        wait(children, AFTER_A_KILL)
-        judge(ward, row, before)
-        if row.injected % 10 == 0:
-            print(row.line("so far"), file=sys.stderr, flush=True)
-        if ward.done() > 300:
-            ward.anew()
+            time.sleep(chance.uniform(0, 3))
+        struck(ward, row, children, newest, children if chance.random() < 0.5 else [chance.choice(children)])
     return row
+
+
+def kills_at_work(ward: Ward, number: int, chance: random.Random) -> Row:
+    """SIGKILL in steps and, every second one, in a save: of runs forked when all but reading the checkpoint is done."""
+    row, run = Row(), load([str(ward.file)], "train")
+    session = prepare(run, settings=to_yaml(run))
+    assert not isinstance(session, str), session
+    while row.injected < number:
+        newest, steps = max(ward.whole(), default=0), chance.randrange(8)
+        child = os.fork()
+        if not child:
+            _run(ward.file, 0, 1, 0, None, lambda: carry_out(replace(session, start=choose_start(session.run.train))))
+        stepping(ward, [child], newest + steps)
+        end = time.monotonic() + 5
+        while row.injected % 2 and not list(ward.folder.glob(".checkpoint-*")) and time.monotonic() < end:
+            time.sleep(0.0003)
+        time.sleep(chance.uniform(0, 0.03))
+        struck(ward, row, [child], newest, [child])
+    return row
+
+
+def struck(ward: Ward, row: Row, children: list[int], newest: int, victims: list[int]) -> None:
+    """Kill some of a run's processes, and count what it cost. newest: the checkpoint that the run should have gone on from."""
+    before = ward.whole()
+    if any(_gone(child) for child in children) or (newest and ward.done() and f"at step {newest} " not in ward.log()):
+        row.runs_lost += 1
+        print(ward.log()[-1500:], file=sys.stderr)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    wait(children, AFTER_A_KILL)
+    judge(ward, row, before)
+    if row.injected % 10 == 0:
+        print(row.line("so far"), file=sys.stderr, flush=True)
 
 
 def signalled(ward: Ward, number: int, chance: random.Random) -> Row:
@@ -346,21 +372,22 @@ def watch_cost() -> str:
 def main() -> int:
     """Inject, count, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200, help="of one process and of two together")
+    parser.add_argument("--kills", type=int, default=200, help="in steps and saves")
     parser.add_argument("--others", type=int, default=5, help="times every other fault is injected")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance, lost = random.Random(asked.seed), 0
     with tempfile.TemporaryDirectory() as name:
-        inputs, times, alone = Path(name), asked.others, asked.kills * 3 // 4
+        inputs, times = Path(name), asked.others
         make_inputs(inputs)
         stuck, poison = _at(3, 1, lambda: time.sleep(3600)), _at(3, 1, lambda: None)
         table: dict[str, tuple[str, Callable[[], Row]]] = {
-            "kill-1": ("kill -9, one process", lambda: kills(Ward(inputs, 1), alone, chance)),
+            "kill-work": ("kill -9 in steps and saves", lambda: kills_at_work(Ward(inputs, 1), asked.kills, chance)),
+            "kill-1": ("kill -9 from the start on, one process", lambda: kills(Ward(inputs, 1), times, chance)),
             "kill-2": (
                 "kill -9, one or both of two processes",
-                lambda: kills(Ward(inputs, 2), asked.kills - alone, chance),
+                lambda: kills(Ward(inputs, 2), times, chance),
             ),
             "term-1": ("SIGTERM, one process", lambda: signalled(Ward(inputs, 1), times, chance)),
             "term-2": ("SIGTERM, two processes", lambda: signalled(Ward(inputs, 2), times, chance)),
