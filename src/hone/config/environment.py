@@ -34,6 +34,7 @@ class Environment:
     num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
     launched: this is one of the run's processes, started by torchrun or a scheduler. cluster: what a scheduler said.
     hub: where models and data sets come from: "hf" Hugging Face, "ms" ModelScope, "om" Modelers.
+    sharding: accelerate's variables, where `accelerate launch` started this process and was told of FSDP; else None.
     """
 
     allow_extra_args: bool
@@ -52,6 +53,7 @@ class Environment:
     cluster: Cluster
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
+    sharding: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         cluster=cluster,
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
+        sharding=_of_accelerate(variables) if is_true(variables.get("ACCELERATE_USE_FSDP", "")) else None,
     )
     if not environment.launched:
         mistakes += [Mistake("environment", *found) for found in _contradictions(environment)]
@@ -181,3 +184,7 @@ def become_task() -> Environment:
         port = str(environment.master_port or DEFAULT_PORT)
         os.environ.update({**words, "MASTER_ADDR": environment.master_addr, "MASTER_PORT": port})
     return environment
+
+
+def _of_accelerate(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in variables.items() if name.startswith(("FSDP_", "ACCELERATE_")) and text.strip()}
