@@ -172,7 +172,7 @@ def apart(bench: Bench) -> Found:
     seconds, said = until_ended(bench.start(bench.write()), started)
     for host, other in ways:
         subprocess.run(["ip", "-n", host.name, "route", "del", "blackhole", f"{other.address}/32"], check=True)
-    return Found(seconds, first_line(said, "did not end within", "cannot exchange"), True, 0)
+    return Found(seconds, first_line(said, "did not end within", "failed for"), True, 0)
 
 
 def in_mid_run(bench: Bench, harm: Callable[[Bench, list[worlds.Process]], list[worlds.Process]], step: int) -> Found:

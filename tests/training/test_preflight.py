@@ -92,6 +92,17 @@ def test_nobody_is_hurried_who_lives_and_who_is_silent_is_named():
     assert "rank 2 on" in str(first) and "gave no sign of life" in str(first) and str(second) == str(first)
 
 
+def test_what_fails_in_the_first_collective_is_told_with_the_rank():
+    def work(number: int, port: int) -> None:
+        with come(number, port, count=2).within("the first sum", "Look at the network"):
+            if number:
+                raise RuntimeError("Gloo connectFullMesh failed with timed out connecting\nand more")
+
+    nothing, error = gather(2, work)
+    assert nothing is None and isinstance(error, TrainingError)
+    assert str(error).startswith("the first sum failed for rank 1 on") and "timed out connecting. Look at" in str(error)
+
+
 def test_settings_are_compared_and_places_are_not():
     def work(number: int, port: int) -> None:
         tree = {"train": {"bf16": number == 0, "learning_rate": 0.01}, "data": {"dataset_dir": f"/disk{number}"}}

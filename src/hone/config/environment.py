@@ -155,10 +155,6 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
     return environment, mistakes
 
 
-def _of_accelerate(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in variables.items() if name.startswith(("FSDP_", "ACCELERATE_")) and text.strip()}
-
-
 def _contradictions(environment: Environment) -> list[tuple[str, str]]:
     """(variable, what is wrong) of what is said of machines."""
     least, most, machines = environment.min_nodes, environment.max_nodes, environment.num_nodes
@@ -191,3 +187,7 @@ def become_task() -> Environment:
         port = str(environment.master_port or DEFAULT_PORT)
         os.environ.update({**words, "MASTER_ADDR": environment.master_addr, "MASTER_PORT": port})
     return environment
+
+
+def _of_accelerate(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in variables.items() if name.startswith(("FSDP_", "ACCELERATE_")) and text.strip()}

@@ -95,15 +95,3 @@ class ParallelConfig(Section):
         if self.tensor_parallel_size > 1:
             return "fsdp"  # what is left of the processes shares weights
         return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"
-
-    @property
-    def one_loads(self) -> bool:
-        """Whether one process reads the weights and sends the others their shares."""
-        config = self.fsdp_config if self.engine == "fsdp" and isinstance(self.fsdp_config, dict) else {}
-        found = [value for key, value in config.items() if key.removeprefix("fsdp_") == "cpu_ram_efficient_loading"]
-        return str(found[-1] if found else False).lower() in ("true", "yes", "on", "1")
-
-    @property
-    def parts_layers(self) -> bool:
-        """Whether a process never holds a whole layer of its own, on which another way of computing it could be tried."""
-        return self.one_loads or self.tensor_parallel_size > 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hone.config.knobs import OWN_ANSWERS
 from hone.config.needs import Finding
 from hone.config.settings import Settings
-from hone.config.sharding import findings_of, read_sharding
+from hone.config.sharding import read_sharding
 
 _OF_BLOCKS = ("adamw_8bit", "adamw_bnb_8bit", "lion_8bit", "lion_32bit")
 
@@ -24,14 +24,14 @@ def of_sharding(settings: Settings) -> Iterator[Finding]:
             if settings[key]:
                 yield key, "has no effect without fsdp; write fsdp: true, or remove it"
         return
-    yield from findings_of(words, config)
+    sharding, findings = read_sharding(words, config if isinstance(config, dict) else {})  # a file that is none was told of
+    yield from findings
     if together > 1:
         yield from _of_products(settings)
     if settings["quantization_bit"]:
         message = "weights in few bits are no numbers that can be cut into shares and sent in another type"
         yield "fsdp", f"{message}: leave quantization_bit out, or leave fsdp out and train by DDP"
-    one_loads = isinstance(config, dict) and read_sharding(words, config)[0].one_loads
-    if one_loads and settings["fused_kernels"] is True:
+    if sharding.one_loads and settings["fused_kernels"] is True:
         message = "is tried on a layer's weights by every process, and cpu_ram_efficient_loading gives them to one"
         yield "fused_kernels", f"{message}; leave one of them out"
     if settings["optim"].startswith("paged_") or settings["optim"] in _OF_BLOCKS:

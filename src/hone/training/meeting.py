@@ -123,7 +123,7 @@ class Meeting:
         assert self._store is not None, "nobody is led"
         started, verdict, hearts = time.monotonic(), "", _Hearts(self._store)
         while not verdict and self._store.add(f"{point}/number", 0) < self.count:
-            time.sleep(_POLL_SECONDS)
+            _pause(started)
             if prompt and time.monotonic() - started > self.seconds:
                 verdict = self._missing(point)
             elif not prompt and (silent := hearts.silent(self._absent, point)):
@@ -140,9 +140,9 @@ class Meeting:
 
     def _follow(self, point: str) -> str:
         assert self._store is not None, "nobody is followed"
-        hearts = _Hearts(self._store)
+        started, hearts = time.monotonic(), _Hearts(self._store)
         while not self._store.check([f"{point}/verdict"]):
-            time.sleep(_POLL_SECONDS)
+            _pause(started)
             if hearts.silent(lambda _: [0], point):
                 return f"{self._named([0])} gave no sign of life for {_SILENT_SECONDS:.0f} s ({point}): dead, stuck or cut off"
         verdict = self._store.get(f"{point}/verdict").decode()
@@ -181,6 +181,10 @@ class Meeting:
         timer.start()
         try:
             yield
+        except RuntimeError as problem:  # gloo's and NCCL's errors; ours are none
+            reason = str(problem).splitlines()[0][:300]
+            who = f"{self.called} {self.card.number} on {self.card}"
+            raise TrainingError(f"{what} failed for {who}: {reason}. {hint}") from problem
         finally:
             timer.cancel()
         with contextlib.suppress(DistError):
@@ -193,6 +197,11 @@ class Meeting:
             who = self._named(absent) if len(absent) < self.count else "every rank"
         log.failure(f"hone: {what} did not end within {self.seconds:.0f} s (join_timeout) for {who}. {hint}")
         os._exit(1)
+
+
+def _pause(since: float) -> None:
+    """Between two looks at the store: the longer one waits already, the longer, as a thousand others look at it too."""
+    time.sleep(min(1.0, max(_POLL_SECONDS, (time.monotonic() - since) / 20)))
 
 
 class JointError(TrainingError):

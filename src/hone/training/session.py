@@ -21,7 +21,7 @@ from hone.config.adapter import Adapted
 from hone.config.environment import read_environment
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
-from hone.config.sharding import sharding_of
+from hone.config.sharding import parts_layers, sharding_of
 from hone.data.order import Steps
 from hone.data.sample import Pair
 from hone.errors import CheckpointError, RunError
@@ -247,7 +247,7 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         for_training=True,
         held=device.held,
         activations=activations,
-        fused=False if run.parallel.parts_layers else run.train.fused_kernels,
+        fused=False if parts_layers(run.parallel) else run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )

@@ -66,6 +66,8 @@ class Engine(ABC):
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """Meet the other processes. handlers, more: what else accelerate is told."""
         hardware, parallel = self.hardware, self.hardware.parallel
+        # The settings have it. accelerate would wrap by it, and transformers leave the weights of all processes but one empty.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
         group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.ddp_timeout), backend=parallel.ddp_backend)
         AcceleratorState._reset_state(True)  # accelerate keeps it for good: a later run may have another precision or group
         return Accelerator(
