@@ -216,9 +216,11 @@ def kills_at_work(ward: Ward, number: int, chance: random.Random) -> Row:
 def struck(ward: Ward, row: Row, children: list[int], newest: int, victims: list[int]) -> None:
     """Kill some of a run's processes, and count what it cost. newest: the checkpoint that the run should have gone on from."""
     before = ward.whole()
-    if any(_gone(child) for child in children) or (newest and ward.done() and f"at step {newest} " not in ward.log()):
+    ended = [child for child in children if _gone(child)]
+    if ended or (newest and ward.done() and f"at step {newest} " not in ward.log()):
         row.runs_lost += 1
-        print(ward.log()[-1500:], file=sys.stderr)
+        states = [os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT).si_status for child in ended]
+        print(f"lost: checkpoint-{newest}, {before}, ended by itself: {states}\n{ward.log()[-1500:]}", file=sys.stderr)
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     wait(children, AFTER_A_KILL)
