@@ -69,7 +69,8 @@ def gather_material(run: Run) -> Material:
     def completed(tokens: TokenSet) -> TokenSet:
         return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
-    tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
+    names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
+    tokens = build_data(run.data, objective, codec, names=names, seed=seed)
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals = _evaluation_sets(run, objective, codec, seed)
