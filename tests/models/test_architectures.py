@@ -62,7 +62,7 @@ def test_fused_operations_change_nothing(family):
 
 @EVERY
 def test_in_bf16_gradients_are_as_near_as_the_plain_forwards(family):
-    """Both round, not in the same order, so that neither is the other's reference: fp32 is. At most 1.2 times further was seen."""
+    """Both round, not in the same order, so that neither is the other's reference: fp32 is. At most 1.2 times was seen."""
     plain, fast = examine(family).halves
     assert fast < 1.4 * plain, (plain, fast)
 
