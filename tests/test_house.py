@@ -47,7 +47,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "serving": (4, 1650, ("chat", "inference.base")),
     "training": (
         5,
-        5050,
+        5350,
         (
             "chat",
             "models",
