@@ -81,7 +81,9 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "data/catalog": ("huggingface_hub",),
     "data/files": ("datasets", "fsspec", "huggingface_hub"),
     "inference/grammar": ("llguidance",),
+    "export/gguf/package": ("gguf",),
     "models/hubs": ("modelscope", "openmind_hub"),
+    "models/llamacpp_child": ("llama_cpp",),
     "optim/bnb": ("bitsandbytes",),
     "training/results": ("matplotlib",),
 }

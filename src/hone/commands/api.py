@@ -51,5 +51,6 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
         scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, num_together=num_together, **numbers)
+    numbers |= {"num_together": num_together, "backend": run.serve.infer_backend}
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, **numbers)
     return Served(name, engine=engine)

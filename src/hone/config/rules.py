@@ -204,6 +204,13 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    if verb == "export" and settings["gguf_type"].startswith("iq") and not settings["export_quantization_dataset"]:
+        yield (
+            "export_quantization_dataset",
+            f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
+        )
+    if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
+        yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     if verb == "api" and settings["num_beams"] > 1:
         yield "num_beams", "has no place in hone api, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
