@@ -53,4 +53,6 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
     numbers |= {"num_together": num_together, "backend": run.serve.infer_backend}
     engine = _LATER.load("engine")(run.model, run.chat, run.adapter, **numbers)
+    for pair in run.api.api_adapters:
+        engine.add_adapter(*pair.split("=", 1))
     return Served(name, engine=engine)

@@ -211,6 +211,11 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         )
     if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
         yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
+    pairs = [pair.partition("=") for pair in settings["api_adapters"]]
+    if wrong := next((name + sign + place for name, sign, place in pairs if not name.strip() or not place.strip()), None):
+        yield "api_adapters", f"saw {wrong!r}; wanted NAME=FOLDER, as law=saves/law"
+    elif len({name for name, *_ in pairs}) < len(pairs):
+        yield "api_adapters", "names one name twice; each adapter needs one of its own"
     if verb == "api" and settings["num_beams"] > 1:
         yield "num_beams", "has no place in hone api, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):

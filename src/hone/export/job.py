@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,8 +25,10 @@ from hone.errors import ExportError, PlaceError
 from hone.export.beside import copy_embedding, copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
 from hone.export.gguf.job import write_adapter, write_model
+from hone.export.gguf.kinds import KINDS
 from hone.export.ingredients import Ingredients, find_device, gather, plan
 from hone.export.merge import merge
+from hone.export.ollama import MODELFILE, write_modelfile
 from hone.export.parity import Parity
 from hone.export.source import check_index, read_checkpoint, torch_name
 from hone.export.template import ChatTemplate, choose_template
@@ -142,6 +144,10 @@ def export(
                 parts, settings, draft, name=place.name, device=device, length=length, calibration=calibration, **of_text
             )
         _write_beside(parts, draft, tokenizer, codec, template)
+        if target in KINDS and not settings.export_adapter_only:
+            modelfile = write_modelfile(codec, product.written.files[0])
+            (draft / MODELFILE).write_text(modelfile.text, encoding="utf-8")
+            product = replace(product, notes=(*product.notes, modelfile.said))
         parity, unmeasured = None, "an adapter by itself is no model"
         if not settings.export_adapter_only:
             told = {"dtype": target, "device": device, "length": length, "head": parts.head, "rows": rows}

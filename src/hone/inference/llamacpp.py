@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hone import log
 from hone.chat.codec import Codec, build_codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
+from hone.inference.adapters import Adapters
 from hone.inference.base import Answer, Request
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row
@@ -30,8 +32,12 @@ class LlamaCppEngine(HfEngine):
     """An HfEngine whose logits come from llama.cpp. Steering, tools, stop texts and log-probs are the same."""
 
     def __init__(self, model: GgufModel, codec: Codec):
-        self.model = model
+        self.model, self._adapters = model, Adapters(nn.Module(), "")
         self._begin(codec, limit=model.limit, size=model.tokens)
+
+    def add_adapter(self, name: str, place: str) -> None:
+        """None is taken in. Raises: ModelError."""
+        raise ModelError(f"adapter {name!r}: none is put onto a GGUF file; merge it: hone export with export_format: gguf")
 
     def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
         if request.settings.num_beams > 1:

@@ -36,6 +36,7 @@ from hone.models.llamacpp import LlamaCpp
 from hone.models.load import load_config
 from hone.models.rope import stretch
 from hone.models.shape import meta_model
+from hone.models.value_head import find_value_head
 
 _WHOLE = "merged"
 """Folder inside the draft for a model that is merged in memory first."""
@@ -69,6 +70,8 @@ def write_model(
     name: of the model; template: Jinja for the file, None for none; calibration: rows for the importance matrix. Raises:
     ExportError for a family, a setting or a tokenizer that llama.cpp has not; MissingExtra; OSError where the disk is full.
     """
+    if parts.head is not None or find_value_head(parts.model, parts.folders):
+        raise ExportError("export_format: gguf: llama.cpp runs the part that writes, and this model scores; leave it out")
     kind = KINDS[settings.gguf_type]
     model = _prepare(parts, draft, device, len(tokenizer), length)
     made, left = plan_tensors(model.recipe, model.family, model.config)
