@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass
 
 from hone.chat.codec import Codec
+from hone.chat.message import Conversation, message
 from hone.chat.template import adds_bos
-from hone.export.template import Around, around
+from hone.export.template import Around, around, renders_alike, written_template
 
 MODELFILE = "Modelfile"
 
@@ -26,15 +27,16 @@ class Modelfile:
 def write_modelfile(codec: Codec, file: str) -> Modelfile:
     """The Modelfile of the GGUF file `file`.
 
-    Where a message changes its neighbours' pieces no template can be made of them: Ollama then has the Jinja in the file alone.
+    Where a message changes its neighbours' pieces no template is made of them: Ollama then has the Jinja in the file alone. Of the
+    same pieces a Jinja template is made and held against the codec, so that what stands here is what was tried.
     """
-    pieces = around(codec)
+    pieces, tried = around(codec), written_template(codec)
     head = f"FROM ./{file}\n"
     stops = "".join(f"PARAMETER stop {_quoted(word)}\n" for word in codec.template.stop if word in codec.control)
-    if pieces is None:
+    if pieces is None or tried is None or not renders_alike(codec, codec.tokenizer, tried):
         return Modelfile(head + stops, "Modelfile without a template: this format is not made of pieces around each message")
     lines = [head, f'TEMPLATE """{go_template(pieces, _bos(codec))}"""\n', stops]
-    return Modelfile("".join(lines), "Modelfile with template and stop words; it knows no tools")
+    return Modelfile("".join(lines), f"Modelfile with template and stop words; it knows no tools{_trimmed(codec)}")
 
 
 def go_template(pieces: Around, bos: str) -> str:
@@ -62,6 +64,13 @@ def _put(text: str) -> str:
 def _quoted(text: str) -> str:
     """A string of Go, and of a Modelfile: JSON's escapes are among Go's."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _trimmed(codec: Codec) -> str:
+    """Word of a format that cuts white space off texts, which Ollama's templates cannot."""
+    asked = Conversation((message("user", "Qaaq  "),))
+    kept = "Qaaq  " in codec.template.render(asked, prompt=True).text
+    return "" if kept else ", and leaves the white space at the ends of texts, which this format cuts off"
 
 
 def _bos(codec: Codec) -> str:

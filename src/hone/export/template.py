@@ -72,8 +72,9 @@ def renders_alike(codec: Codec, tokenizer: PreTrainedTokenizerBase, template: st
 class Around:
     """Pieces of text that a format puts around messages.
 
-    head: before a first question; rule_head, rule_tail: around a system prompt; to_answer: from a question to its answer; stop: what ends an answer, and to_question what follows before the next question;
-    to_prompt: from the last question to the answer that is asked for.
+    head: before a first question; rule_head, rule_tail: around a system prompt; to_answer: from a question to its answer; stop:
+    what ends an answer, and to_question what follows before the next question; to_prompt: from the last question to the answer
+    that is asked for.
     """
 
     head: str

@@ -10,22 +10,14 @@ from hone.chat.encoded import Encoded
 from hone.errors import ModelError
 from hone.export.gguf.tensors import interleaved
 from hone.export.parity import TOLERANCES, probe_prompts
-from tests.export.gguf.conftest import difference
+from tests.export.gguf.conftest import IDS, difference
 
 ROWS = [Encoded(np.arange(first, first + 60, dtype=np.int32), np.full(60, -100, np.int32)) for first in (10, 100, 200)]
+REAL = [("llama", "llama-2"), ("qwen3", "qwen3"), ("mixtral", "mistral-7b-v0.3")]
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64, "tie_word_embeddings": False}
 
 
-@pytest.mark.parametrize(
-    ("family", "words"),
-    [
-        ("llama", "llama-3.1"),
-        ("qwen3", "qwen3"),
-        ("mixtral", "mistral-7b-v0.3"),
-        ("llama", "llama-2"),
-        ("deepseek_v2", "deepseek-llm-7b"),
-    ],
-)
+@pytest.mark.parametrize(("family", "words"), REAL)
 def test_real_tokenizers_and_nearly_exact_formats(write, library, shared, family, words) -> None:
     """f16 rounds a weight by 2^-11, Q8_0 by 1/254 of the largest of 32: 0.02 and 0.2 of a standard deviation after two layers.
 
@@ -41,8 +33,9 @@ def test_real_tokenizers_and_nearly_exact_formats(write, library, shared, family
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "qwen3_moe"])
 def test_q8_0(write, library, family) -> None:
-    """0.3 of a standard deviation: see above; measured 0.05 to 0.1."""
-    module, _, product = write(family, "q8_0", hidden_size=64, head_dim=16, intermediate_size=64, moe_intermediate_size=32)
+    """0.3 of a standard deviation: see above. Every expert is used: rounding sends a token to another, and its logits leap."""
+    wide = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 64, "moe_intermediate_size": 32}
+    module, _, product = write(family, "q8_0", **wide, **({"num_experts_per_tok": 4} if family == "qwen3_moe" else {}))
     assert difference(library, product.file, module) < 0.3
     assert "Q8_0" in product.notes[0]
 
@@ -55,7 +48,7 @@ def test_formats_that_llamacpp_writes(write, library, kind) -> None:
     assert difference(library, product.file, module) < TOLERANCES[kind].difference
     assert {"q6_k": "Q6_K", "q4_k_m": "Q4_K", "iq4_xs": "IQ4_XS", "iq2_xs": "IQ2_XS"}[kind] in product.notes[0]
     if kind == "iq2_xs":
-        with pytest.raises(ModelError, match="imatrix|importance"):
+        with pytest.raises(ModelError, match="imatrix"):
             write("mistral", kind, **WIDE)
 
 
@@ -63,7 +56,7 @@ def test_importance_is_the_mean_square_of_what_a_weight_reads(write, library) ->
     """Of the first layer's gate, held against a hook on transformers' module; 1e-4: sums in another order."""
     module, _, product = write("llama", "f32")
     model = library.load(product.file, exact=True)
-    found = model.importance([IDS := list(range(5, 45))])
+    found = model.importance([IDS])
     model.close()
     seen = []
     module.model.layers[0].mlp.gate_proj.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0][0]))
@@ -77,7 +70,7 @@ def test_importance_is_the_mean_square_of_what_a_weight_reads(write, library) ->
 def test_experts_have_an_importance_each(write, library) -> None:
     _, _, product = write("mixtral", "f32")
     model = library.load(product.file, exact=True)
-    assert model.importance([list(range(5, 45))])["blk.0.ffn_down_exps.weight"].shape == (4 * 48,)
+    assert model.importance([IDS])["blk.0.ffn_down_exps.weight"].shape == (4 * 48,)
     model.close()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,10 @@ from hone.export.folder import check_space
 from hone.export.gguf.adapter import plan_adapter
 from hone.export.gguf.families import Config, Family, family_of, settings_of
 from hone.export.gguf.kinds import KINDS, Kind
+from hone.export.gguf.read import Head, read_head
 from hone.export.gguf.tensors import plan_tensors
 from hone.export.gguf.vocabulary import vocabulary_settings
-from hone.export.gguf.write import bytes_of, read_gguf, write_gguf
+from hone.export.gguf.write import bytes_of, write_gguf
 from hone.export.ingredients import Ingredients, plan
 from hone.export.lora import read_adapter
 from hone.export.recipe import Recipe, plan_recipe
@@ -86,7 +86,7 @@ def write_model(
     if not kind.plain:
         _quantize(target, file, kind, calibration)
         target.unlink()
-    notes = _notes(model, left, kind, read := read_gguf(file))
+    notes = _notes(model, left, kind, read := read_head(file))
     if (whole := draft / _WHOLE).is_dir():
         for path in whole.iterdir():
             path.unlink()
@@ -137,7 +137,7 @@ def _quantize(source: Path, target: Path, kind: Kind, calibration: Sequence[Enco
         library.quantize(source, target, kind.number, importance)
 
 
-def _notes(model: _Model, left: list[str], kind: Kind, read: Any) -> tuple[str, ...]:
+def _notes(model: _Model, left: list[str], kind: Kind, read: Head) -> tuple[str, ...]:
     notes = [f"tensors: {', '.join(f'{count} {name}' for name, count in read.types.items())}"]
     if left:
         notes.append(f"{len(left)} tensors of layers that guess further tokens are left out: {left[0]} ...")
@@ -159,5 +159,5 @@ def write_adapter(parts: Ingredients, draft: Path, *, name: str) -> Product:
     said = {"general.type": "adapter", "general.name": name, "adapter.type": "lora", "adapter.lora.alpha": alpha}
     kind = KINDS["f32"]
     write_gguf(file, family.architecture, said, made, plain=kind.plain, number=kind.number, device="cpu")
-    read = read_gguf(file)
+    read = read_head(file)
     return Product(Written((file.name,), read.num_bytes, read.num_tensors), "the adapter by itself", file)

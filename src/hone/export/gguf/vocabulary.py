@@ -60,7 +60,9 @@ def vocabulary_settings(
     tokens, kinds = _tokens(tokenizer, parts, size)
     said: dict[str, Value] = {"tokenizer.ggml.model": parts.kind, "tokenizer.ggml.tokens": tokens}
     if parts.kind == "gpt2":
-        said |= {"tokenizer.ggml.pre": pre_tokenizer_of(tokenizer), "tokenizer.ggml.merges": _merges(parts)}
+        whole_words = bool(parts.model.get("ignore_merges"))
+        pre = recognise(tokenizer.backend_tokenizer.pre_tokenizer, whole_words=whole_words)
+        said |= {"tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": _merges(parts)}
     else:
         said |= {"tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": _scores(parts, tokens, base)}
         said |= {"tokenizer.ggml.add_space_prefix": _adds_space(parts)}
@@ -145,18 +147,19 @@ def _special(tokenizer: PreTrainedTokenizerBase, codec: Codec) -> dict[str, Valu
     return said | {f"tokenizer.ggml.{name}_token_id": number for name, number in named.items() if number is not None}
 
 
-def pre_tokenizer_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """llama.cpp's name of the way in which a tokenizer cuts text before it merges. Raises: ExportError where it has none such."""
-    backend = tokenizer.backend_tokenizer
-    pieces = _cut(backend.pre_tokenizer)
-    whole = bool(json.loads(backend.to_str())["model"].get("ignore_merges"))
+def recognise(cutter: pre_tokenizers.PreTokenizer, *, whole_words: bool) -> str:
+    """llama.cpp's name of the way in which a tokenizer cuts text before it merges. whole_words: see pre_tokenizers.toml.
+
+    Raises: ExportError where it has none such.
+    """
+    pieces = _cut(cutter)
     fitting = [way for way in _ways() if way["pieces"] == pieces]
     if not fitting:
+        shown = " | ".join(pieces[:12])
         raise ExportError(
-            "llama.cpp has no pre-tokenizer that hone knows of which cuts text as this tokenizer does: "
-            f"{json.dumps(json.loads(backend.to_str())['pre_tokenizer'])[:300]}"
+            f"llama.cpp has no pre-tokenizer that hone knows of which cuts text as this tokenizer does: {shown} ..."
         )
-    return next((way["name"] for way in fitting if way.get("whole_words", False) == whole), fitting[0]["name"])
+    return next((way["name"] for way in fitting if way.get("whole_words", False) == whole_words), fitting[0]["name"])
 
 
 @cache

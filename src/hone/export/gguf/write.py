@@ -6,7 +6,6 @@ Does not know models; what it is told, it writes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,6 @@ from hone.export.gguf.tensors import Made
 _EXACT = ("ffn_gate_inp.weight",)
 """Ends of names of weights that stay in fp32: of routers, a coarse one of which sends tokens to other experts."""
 _LARGEST_F16 = 65504.0
-
-
-@dataclass(frozen=True)
-class GgufFile:
-    """What a file holds. types: how many tensors are in each number format, most first."""
-
-    num_bytes: int
-    num_tensors: int
-    types: Mapping[str, int]
 
 
 def write_gguf(
@@ -95,12 +85,3 @@ def add_value(writer: Any, key: str, value: Value) -> None:
         writer.add_key_value(key, value, types.ARRAY, sub_type=inner)
     else:
         writer.add_key_value(key, value, kinds[type(value)])
-
-
-def read_gguf(file: Path) -> GgufFile:
-    """What a finished file holds."""
-    tensors = load_gguf().GGUFReader(file).tensors
-    types: dict[str, int] = {}
-    for tensor in tensors:
-        types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + 1
-    return GgufFile(file.stat().st_size, len(tensors), dict(sorted(types.items(), key=lambda item: -item[1])))
