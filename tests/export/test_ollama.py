@@ -19,7 +19,7 @@ TALKS = [
     [("user", "one"), ("assistant", 'two "quoted"'), ("user", "three")],
     [("system", "Be brief."), ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four"), ("user", "five")],
 ]
-FORMATS = [("qwen3", "chatml"), ("qwen3", "qwen"), ("llama-3.1", "llama3"), ("llama-2", "vicuna"), ("llama-2", "llama2")]
+FORMATS = [("qwen3", "chatml"), ("qwen3", "qwen"), ("llama-3.1", "llama3"), ("llama-2", "vicuna")]
 TOKEN = re.compile(r"\{\{(-?)\s*(.*?)\s*(-?)\}\}", re.DOTALL)
 
 

@@ -27,8 +27,8 @@ class Modelfile:
 def write_modelfile(codec: Codec, file: str) -> Modelfile:
     """The Modelfile of the GGUF file `file`.
 
-    Where a message changes its neighbours' pieces no template is made of them: Ollama then has the Jinja in the file alone. Of the
-    same pieces a Jinja template is made and held against the codec, so that what stands here is what was tried.
+    A Jinja template of the same pieces is held against the codec first. Where a message changes its neighbours' pieces none is
+    made: Ollama then has the Jinja in the file alone.
     """
     pieces, tried = around(codec), written_template(codec)
     head = f"FROM ./{file}\n"
