@@ -23,7 +23,7 @@ from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "api", "export"))
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "api", "export", "export_gguf"))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 

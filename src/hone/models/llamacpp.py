@@ -73,6 +73,11 @@ class LlamaCpp:
         order = {"source": str(source), "target": str(target), "kind": kind, "threads": threads, "names": names}
         self.order("quantize", *importance.values(), **order)
 
+    def planned_bytes(self, source: Path, kind: int) -> int:
+        """What the weights of `source` would take in the number format `kind`; nothing is written, and no weight is read."""
+        order = {"source": str(source), "target": "none", "kind": kind, "threads": 1, "names": [], "dry": True}
+        return round(self.order("quantize", **order)["value"] * 2**20)
+
     def order(self, do: str, *arrays: np.ndarray, **named: Any) -> dict[str, Any]:
         """One order to the process and its answer."""
         with self._turn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import sys
 from collections import deque
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ import numpy as np
 _WINDOW = 512
 """Tokens that go through the model at once."""
 _LINES = 40
+_QUANTIZED_SIZE = re.compile(r"quant size\s*=\s*([0-9.]+) MiB")
 
 
 def main() -> None:
@@ -72,11 +74,14 @@ class Desk:
 
         self.lib: Any = llama_cpp
         self.logged: deque[str] = deque(maxlen=_LINES)
+        self.quantized_mebibytes = 0.0
 
         def hear(level: int, text: bytes, _: Any) -> None:
             line = text.decode("utf-8", "replace").strip()
             if level in (3, 4) and line:  # warnings and errors
                 self.logged.append(line)
+            if found := _QUANTIZED_SIZE.search(line):
+                self.quantized_mebibytes = float(found[1])
 
         self._hear = llama_cpp.llama_log_callback(hear)  # kept: the library holds its address alone
         llama_cpp.llama_log_set(self._hear, ctypes.c_void_p(0))
@@ -108,12 +113,22 @@ class Desk:
         return {}, self.models[number].logits(ids, all)
 
     def do_quantize(
-        self, source: str, target: str, kind: int, threads: int, names: list[str], arrays: list[np.ndarray] | None = None
-    ) -> None:
-        """Write `source` again in another number format. arrays: the importance of each input, by tensor names."""
+        self,
+        source: str,
+        target: str,
+        kind: int,
+        threads: int,
+        names: list[str],
+        arrays: list[np.ndarray] | None = None,
+        dry: bool = False,
+    ) -> float:
+        """Write `source` again in another number format, or only reckon (dry); MiB of the result's weights.
+
+        arrays: the importance of each input, by tensor names.
+        """
         lib, given = self.lib, [np.ascontiguousarray(one, np.float32) for one in arrays or ()]
         settings = lib.llama_model_quantize_default_params()
-        settings.ftype, settings.nthread, settings.allow_requantize = kind, threads, False
+        settings.ftype, settings.nthread, settings.allow_requantize, settings.dry_run = kind, threads, False, dry
         rows = (lib.llama_model_imatrix_data * (len(names) + 1))()
         pointer = ctypes.POINTER(ctypes.c_float)
         for row, name, one in zip(rows, names, given, strict=False):
@@ -123,6 +138,7 @@ class Desk:
         self.logged.clear()
         if lib.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings)) != 0:
             raise RuntimeError("llama_model_quantize failed")
+        return self.quantized_mebibytes
 
     def do_importance(self, number: int, texts: list[list[int]]) -> tuple[dict, ...]:
         """How large the inputs of each weight are, over `texts`: mean squares, by tensor name."""

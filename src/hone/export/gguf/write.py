@@ -37,14 +37,14 @@ def write_gguf(
         for key, value in settings.items():
             add_value(writer, key, value)
         for one in made:
-            kind = _type_of(one, plain)
+            kind = type_of(one, plain)
             writer.add_tensor_info(one.name, one.shape, np.dtype(np.float32), bytes_of(one, plain), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         (out,) = writer.fout
         for one in made:
-            _write_rows(writer, out, one, _type_of(one, plain), device)
+            _write_rows(writer, out, one, type_of(one, plain), device)
     finally:
         writer.close()
 
@@ -64,11 +64,12 @@ def _write_rows(writer: Any, out: Any, made: Made, kind: Any, device: str) -> No
 
 def bytes_of(made: Made, plain: str) -> int:
     """Its size in a file whose weights are in `plain`."""
-    block, size = load_gguf().GGML_QUANT_SIZES[_type_of(made, plain)]
+    block, size = load_gguf().GGML_QUANT_SIZES[type_of(made, plain)]
     return int(np.prod(made.shape)) // block * size
 
 
-def _type_of(made: Made, plain: str) -> Any:
+def type_of(made: Made, plain: str) -> Any:
+    """gguf's type of it in a file whose weights are in `plain`."""
     types = load_gguf().GGMLQuantizationType
     if len(made.shape) == 1 or made.name.endswith(_EXACT):
         return types.F32
