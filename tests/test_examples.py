@@ -171,6 +171,13 @@ def test_chat_api_and_export_use_what_was_trained(llama3: str, tmp_path: Path, h
     assert capsys.readouterr().out == from_adapter
 
 
+def test_it_is_exported_for_llamacpp(llama3: str, tmp_path: Path, here, capsys):
+    pytest.importorskip("llama_cpp", reason="needs the extra gguf: pip install hone-llm[gguf] builds llama.cpp")
+    said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
+    assert cli.main(["export", str(EXAMPLES / "export_gguf.yaml"), *said, f"tokenized_path={tmp_path / 'cache'}"]) == 0
+    assert "parity passed (q4_k_m)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_it_says_what_it_shows(file: Path):
     first = file.read_text().splitlines()[0]

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from hone import cli
 from hone.chat.message import Conversation, message
+from hone.commands.api import load_served
+from hone.config import load
 from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
@@ -73,9 +75,23 @@ def test_it_answers_as_the_embedded_engine_does(exported, tiny_model_dir) -> Non
     ours.model.library.close()
 
 
+def test_it_is_served(exported, capsys) -> None:
+    run = load([f"model_name_or_path={exported}", "infer_backend=llamacpp", "max_new_tokens=3"], "api")
+    engine = load_served(run, "mine", num_together=4).engine
+    *_, last = engine.generate(Request(Conversation((message("user", "Hello?"),)), run.generate))
+    assert engine.num_together == 1 and last.answer.num_tokens <= 3
+    with pytest.raises(ModelError, match="none is put onto a GGUF file"):
+        engine.add_adapter("mine", "folder")
+    engine.model.library.close()
+    assert cli.main(["chat", f"model_name_or_path={exported / 'model-F16.gguf'}", "max_new_tokens=3", "--ask", "Hello?"]) == 0
+
+
 def test_what_does_not_go_with_a_gguf_file_is_told(exported, tmp_path) -> None:
     with pytest.raises(ModelError, match="there is no file"):
         build_engine(ModelConfig(model_name_or_path=str(tmp_path / "x.gguf")), ChatConfig(), Full())
+    adapted = load([f"model_name_or_path={exported / 'model-F16.gguf'}", f"adapter_name_or_path={exported}"], "api")
+    with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
+        load_served(adapted, "mine")
     with pytest.raises(ModelError, match="holds 0 of them"):
         build_engine(ModelConfig(model_name_or_path=str(tmp_path)), ChatConfig(), Full(), backend="llamacpp")
 
