@@ -16,7 +16,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from hone.errors import MissingExtra, TrainingError
+from hone.errors import MissingExtra, RunError
 from hone.training.engines.base import Hardware, Precision, open_engine
 
 
@@ -29,15 +29,15 @@ def require_trackers(names: tuple[str, ...]) -> None:
 
 
 def require_fp16(device: torch.device) -> None:
-    """TrainingError where float16 with loss scaling does not run."""
+    """RunError where float16 with loss scaling does not run."""
     if device.type == "cpu":
-        raise TrainingError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
+        raise RunError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
 
 
 def require_tf32(device: torch.device) -> None:
-    """TrainingError where the hardware has no TF32."""
+    """RunError where the hardware has no TF32."""
     if not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
+        raise RunError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
 
 
 class Device:
@@ -162,7 +162,7 @@ class Device:
             self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
         except Exception as problem:  # each tracker has errors of its own, and none of them is known here
             names = ", ".join(options)
-            raise TrainingError(
+            raise RunError(
                 f"report_to: a tracker ({names}) could not start: {problem}. Mend it, or write report_to: none"
             ) from problem
 
