@@ -16,7 +16,7 @@ from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
 from hone.config.model import Quantization
 from hone.errors import ExportError, ModelError
-from hone.export import job
+from hone.export import ingredients, job
 from hone.export.folder import REPORT
 from tests.export.whole import leftovers, logits, run_export, tuned_logits
 
@@ -158,9 +158,9 @@ def test_the_base_and_the_adapter_are_never_overwritten(tiny_model_dir, make_ada
 
 def test_a_wrong_merge_is_told_by_its_figure_and_set_aside(tiny_model_dir, make_adapter, tmp_path, monkeypatch) -> None:
     """Without its additions the recipe gives the bare base."""
-    plan = job.plan_recipe
+    plan = ingredients.plan_recipe
     monkeypatch.setattr(
-        job,
+        ingredients,
         "plan_recipe",
         lambda *arguments, **named: replace(
             found := plan(*arguments, **named), steps=tuple(replace(step, additions=()) for step in found.steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,13 +14,14 @@ from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
 from hone.export.ollama import write_modelfile
 
+PROJECT = Path(__file__).resolve().parents[2]
 TALKS = [
     [("user", "Hello {{ there }}")],
     [("system", "Be brief."), ("user", "one")],
     [("user", "one"), ("assistant", 'two "quoted"'), ("user", "three")],
     [("system", "Be brief."), ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four"), ("user", "five")],
 ]
-FORMATS = [("qwen3", "chatml"), ("qwen3", "qwen"), ("llama-3.1", "llama3"), ("llama-2", "vicuna")]
+FORMATS = [("tiny", "chatml"), ("tiny", "qwen"), ("tiny", "vicuna"), ("demo", "llama3")]
 TOKEN = re.compile(r"\{\{(-?)\s*(.*?)\s*(-?)\}\}", re.DOTALL)
 
 
@@ -86,8 +88,9 @@ def template_of(modelfile: str) -> str:
 
 
 @pytest.mark.parametrize(("words", "name"), FORMATS)
-def test_it_renders_what_the_codec_renders(shared, words, name) -> None:
-    codec = build_codec(ChatConfig(template=name), AutoTokenizer.from_pretrained(shared / "tokenizers" / words))
+def test_it_renders_what_the_codec_renders(tiny_tokenizer_dir, words, name) -> None:
+    folder = tiny_tokenizer_dir if words == "tiny" else PROJECT / "demo" / "model"
+    codec = build_codec(ChatConfig(template=name), AutoTokenizer.from_pretrained(folder))
     made = write_modelfile(codec, "x.gguf")
     assert made.text.startswith("FROM ./x.gguf\n") and "PARAMETER stop" in made.text
     bos = codec.tokenizer.bos_token or ""

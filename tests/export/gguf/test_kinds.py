@@ -40,16 +40,18 @@ def test_q8_0(write, library, family) -> None:
     assert "Q8_0" in product.notes[0]
 
 
-@pytest.mark.parametrize("kind", ["q6_k", "q4_k_m", "iq4_xs", "iq2_xs"])
+@pytest.mark.parametrize("kind", ["q6_k", "q4_k_m", "iq4_xs"])
 def test_formats_that_llamacpp_writes(write, library, kind) -> None:
-    """Each is nearer than its tolerance, and holds what its name says; iq2_xs is refused without an importance matrix."""
+    """Each is nearer than its tolerance, and holds what its name says."""
     rows = ROWS if kind.startswith("iq") else ()
     module, _, product = write("llama", kind, calibration=rows, **WIDE)
     assert difference(library, product.file, module) < TOLERANCES[kind].difference
-    assert {"q6_k": "Q6_K", "q4_k_m": "Q4_K", "iq4_xs": "IQ4_XS", "iq2_xs": "IQ2_XS"}[kind] in product.notes[0]
-    if kind == "iq2_xs":
-        with pytest.raises(ModelError, match="imatrix"):
-            write("mistral", kind, **WIDE)
+    assert {"q6_k": "Q6_K", "q4_k_m": "Q4_K", "iq4_xs": "IQ4_XS"}[kind] in product.notes[0]
+
+
+def test_two_bits_without_importance_are_refused_by_the_library(write) -> None:
+    with pytest.raises(ModelError, match="imatrix"):
+        write("llama", "iq2_xs", **WIDE)
 
 
 def test_importance_is_the_mean_square_of_what_a_weight_reads(write, library) -> None:
