@@ -224,16 +224,15 @@ def main() -> None:
         compare(asked, base, place)
 
 
+def goes(engine: str, method: str) -> bool:
+    """Whether hone takes the two together."""
+    return not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+
+
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:
     """Train every cell and print a line of each."""
-    wanted = [
-        (engine, method, precision)
-        for engine in ENGINES
-        for method in METHODS
-        for precision in PRECISIONS
-        if asked.only in f"{engine}/{method}/{precision}"
-        and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
-    ]
+    every = ((engine, method, precision) for engine in ENGINES for method in METHODS for precision in PRECISIONS)
+    wanted = [cell for cell in every if asked.only in "/".join(cell) and goes(*cell[:2])]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")
         for _, method, precision in wanted
