@@ -90,6 +90,9 @@ def test_accelerate_launch_is_recognised(monkeypatch: pytest.MonkeyPatch):
     [
         (["fsdp_config={}", "fsdp_transformer_layer_cls_to_wrap=A"], "has no effect without fsdp"),
         (["fsdp=true", "quantization_bit=4"], "leave quantization_bit out"),
+        (["fsdp=true", "do_predict=true", "do_train=true", "eval_dataset=d"], "predict by another run"),
+        (["fsdp=true", "stage=grpo", "reward_functions=accuracy"], "leave fsdp out"),
+        (["tensor_parallel_size=2"], "finetuning_type: full"),
         (["fsdp=true", "optim=adafactor"], "adamw_torch"),
         (["fsdp=true", "optim=paged_adamw_8bit"], "adamw_torch"),
         (["fsdp=true", "ddp_bucket_cap_mb=1"], "has no effect with fsdp"),

@@ -41,6 +41,9 @@ def of_sharding(settings: Settings) -> Iterator[Finding]:
     if settings["stage"] in OWN_ANSWERS:
         message = "draws answers, for which each process goes forward another number of times, and shares wait for each other"
         yield "fsdp", f"stage: {settings['stage']} {message}; leave fsdp out"
+    if settings["do_predict"]:
+        message = "draws answers, for which each process goes forward another number of times, and shares wait for each other"
+        yield "do_predict", f"{message}; train first, and predict by another run of one process a model"
     if settings["ddp_find_unused_parameters"] is not None or settings["ddp_bucket_cap_mb"] is not None:
         key = "ddp_bucket_cap_mb" if settings["ddp_bucket_cap_mb"] is not None else "ddp_find_unused_parameters"
         yield key, "has no effect with fsdp; remove it"
