@@ -179,7 +179,7 @@ def in_mid_run(bench: Bench, harm: Callable[[Bench, list[worlds.Process]], list[
     """`harm` comes at `step` and gives those that are left; then the same command is started again on all hosts."""
     file = bench.write()
     out = bench.root / f"out{bench.number}"
-    processes = bench.start(file)
+    processes = bench.start(file, 2)
     while steps_done(out) < step:
         time.sleep(0.05)
         assert all(process.running.is_alive() for process in processes), processes[0].said
@@ -190,7 +190,7 @@ def in_mid_run(bench: Bench, harm: Callable[[Bench, list[worlds.Process]], list[
         process.end(1)
     for host in bench.machines:
         host.put_back()
-    _, again = until_ended(bench.start(file), time.monotonic())
+    _, again = until_ended(bench.start(file, 2), time.monotonic())
     begun = next((int(line.split("at step ")[1].split()[0]) for line in again.splitlines() if "continuing " in line), 0)
     finished = (out / "train_results.json").is_file() and f"step {STEPS}/{STEPS}" in again
     named = first_line(said, "no sign of life", "has died", "has gone", "cannot be reached", "no process goes on")
@@ -205,8 +205,10 @@ def steps_done(out: Path) -> int:
 
 def killed(bench: Bench, processes: list[worlds.Process]) -> list[worlds.Process]:
     """The last host's processes are killed at once."""
-    os.kill(processes[-1].running.pid, signal.SIGKILL)
-    return processes[:-1]
+    del bench
+    for process in processes[-2:]:
+        os.kill(process.running.pid, signal.SIGKILL)
+    return processes[:-2]
 
 
 def cut_off(bench: Bench, processes: list[worlds.Process]) -> list[worlds.Process]:
@@ -216,7 +218,8 @@ def cut_off(bench: Bench, processes: list[worlds.Process]) -> list[worlds.Proces
 
 
 def stopped(bench: Bench, processes: list[worlds.Process]) -> list[worlds.Process]:
-    """The last host's process stands still."""
+    """A process of the last host stands still."""
+    del bench
     os.kill(processes[-1].running.pid, signal.SIGSTOP)
     return processes[:-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import socket
@@ -66,6 +67,14 @@ def test_who_did_not_come_is_named_to_all():
 def test_what_differs_is_named_with_the_value_there_and_here():
     found = gather(3, lambda number, port: come(number, port, count=3, about={"torch": "2.13" if number < 2 else "2.12"}))
     assert f"torch: 2.13 on rank 0 ({socket.gethostname()} (127.0.0.1)), 2.12 on" in str(found[1]) and "rank 2" in str(found[1])
+
+
+def test_the_store_outlives_the_meeting():
+    (meeting,) = gather(1, functools.partial(come, count=1))
+    port = meeting.store.port
+    del meeting
+    gc.collect()
+    require_reachable("127.0.0.1", port, 0, "rank 0")
 
 
 def test_two_of_one_number_are_told_apart(monkeypatch):

@@ -29,6 +29,8 @@ _SILENT_SECONDS = 60.0
 _CLAIM_SECONDS = 10.0
 """An earlier start of the run may still be ending, and hold the numbers of this one."""
 _PLACE = "hone/meeting"
+_served: list[TCPStore] = []
+"""Stores end with their last object: torch asks the run's again for each group of processes, long after the meeting."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Meeting:
 
     def __init__(self, store: Store | None, card: Card, count: int, *, called: str, seconds: float):
         self.card, self.count, self.called, self.seconds = card, count, called, seconds
-        self.store = store  # kept: whoever serves it must not let go of it
+        self.store = store
         self._store = PrefixStore(f"hone/{called}", store) if store is not None else None
         self._quiet = threading.Event()
 
@@ -350,7 +352,8 @@ def _serve(address: str, port: int) -> TCPStore:
     """A store of this process. multi_tenant: torch's own, asked for at the same port by this process later, is this one."""
     wait = timedelta(seconds=_STORE_SECONDS)
     try:
-        return TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=wait, multi_tenant=True)
+        _served.append(TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=wait, multi_tenant=True))
+        return _served[-1]
     except DistError as problem:
         if "EADDRINUSE" not in str(problem):
             raise TrainingError(f"no store can be opened at {address}:{port}: {problem}") from problem
