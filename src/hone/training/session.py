@@ -42,6 +42,7 @@ from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.elastic import shared_out
 from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
@@ -55,6 +56,7 @@ from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.predict import FILE as PREDICTED
 from hone.training.predict import Predictions
+from hone.training.preflight import HINT, digest, join, prove_sum, same_data
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
@@ -97,8 +99,12 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
     run = settled(run)
-    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
-    device = open_device(run)
+    meeting = join(run, settings)
+    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits in a collective
+    meeting.wait("the look at output_dir")
+    with meeting.within("the first sum over all processes", HINT):
+        device = open_device(run)
+        prove_sum(device)
     start = device.gather(choice)[0]
     seed_all(run.train.seed)
     if run.train.full_determinism:
@@ -107,6 +113,8 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         device.use_tf32(run.train.tf32)
     require_means(run, device.device)
     material = gather_material(run)
+    same_data(meeting, digest(material.tokens))
+    run = shared_out(run, read_environment()[0], fixed=material.objective.mixes_rows)
     if material.objective.has_labels and not material.tokens.trained.any():
         raise RunError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
