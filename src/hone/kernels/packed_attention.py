@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from hone.kernels.hardware import AMPERE, capability_of
+
 BLOCK = 512
 """Tokens that attend at a time where a piece needs a mask, of a window or for what comes before it: so much of it is formed."""
 
@@ -154,5 +156,5 @@ def _takes_groups(query_BHqD: Tensor, value_BKkD: Tensor, *, masked: bool) -> bo
     """Whether torch's fast kernels for this device take fewer heads of keys than of queries."""
     if query_BHqD.device.type == "cuda":
         small = query_BHqD.element_size() == 2 and query_BHqD.shape[3] == value_BKkD.shape[3] <= 256
-        return small and not masked and torch.cuda.get_device_capability(query_BHqD.device) >= (8, 0)
+        return small and not masked and capability_of(query_BHqD.device) >= AMPERE
     return query_BHqD.device.type == "cpu"

@@ -45,18 +45,6 @@ def require_trackers(names: tuple[str, ...]) -> None:
             raise MissingExtra(name, "track" if name == "tensorboard" else "", f"report_to: {name}")
 
 
-def require_fp16(device: torch.device) -> None:
-    """TrainingError where float16 with loss scaling does not run."""
-    if device.type == "cpu":
-        raise TrainingError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
-
-
-def require_tf32(device: torch.device) -> None:
-    """TrainingError where the hardware has no TF32."""
-    if not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
-
-
 class Device:
     """One process's view of the run's hardware; also reduces numbers over all processes."""
 
@@ -71,8 +59,6 @@ class Device:
     ):
         wiring = wiring or Wiring()
         cpu = use_cpu or not torch.accelerator.is_available()
-        if cpu and precision == "fp16":
-            require_fp16(torch.device("cpu"))
         handlers = [
             InitProcessGroupKwargs(timeout=timedelta(seconds=wiring.timeout_seconds), backend=wiring.backend),
             DistributedDataParallelKwargs(

@@ -10,12 +10,14 @@ import torch
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.errors import TrainingError
+from hone.kernels.hardware import hardware_of, has_host_memory
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
 from hone.models.quantize import quantization_config
 from hone.models.rope import stretch
 from hone.optim.build import require_optimizer
-from hone.training.device import require_fp16, require_tf32, require_trackers
+from hone.training.device import require_trackers
+from hone.training.fallbacks import require_states
 from hone.training.results import require_plots
 
 
@@ -29,18 +31,15 @@ def require_means(run: Run, device: torch.device) -> None:
         quantization_config(run.model.quantization, torch.float32)
     require_optimizer(run.optimizer)
     require_trackers(run.track.report_to)
-    if run.train.fp16:
-        require_fp16(device)
+    require_states(run, hardware_of(device))
     require_host_memory(run, device)
-    if run.train.tf32:
-        require_tf32(device)
     if run.track.plot_loss:
         require_plots()
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:
     """TrainingError where activations are to wait in host memory and are there already."""
-    if run.train.gradient_checkpointing_kind == "offloaded" and device.type != "cuda":
+    if run.train.gradient_checkpointing_kind == "offloaded" and not has_host_memory(device.type):
         raise TrainingError(
             "gradient_checkpointing_kind: offloaded moves activations from a GPU to host memory, and this run is on "
             f"{device.type}; write full, or selective"

@@ -36,6 +36,8 @@ class Plan:
     """
 
     device: str
+    hardware: str
+    fallbacks: tuple[str, ...]
     world: int
     precision: Precision
     trained_dtype: str
@@ -77,7 +79,8 @@ class Plan:
         held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
         return [
-            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
+            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}: {self.hardware}",
+            *(f"falls back   {line}" for line in self.fallbacks),
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
             f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} {self.unit} to evaluate",

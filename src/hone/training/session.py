@@ -26,6 +26,7 @@ from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
+from hone.kernels.hardware import device_of, hardware_of, has_host_memory
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -91,7 +92,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
-    run = settled(run)
+    run = settled(run, hardware_of(device_of(use_cpu=run.train.use_cpu)))
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -148,7 +149,7 @@ def make_feed(
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        pins = device.device.type == "cuda"
+        pins = has_host_memory(device.device.type)
         return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
