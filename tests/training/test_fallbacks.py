@@ -69,7 +69,7 @@ def test_float16_is_for_accelerators_and_tf32_for_ampere():
     with pytest.raises(TrainingError, match="fp16: true needs an accelerator"):
         require_precision(asked(fp16=True), AMX)
     require_precision(asked(fp16=True), V100)
-    with pytest.raises(TrainingError, match="tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on Tesla T4 .sm75"):
+    with pytest.raises(TrainingError, match=r"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on Tesla T4 .sm75"):
         require_precision(asked(tf32=True), T4)
     require_precision(asked(tf32=True), H100)
 

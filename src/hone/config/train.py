@@ -66,7 +66,8 @@ class TrainConfig(Section):
     fp16: bool = knob(False, "Computes in float16 with loss scaling. For older GPUs without bfloat16.")
     pure_bf16: bool = knob(
         False,
-        "Keeps trained weights in bfloat16 too, which halves their memory; small updates can be lost in rounding.",
+        "Keeps trained weights in bfloat16 too, which halves their memory; small updates are lost in rounding, but for optim: "
+        "adamw_bf16.",
         level="advanced",
     )
     tf32: bool | None = knob(

@@ -40,10 +40,9 @@ def require_states(run: Run, hardware: Hardware) -> None:
 
 
 def fallbacks(run: Run, hardware: Hardware) -> tuple[str, ...]:
-    """Each part of the run that takes a slower way on this hardware than on another, and why. run: with its precision settled."""
-    return tuple(
-        line for part in (_precision, _attention, _kernels, _weights, _optimizer, _memory) for line in part(run, hardware)
-    )
+    """Each part of the run that takes a slower way here than on other hardware, and why. run: with its precision settled."""
+    parts = (_precision, _attention, _kernels, _weights, _optimizer, _memory)
+    return tuple(line for part in parts for line in part(run, hardware))
 
 
 def _precision(run: Run, hardware: Hardware) -> Iterator[str]:
