@@ -99,6 +99,12 @@ def test_weights_in_few_bits_and_paged_states_fall_back_off_nvidia():
     assert parts(A100, bf16=True, quantization_bit=4, optim="paged_adamw_8bit", fused_kernels=False) == []
 
 
+def test_float8_has_products_on_new_gpus_in_bfloat16_alone():
+    fp8 = {"quantization_bit": 8, "quantization_method": "fp8", "flash_attn": "sdpa", "fused_kernels": False}
+    assert parts(H100, bf16=True, **fp8) == []
+    assert parts(A100, bf16=True, **fp8) == parts(H100, **fp8) == parts(AMX, **fp8) == ["weights in float8"]
+
+
 @pytest.mark.parametrize("kind", ["adamw_8bit", "paged_adamw", "lion_8bit"])
 def test_states_that_bitsandbytes_has_no_step_for_are_refused(kind):
     with pytest.raises(TrainingError, match=f"optim: {kind}: bitsandbytes has no such step on Apple arm64 GPU"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from hone.config.run import Run
 from hone.errors import TrainingError
-from hone.kernels.hardware import AMPERE, Hardware, has_host_memory
+from hone.kernels.hardware import ADA, AMPERE, Hardware, has_host_memory
 from hone.training.plan import precision_of
 
 _16_BITS = ("bf16", "fp16")
@@ -72,7 +72,12 @@ def _kernels(run: Run, hardware: Hardware) -> Iterator[str]:
 
 
 def _weights(run: Run, hardware: Hardware) -> Iterator[str]:
-    if run.model.quantization and run.model.quantization.method == "bnb" and hardware.kind != "cuda":
+    quantization = run.model.quantization
+    if quantization and quantization.method == "fp8" and hardware.capability < ADA:
+        yield "weights in float8: turned back into numbers at each product; products in 8 bits need an NVIDIA GPU of Ada or newer"
+    if quantization and quantization.method == "fp8" and hardware.capability >= ADA and precision_of(run.train) != "bf16":
+        yield "weights in float8: turned back into numbers at each product; products in 8 bits need bf16: true"
+    if quantization and quantization.method == "bnb" and hardware.kind != "cuda":
         yield f"weights in few bits: turned back into numbers by bitsandbytes' code for {hardware.kind} at each product"
 
 

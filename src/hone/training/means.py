@@ -13,7 +13,7 @@ from hone.errors import TrainingError
 from hone.kernels.hardware import hardware_of, has_host_memory
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
-from hone.models.quantize import quantization_config
+from hone.models.quantize import in_float8, quantization_config
 from hone.models.rope import stretch
 from hone.optim.build import require_optimizer
 from hone.training.device import require_trackers
@@ -27,7 +27,7 @@ def require_means(run: Run, device: torch.device) -> None:
     choose_attention(run.model, config, device)
     if run.model.rope_scaling:
         stretch(config, run.model.rope_scaling, run.data.cutoff_len)
-    if run.model.quantization:
+    if run.model.quantization and not in_float8(run.model.quantization):
         quantization_config(run.model.quantization, torch.float32)
     require_optimizer(run.optimizer)
     require_trackers(run.track.report_to)
