@@ -10,22 +10,22 @@ from hone.config import load
 from hone.config.model import ModelConfig
 from hone.config.run import Run
 from hone.errors import ModelError, TrainingError
-from hone.kernels.hardware import Hardware, hardware_of
+from hone.kernels.machine import Machine, machine_of
 from hone.models import attention
 from hone.models.attention import choose_attention
 from hone.training.fallbacks import fallbacks, require_precision, require_states
 from hone.training.precision import settled
 
 ALL = frozenset({"bitsandbytes", "triton"})
-V100 = Hardware("cuda", "Tesla V100-SXM2-16GB", "none", (7, 0), ALL)
-T4 = Hardware("cuda", "Tesla T4", "none", (7, 5), ALL)
-A100 = Hardware("cuda", "NVIDIA A100-SXM4-40GB", "products", (8, 0), ALL)
-H100 = Hardware("cuda", "NVIDIA H100 80GB HBM3", "products", (9, 0), ALL)
-BARE_A100 = Hardware("cuda", "NVIDIA A100-SXM4-40GB", "products", (8, 0))
-MPS = Hardware("mps", "Apple arm64 GPU", "emulated")
-OLD_MPS = Hardware("mps", "Apple arm64 GPU", "none")
-AMX = Hardware("cpu", "CPU with AMX", "products", packages=ALL)
-OLD_CPU = Hardware("cpu", "CPU with neither AVX512-BF16 nor AMX", "emulated", packages=ALL)
+V100 = Machine("cuda", "Tesla V100-SXM2-16GB", "none", (7, 0), ALL)
+T4 = Machine("cuda", "Tesla T4", "none", (7, 5), ALL)
+A100 = Machine("cuda", "NVIDIA A100-SXM4-40GB", "products", (8, 0), ALL)
+H100 = Machine("cuda", "NVIDIA H100 80GB HBM3", "products", (9, 0), ALL)
+BARE_A100 = Machine("cuda", "NVIDIA A100-SXM4-40GB", "products", (8, 0))
+MPS = Machine("mps", "Apple arm64 GPU", "emulated")
+OLD_MPS = Machine("mps", "Apple arm64 GPU", "none")
+AMX = Machine("cpu", "CPU with AMX", "products", packages=ALL)
+OLD_CPU = Machine("cpu", "CPU with neither AVX512-BF16 nor AMX", "emulated", packages=ALL)
 
 
 def asked(**settings: object) -> Run:
@@ -33,7 +33,7 @@ def asked(**settings: object) -> Run:
     return load([f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in words.items()], "train")
 
 
-def parts(hardware: Hardware, **settings: object) -> list[str]:
+def parts(hardware: Machine, **settings: object) -> list[str]:
     """What falls back, by the first word of its line."""
     return [line.partition(":")[0] for line in fallbacks(settled(asked(**settings), hardware), hardware)]
 
@@ -113,7 +113,7 @@ def test_states_that_bitsandbytes_has_no_step_for_are_refused(kind):
 
 
 def test_this_machine_is_known():
-    found = hardware_of(torch.device("cpu"))
+    found = machine_of(torch.device("cpu"))
     assert found.kind == "cpu" and found.capability == (0, 0) and str(found).startswith("CPU with ")
     assert found.bf16 == ("emulated" if "neither" in found.name else "products")
 

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from hone import log
 from hone.kernels.cpu_product import product
-from hone.kernels.hardware import ADA, capability_of
+from hone.kernels.machine import ADA, capability_of
 
 TYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(TYPE).max

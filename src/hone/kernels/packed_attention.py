@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hone.kernels.hardware import AMPERE, capability_of
+from hone.kernels.machine import AMPERE, capability_of
 
 BLOCK = 512
 """Tokens that attend at a time where a piece needs a mask, of a window or for what comes before it: so much of it is formed."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from hone import log
-from hone.kernels.hardware import AMPERE, capability_of
+from hone.kernels.machine import AMPERE, capability_of
 from hone.kernels.packed_attention import Layout, by_piece, keys_seen
 
 Form = Callable[[Tensor, Tensor, Tensor, Layout, float], Tensor]

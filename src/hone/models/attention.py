@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.kernels.hardware import AMPERE, HOPPER, capability_of
+from hone.kernels.machine import AMPERE, HOPPER, capability_of
 
 _PACKAGES = {
     "fa2": ("flash_attn", "flash-attn", "flash_attention_2", AMPERE),

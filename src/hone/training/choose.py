@@ -12,7 +12,7 @@ import torch
 
 from hone.config.run import Run
 from hone.data.build import TokenSet
-from hone.kernels.hardware import has_host_memory
+from hone.kernels.machine import has_host_memory
 from hone.models.checkpointing import Activations
 from hone.objectives.base import Objective
 from hone.training.forecast import Forecast, forecast

@@ -10,7 +10,7 @@ import torch
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.errors import TrainingError
-from hone.kernels.hardware import hardware_of, has_host_memory
+from hone.kernels.machine import has_host_memory, machine_of
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
 from hone.models.quantize import in_float8, quantization_config
@@ -31,7 +31,7 @@ def require_means(run: Run, device: torch.device) -> None:
         quantization_config(run.model.quantization, torch.float32)
     require_optimizer(run.optimizer)
     require_trackers(run.track.report_to)
-    require_states(run, hardware_of(device))
+    require_states(run, machine_of(device))
     require_host_memory(run, device)
     if run.track.plot_loss:
         require_plots()

@@ -17,7 +17,7 @@ import hone
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
 from hone.models.checkpointing import Activations
-from hone.training.device import Precision
+from hone.training.engines.base import Precision
 from hone.training.memory import Memory, in_gib
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
@@ -36,7 +36,7 @@ class Plan:
     """
 
     device: str
-    hardware: str
+    machine: str
     fallbacks: tuple[str, ...]
     world: int
     precision: Precision
@@ -79,7 +79,7 @@ class Plan:
         held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
         return [
-            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}: {self.hardware}",
+            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
             *(f"falls back   {line}" for line in self.fallbacks),
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from hone import log
 from hone.config.run import Run
-from hone.kernels.hardware import Hardware
+from hone.kernels.machine import Machine
 from hone.training.fallbacks import require_precision
 
 
-def settled(run: Run, hardware: Hardware) -> Run:
+def settled(run: Run, machine: Machine) -> Run:
     """The run with `bf16: auto` put in terms of this hardware, which is said; any other run as it is.
 
     By what the hardware has and not by a measurement, so that a run that is continued computes as it did.
     Raises TrainingError for a format that was asked for and cannot be had.
     """
-    require_precision(run, hardware)
+    require_precision(run, machine)
     if run.train.bf16 != "auto":
         return run
-    has = hardware.bf16 == "products"
-    log.info(f"bf16: auto: {'bfloat16' if has else 'float32'}, as {_why(hardware)}")
+    has = machine.bf16 == "products"
+    log.info(f"bf16: auto: {'bfloat16' if has else 'float32'}, as {_why(machine)}")
     return run.model_copy(update={"train": run.train.model_copy(update={"bf16": has})})
 
 
-def _why(hardware: Hardware) -> str:
-    if hardware.kind == "cpu":
-        return f"this {hardware}".replace("CPU with", "CPU has")
+def _why(machine: Machine) -> str:
+    if machine.kind == "cpu":
+        return f"this {machine}".replace("CPU with", "CPU has")
     known = {"products": "has products of it", "none": "has no products of it", "emulated": "is not known to multiply it itself"}
-    return f"{hardware} {known[hardware.bf16]}"
+    return f"{machine} {known[machine.bf16]}"

@@ -15,7 +15,7 @@ from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
-from hone.kernels.hardware import device_of, hardware_of
+from hone.kernels.machine import device_of, machine_of
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.choose import choose
 from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
@@ -85,7 +85,7 @@ def _heading(sample: Shown) -> str:
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
     device = device_of(use_cpu=run.train.use_cpu)
-    run = settled(run, hardware_of(device))
+    run = settled(run, machine_of(device))
     if run.train.do_train:
         require_free_output(run)
     require_means(run, device)

@@ -26,7 +26,7 @@ from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
-from hone.kernels.hardware import device_of, hardware_of, has_host_memory
+from hone.kernels.machine import device_of, has_host_memory, machine_of
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -39,8 +39,9 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
-from hone.training.device import Device, Wiring
+from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
@@ -92,7 +93,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
-    run = settled(run, hardware_of(device_of(use_cpu=run.train.use_cpu)))
+    run = settled(run, machine_of(device_of(use_cpu=run.train.use_cpu)))
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
     device = open_device(run)
     start = device.gather(choice)[0]
@@ -107,11 +108,11 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
         raise TrainingError(problem)
-    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
+    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = choice.settle(run)
-    steps = lay_steps(run, material, device.world)
-    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
+    steps = lay_steps(run, material, device.data_world)
+    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
@@ -150,7 +151,7 @@ def make_feed(
         if policy.packing == "shared":
             _tell_shared(material)
         pins = has_host_memory(device.device.type)
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
@@ -190,16 +191,8 @@ def _look_at_output(run: Run) -> Start:
 
 def open_device(run: Run) -> Device:
     """The processes and trackers of a run."""
-    parallel = run.parallel
-    unused = bool(parallel.ddp_find_unused_parameters)
-    wiring = Wiring(parallel.ddp_timeout, parallel.ddp_backend, unused, parallel.ddp_bucket_cap_mb)
-    return Device(
-        precision=precision_of(run.train),
-        use_cpu=run.train.use_cpu,
-        wiring=wiring,
-        trackers=run.track.report_to,
-        tracker_folder=tracker_folder(run),
-    )
+    hardware = Hardware(precision_of(run.train), run.train.use_cpu, run.parallel, run.track.report_to, tracker_folder(run))
+    return Device(hardware)
 
 
 def tracker_folder(run: Run) -> str:
@@ -257,7 +250,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
-    seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
+    seed_all(run.train.seed + device.data_rank)  # dropout differs between processes, the weights do not
     return Work(
         objective=material.objective,
         policy=policy,

@@ -1,4 +1,4 @@
-"""Hardware: the few facts of a device from which it follows how everything is computed on it.
+"""Machine: the few facts of a device from which it follows how everything is computed on it.
 
 Does not know what is computed. Thresholds stand here alone, so that what is chosen and what is told cannot differ.
 """
@@ -20,7 +20,7 @@ Bf16 = Literal["products", "emulated", "none"]
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Machine:
     """kind: torch's word for the device. capability: of an NVIDIA GPU, (0, 0) elsewhere. packages: of `OPTIONAL`, those here.
 
     bf16: it has products of bfloat16; it takes them in float32 and rounds; or neither, so that they are not to be asked for.
@@ -51,21 +51,21 @@ def capability_of(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
-def hardware_of(device: torch.device) -> Hardware:
+def machine_of(device: torch.device) -> Machine:
     """What `device` is."""
     packages = frozenset(name for name in OPTIONAL if find_spec(name))
     if device.type == "cuda":
         bf16: Bf16 = "products" if torch.cuda.is_bf16_supported(including_emulation=False) else "none"
-        return Hardware("cuda", torch.cuda.get_device_name(device), bf16, capability_of(device), packages)
+        return Machine("cuda", torch.cuda.get_device_name(device), bf16, capability_of(device), packages)
     if device.type == "cpu":
         sets = {"AMX": torch.cpu._is_amx_tile_supported(), "AVX512-BF16": torch.cpu._is_avx512_bf16_supported()}
         found = next((name for name, here in sets.items() if here), "")
         name = f"CPU with {found or 'neither AVX512-BF16 nor AMX'}"
-        return Hardware("cpu", name, "products" if found else "emulated", packages=packages)
+        return Machine("cpu", name, "products" if found else "emulated", packages=packages)
     if device.type == "mps":  # of Apple's GPUs only the newer ones multiply bfloat16 themselves, and none says so
         newer = torch.backends.mps.is_macos_or_newer(14, 0)
-        return Hardware("mps", f"Apple {platform.machine()} GPU", "emulated" if newer else "none", packages=packages)
-    return Hardware(device.type, device.type, "emulated", packages=packages)
+        return Machine("mps", f"Apple {platform.machine()} GPU", "emulated" if newer else "none", packages=packages)
+    return Machine(device.type, device.type, "emulated", packages=packages)
 
 
 def has_host_memory(kind: str) -> bool:
