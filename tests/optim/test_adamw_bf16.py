@@ -8,7 +8,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from hone.config.optimizer import OptimizerConfig
 from hone.optim import adamw_bf16
@@ -138,3 +140,20 @@ def test_a_large_weight_goes_in_pieces_and_two_weights_draw_apart(monkeypatch):
     # A thousandth is a quarter of 2^-8, the unit below 1 is half of that: each moves with a chance of about a half or less.
     assert all(0.1 < float(piece.mean()) < 0.9 for piece in pieces)
     assert not torch.equal(*moved) and not any(torch.equal(one, other) for one, other in pairwise(pieces))
+
+
+def test_a_weight_that_is_spread_over_processes_takes_the_same_step():
+    start, gradient = torch.randn(8, 6), torch.randn(8, 6)
+    plain, _ = follow(start, [gradient])
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        spread = nn.Module()
+        spread.weight = nn.Parameter(distribute_tensor(start.clone(), mesh, [Shard(0)]))
+        spread.weight.grad = distribute_tensor(gradient, mesh, [Shard(0)])
+        optimizer = build_optimizer(spread, OptimizerConfig(kind="adamw_bf16"))
+        optimizer.step()
+        (state,) = optimizer.state.values()
+        assert isinstance(state["exp_avg"], DTensor) and torch.equal(spread.weight.full_tensor(), plain.weight)
+    finally:
+        distributed.destroy_process_group()

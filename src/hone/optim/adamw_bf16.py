@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from hone.optim.own import Own
 
@@ -42,7 +43,8 @@ class AdamWBf16(Own):
         state["step"] += 1
         generator = self._generators.setdefault(weight.device, torch.Generator(weight.device))
         generator.manual_seed(state["step"] * _STRIDE + number)
-        tensors = (weight.data, weight.grad, state["exp_avg"], state["exp_avg_sq"])
+        parts = (weight.data, weight.grad, state["exp_avg"], state["exp_avg_sq"])
+        tensors = [part.to_local() if isinstance(part, DTensor) else part for part in parts]  # of a weight that is spread out
         whole = not all(tensor.is_contiguous() for tensor in tensors)
         pieces = [tensors] if whole else zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
         for piece in pieces:
