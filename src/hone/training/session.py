@@ -26,7 +26,7 @@ from hone.errors import CheckpointError, TrainingError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
-from hone.kernels.machine import device_of, has_host_memory, machine_of
+from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -39,6 +39,7 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
+from hone.training.courier import courier_for
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.engines.base import Hardware
@@ -150,8 +151,8 @@ def make_feed(
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        pins = has_host_memory(device.device.type)
-        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        courier, rank = courier_for(device.device), device.data_rank
+        return Feed(material.tokens, steps, rank=rank, packing=policy.packing, pad_id=material.pad_id, courier=courier)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
