@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from hone.models.prepared import bound_prepared
 from hone.training.rehearsal import Speed
 
 _TRIES = 3
@@ -23,6 +24,7 @@ _LEAST_SECONDS = {"cuda": 5e-6, "cpu": 1e-5}
 @cache
 def speed_of(device: torch.device, dtype: torch.dtype) -> Speed:
     """The best of a few tries: what the device can do, not what it happened to be doing."""
+    bound_prepared(device)  # the plan's product is the first of the process, and oneDNN reads its capacities then
     edge, size = _SIZES.get(device.type, _SIZES["cpu"])
     left, right = (torch.ones(edge, edge, dtype=dtype, device=device) for _ in range(2))
     source = torch.ones(size // 4, device=device)
