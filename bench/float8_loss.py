@@ -40,7 +40,7 @@ def losses(folder: Path, base: str, way: str, steps: int) -> list[float]:
     asked = {
         **COMMON, **WAYS[way], "model_name_or_path": base, "stage": "sft", "finetuning_type": "lora", "lora_target": "all",
         "lora_rank": 8, "dataset": "glaive_toolcall_en_demo", "dataset_dir": str(SHARED / "llamafactory"), "cutoff_len": 256,
-        "learning_rate": 1e-3, "max_steps": steps, "logging_steps": 1, "output_dir": str(folder / name),
+        "learning_rate": 5e-3, "max_steps": steps, "logging_steps": 1, "output_dir": str(folder / name),
     }  # fmt: skip
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(asked))
@@ -55,7 +55,7 @@ def main() -> None:
     """A line a way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("float8_loss"))
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--base-epochs", type=float, default=1)
     parser.add_argument("--base", help="a model that can answer, in the place of the small one")
     said = parser.parse_args()

@@ -93,8 +93,8 @@ class TrainConfig(Section):
         "auto",
         "Computes norms, rotary position codes and gated products in fewer passes over memory, with less kept for the backward "
         "pass, wherever a module is proven to compute the same. auto does so on a CPU, where it was measured to pay. Write true "
-        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and false to leave all as the family "
-        "computes it.",
+        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and to have weights in 4 bits turned back "
+        "there beside the computation of the layer before; false leaves all as the family computes it.",
         level="advanced",
     )
     neftune_noise_alpha: float | None = knob(

@@ -51,20 +51,24 @@ def supports(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -
 
 def linear(x: Tensor, bits_OD: Tensor, scale_O: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[*, O] in `dtype`: x [*, D] times the weights, plus bias; with a gradient of x, for which the weights alone are kept."""
-    in_8_bits = supports(x.device, dtype, tuple(bits_OD.shape)) and _passes(x.device)
-    return _Linear.apply(x, bits_OD, scale_O, bias_O, dtype, in_8_bits)
+    return _Linear.apply(x, bits_OD, scale_O, bias_O, dtype, in_8_bits(bits_OD, dtype))
+
+
+def in_8_bits(bits_OD: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of these weights are taken in 8 bits where they lie."""
+    return supports(bits_OD.device, dtype, tuple(bits_OD.shape)) and _passes(bits_OD.device)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, bits_OD: Tensor, scale_O: Tensor, bias_O: Tensor | None, dtype: torch.dtype, in_8_bits: bool
+        ctx: Any, x: Tensor, bits_OD: Tensor, scale_O: Tensor, bias_O: Tensor | None, dtype: torch.dtype, eight: bool
     ) -> Tensor:
         ctx.save_for_backward(bits_OD, scale_O)
-        ctx.kind, ctx.dtype, ctx.in_8_bits = x.dtype, dtype, in_8_bits
+        ctx.kind, ctx.dtype, ctx.eight = x.dtype, dtype, eight
         x_TD = x.reshape(-1, x.shape[-1]).to(dtype)
         bias_O = None if bias_O is None else bias_O.to(dtype)
-        if in_8_bits:
+        if eight:
             y_TO = multiplied(x_TD, bits_OD.view(TYPE), scale_O, dtype)
             y_TO = y_TO if bias_O is None else y_TO.add_(bias_O)
         else:
@@ -76,7 +80,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         bits_OD, scale_O = ctx.saved_tensors
         slope_TO = gradient.reshape(-1, gradient.shape[-1]).to(ctx.dtype)
-        if ctx.in_8_bits:  # each term of a sum has a scale of its own, which goes into the gradient, exactly
+        if ctx.eight:  # each term of a sum has a scale of its own, which goes into the gradient, exactly
             turned_DO = bits_OD.view(TYPE).T.contiguous()
             ones_D = torch.ones_like(scale_O[:1]).expand(len(turned_DO)).contiguous()
             of_x_TD = multiplied(slope_TO * scale_O.to(ctx.dtype), turned_DO, ones_D, ctx.dtype)
@@ -112,10 +116,10 @@ def trial(device: torch.device) -> str:
         x, weight, slope = (torch.randn(shape, generator=draw).to(device) for shape in ((37, 64), (48, 64), (37, 48)))
         bits, scale = held(weight * torch.linspace(0.01, 3, 48, device=device).unsqueeze(1))
         found = []
-        for in_8_bits in (True, False):
+        for eight in (True, False):
             inputs = x.detach().to(dtype).requires_grad_()
             try:
-                output = _Linear.apply(inputs, bits, scale, None, dtype, in_8_bits)
+                output = _Linear.apply(inputs, bits, scale, None, dtype, eight)
                 found.append([output.detach().float(), torch.autograd.grad(output, inputs, slope.to(dtype))[0].float()])
             except (RuntimeError, ValueError, TypeError) as problem:
                 return f"fail here ({str(problem).splitlines()[0][:80]})"

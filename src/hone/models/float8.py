@@ -32,6 +32,14 @@ class Float8Linear(nn.Linear):
         assert dtype is not None, "one tensor has one type"
         return float8.linear(x, self.weight, self.scale, self.bias, dtype)
 
+    def restores(self, dtype: torch.dtype) -> bool:
+        """Whether products in `dtype` are taken from the weights as `restored` gives them; elsewhere they are in 8 bits."""
+        return not float8.in_8_bits(self.weight, dtype)
+
+    def restored(self, dtype: torch.dtype) -> Tensor:
+        """[O, D] in `dtype`: the numbers that are held."""
+        return float8.restored(self.weight, self.scale, dtype)
+
 
 def hold_in_float8(module: PreTrainedModel, device: torch.device, whole: tuple[str, ...] = ()) -> None:
     """Replace every linear layer but the output head and those named `whole`, one after the other, so that few are there twice.

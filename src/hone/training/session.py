@@ -222,7 +222,8 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         head=head,
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
+    ahead = run.train.fused_kernels is True
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype, ahead=ahead)
 
 
 def load_dtype(run: Run) -> torch.dtype:
