@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from hone.config import load
 from hone.config.model import ModelConfig
 from hone.config.run import Run
-from hone.errors import ModelError, TrainingError
+from hone.errors import ModelError, RunError
 from hone.kernels.machine import Machine, machine_of
 from hone.models import attention
 from hone.models.attention import choose_attention
@@ -61,15 +61,15 @@ def test_bf16_auto_takes_what_each_kind_multiplies_and_the_rest_falls_back(hardw
 @pytest.mark.parametrize("hardware", [V100, T4, OLD_MPS], ids=str)
 @pytest.mark.parametrize("key", ["bf16", "pure_bf16"])
 def test_bfloat16_is_refused_where_there_are_no_products_of_it(hardware, key):
-    with pytest.raises(TrainingError, match=f"{key}: true: .*{hardware.name}.* has no products of bfloat16; write bf16: auto"):
+    with pytest.raises(RunError, match=f"{key}: true: .*{hardware.name}.* has no products of bfloat16; write bf16: auto"):
         require_precision(asked(**{key: True}), hardware)
 
 
 def test_float16_is_for_accelerators_and_tf32_for_ampere():
-    with pytest.raises(TrainingError, match="fp16: true needs an accelerator"):
+    with pytest.raises(RunError, match="fp16: true needs an accelerator"):
         require_precision(asked(fp16=True), AMX)
     require_precision(asked(fp16=True), V100)
-    with pytest.raises(TrainingError, match=r"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on Tesla T4 .sm75"):
+    with pytest.raises(RunError, match=r"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on Tesla T4 .sm75"):
         require_precision(asked(tf32=True), T4)
     require_precision(asked(tf32=True), H100)
 
@@ -107,7 +107,7 @@ def test_float8_has_products_on_new_gpus_in_bfloat16_alone():
 
 @pytest.mark.parametrize("kind", ["adamw_8bit", "paged_adamw", "lion_8bit"])
 def test_states_that_bitsandbytes_has_no_step_for_are_refused(kind):
-    with pytest.raises(TrainingError, match=f"optim: {kind}: bitsandbytes has no such step on Apple arm64 GPU"):
+    with pytest.raises(RunError, match=f"optim: {kind}: bitsandbytes has no such step on Apple arm64 GPU"):
         require_states(asked(optim=kind), MPS)
     require_states(asked(optim=kind), AMX)
 

@@ -16,7 +16,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from hone.errors import MissingExtra, TrainingError
+from hone.errors import MissingExtra, RunError
 from hone.training.engines.base import Hardware, Precision, open_engine
 
 
@@ -148,7 +148,7 @@ class Device:
             self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
         except Exception as problem:  # each tracker has errors of its own, and none of them is known here
             names = ", ".join(options)
-            raise TrainingError(
+            raise RunError(
                 f"report_to: a tracker ({names}) could not start: {problem}. Mend it, or write report_to: none"
             ) from problem
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hone.config.run import Run
-from hone.errors import TrainingError
+from hone.errors import RunError
 from hone.kernels.machine import ADA, AMPERE, Machine, has_host_memory
 from hone.training.plan import precision_of
 
@@ -16,25 +16,25 @@ _16_BITS = ("bf16", "fp16")
 
 
 def require_precision(run: Run, machine: Machine) -> None:
-    """TrainingError for a number format that was asked for and that this hardware does not compute in."""
+    """RunError for a number format that was asked for and that this hardware does not compute in."""
     train = run.train
     if train.fp16 and machine.kind == "cpu":
-        raise TrainingError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: auto, or leave it out")
+        raise RunError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: auto, or leave it out")
     asked = next((key for key in ("bf16", "pure_bf16") if getattr(train, key) is True), "")
     if asked and machine.bf16 == "none":
-        raise TrainingError(
+        raise RunError(
             f"{asked}: true: {machine} has no products of bfloat16; write bf16: auto, which computes in float32 here, or fp16: "
             "true, which is faster"
         )
     if train.tf32 and machine.capability < AMPERE:
-        raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {machine}; leave it out")
+        raise RunError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {machine}; leave it out")
 
 
 def require_states(run: Run, machine: Machine) -> None:
-    """TrainingError for optimizer states that bitsandbytes has no step for on this hardware."""
+    """RunError for optimizer states that bitsandbytes has no step for on this hardware."""
     kind = run.optimizer.kind
     if ("8bit" in kind or "paged" in kind) and machine.kind not in ("cuda", "xpu", "cpu"):
-        raise TrainingError(
+        raise RunError(
             f"optim: {kind}: bitsandbytes has no such step on {machine}; write optim: adamw_bf16, which needs little too"
         )
 

@@ -15,7 +15,7 @@ def settled(run: Run, machine: Machine) -> Run:
     """The run with `bf16: auto` put in terms of this hardware, which is said; any other run as it is.
 
     By what the hardware has and not by a measurement, so that a run that is continued computes as it did.
-    Raises TrainingError for a format that was asked for and cannot be had.
+    Raises RunError for a format that was asked for and cannot be had.
     """
     require_precision(run, machine)
     if run.train.bf16 != "auto":
