@@ -41,7 +41,7 @@ def ran_out(problem: BaseException) -> bool:
 
 def size_of(batch: Batch) -> Size:
     """What tells how much memory a batch takes."""
-    return batch.ids_BT.numel(), int(batch.positions_BT.max()) + 1
+    return batch.ids_BT.numel(), int(batch.known.positions_BT.max()) + 1
 
 
 class Portions:

@@ -28,6 +28,7 @@ from hone.errors import CheckpointError, RunError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
+from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -40,6 +41,7 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
+from hone.training.courier import courier_for
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.elastic import shared_out
@@ -53,7 +55,7 @@ from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.portions import Portions, divided, read_note, write_note
-from hone.training.precision import settled
+from hone.training.precision import load_dtype, settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.predict import FILE as PREDICTED
 from hone.training.predict import Predictions
@@ -103,7 +105,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
-    run, remote = brought_here(settled(run))
+    run, remote = brought_here(settled(run, machine_of(device_of(use_cpu=run.train.use_cpu))))
     meeting = join(run, settings)
     choice = _look_at_output(run, remote) if log.rank() == 0 else NOTHING  # before any process waits in a collective
     meeting.wait("the look at output_dir")
@@ -176,8 +178,8 @@ def make_feed(
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        pins = device.device.type == "cuda"
-        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        courier, rank = courier_for(device.device), device.data_rank
+        return Feed(material.tokens, steps, rank=rank, packing=policy.packing, pad_id=material.pad_id, courier=courier)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
@@ -252,14 +254,8 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         head=head,
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
-
-
-def load_dtype(run: Run) -> torch.dtype:
-    """Frozen weights take the compute type; weights that are all trained are fp32 unless pure_bf16 says otherwise."""
-    if run.adapter.kind in ("full", "freeze") and not run.train.pure_bf16:
-        return torch.float32
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision_of(run.train)]
+    ahead = run.train.fused_kernels is True
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype, ahead=ahead)
 
 
 def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
