@@ -194,7 +194,8 @@ class Watch:
         (self._folder / f"stacks-rank-{self._rank}.txt").write_text(_all_stacks(), encoding="utf-8")
         about = f"rank {self._rank} on {socket.gethostname()}: step {PULSE.step}, {PULSE.doing}; its rows: {rows}"
         store.set(f"detail/{self._rank}", f"{about}\n{stack}")
-        if store.add("judge", 1) == 1:
+        told_by_me = self._rank == 0 or not self._lives_still(0)  # the store may go with rank 0
+        if told_by_me and store.add("judge", 1) == 1:
             print(self._report(store, verdict), file=sys.stderr, flush=True)
         if self._rank == 0:
             print(self._saved(), file=sys.stderr, flush=True)
