@@ -20,13 +20,15 @@ MODULES = {
     "jinja2": "jinja2",
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
+    "llama_cpp": "llama-cpp-python",
 }  # module: the package it comes in, where that differs
 OWN = {"hone", "tests"} | {
     file.parent.name if (file.parent / "__init__.py").exists() else file.stem
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
+STAND_INS = {"modelscope", "openmind", "gguf"}
+"""Extras that `make install` leaves out: the tests replace their packages, or skip where what is built for minutes is missing."""
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
 """A tracker; what comes with a build of torch for GPUs; peers, in environments of their own where somebody wants them."""
 
