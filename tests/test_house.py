@@ -68,7 +68,7 @@ OPEN_TO_ALL = ("__init__", "errors", "log", "table", "config", "kernels")
 HEAVY = {  # package: where it may be imported at run time; a file's place is "room" or "room/file"
     "torch": "kernels models adapters optim data inference export evaluation objectives training commands/env commands/check",
     "transformers": "models inference export commands/env",
-    "accelerate": "training/device commands/env",
+    "accelerate": "training/device training/engines/base training/engines/ddp commands/env",
     "peft": "adapters inference commands/env",
     "fastapi": "serving/web",
     "starlette": "serving/web",

@@ -26,6 +26,7 @@ from hone.models.policy import Policy
 from hone.models.reference import Reference
 from hone.objectives.gkd import Gkd
 from hone.training.device import Device
+from hone.training.engines.base import Hardware
 from hone.training.rollouts import Drawer, RolloutFeed
 from tests.runs import largest_difference, weights_of, write_run
 from tests.training.test_grpo import history, train
@@ -147,7 +148,7 @@ def drawer(tiny_model_dir) -> Drawer:
     objective.start(None, sampling)
     policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32))
     policy.reference = Reference(policy)
-    device = Device(precision="no", use_cpu=True)
+    device = Device(Hardware(precision="no", use_cpu=True))
     return Drawer(objective, policy, device, EmbeddedSampler(policy.causal), sampling, lambda rows: f"rows {rows}", 4, 0)
 
 

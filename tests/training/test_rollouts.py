@@ -21,6 +21,7 @@ from hone.inference.rollout import Drawn, Prompt, Sampling
 from hone.models.policy import Policy
 from hone.objectives.grpo import Grpo
 from hone.training.device import Device
+from hone.training.engines.base import Hardware
 from hone.training.rollouts import Drawer, RolloutFeed
 from tests.objectives.test_grpo import Speller
 
@@ -68,7 +69,7 @@ def drawer(tiny_model_dir) -> Drawer:
     objective = Grpo(GrpoConfig(reward_funcs=("length",), num_generations=2, num_iterations=2, sync_check_steps=2))
     objective.start(Speller(), SAMPLING)
     policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32))
-    device = Device(precision="no", use_cpu=True)
+    device = Device(Hardware(precision="no", use_cpu=True))
     sampler = EmbeddedSampler(policy.causal, batch_size=3)
     return Drawer(objective, policy, device, sampler, SAMPLING, lambda rows: f"rows {rows}", micro=3, pad_id=0)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
 
+from hone.chat.words import Words, word_pattern
 from hone.errors import TemplateError
 
 Place = Literal["head", "after", "middle"]
@@ -90,18 +91,27 @@ class Tokens:
                 waiting.setdefault((place, wants_offsets), []).append(index)
         for (place, wants_offsets), indices in waiting.items():
             texts = [runs[index][0] for index in indices]
-            tokenizer, remap = self._plain[place]
-            batch = tokenizer.encode_batch if wants_offsets else tokenizer.encode_batch_fast
-            encodings = batch(texts, add_special_tokens=False)
-            coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-            coded = coded if remap is None else [remap[ids] for ids in coded]
+            coded, offsets = self._with_offsets(texts, place) if wants_offsets else (self._ids(texts, place), [None] * len(texts))
             self._require_plain(coded, texts)
-            for index, ids, encoding in zip(indices, coded, encodings, strict=True):
-                offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) if wants_offsets else None
-                found[index] = (ids, offsets)
+            for index, ids, places in zip(indices, coded, offsets, strict=True):
+                found[index] = (ids, places)
                 if not wants_offsets and len(runs[index][0]) <= _CACHED_CHARS and len(self._cache) < _CACHED_RUNS:
                     self._cache[runs[index][0], place] = ids
         return found
+
+    def _with_offsets(self, texts: list[str], place: Place) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        tokenizer, remap = self._plain[place]
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        offsets = [np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) for encoding in encodings]
+        return coded if remap is None else [remap[ids] for ids in coded], offsets
+
+    def _ids(self, texts: list[str], place: Place) -> list[np.ndarray]:
+        tokenizer, remap = self._plain[place]
+        if self._words is not None and remap is None:
+            return self._words.encode(texts, partial(_ids_of, tokenizer))
+        coded = [np.array(ids, dtype=np.int32) for ids in _ids_of(tokenizer, texts)]
+        return coded if remap is None else [remap[ids] for ids in coded]
 
     def decode(self, ids: list[int], place: Place) -> str:
         """The text of `ids` (none of them control) standing at `place`; bytes that are no UTF-8 become U+FFFD."""
@@ -132,6 +142,12 @@ class Tokens:
         return _plain_copies(type(self.backend), self.json, tuple(self.control))
 
     @cached_property
+    def _words(self) -> Words | None:
+        tokenizer, _ = self._plain["middle"]
+        pattern = word_pattern(json.loads(tokenizer.to_str()))
+        return None if pattern is None else Words(pattern, partial(_ids_of, tokenizer))
+
+    @cached_property
     def _anchor(self) -> list[int]:
         # Decoders of SentencePiece kind strip the first space of what they are given: with a letter before it, nothing is lost.
         return self.encode([("a", "middle", False)])[0][0].tolist()
@@ -146,6 +162,10 @@ class Tokens:
         places: tuple[Place, ...] = ("head", "after")
         bare = self.encode([("a", "middle", False)])[0][0].tolist()
         return {place for place in places if self.encode([("a", place, False)])[0][0].tolist() != bare}
+
+
+def _ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 @lru_cache(maxsize=2)

@@ -34,3 +34,8 @@ class ParallelConfig(Section):
     ddp_bucket_cap_mb: int | None = knob(
         None, "Size of the pieces in which gradients are sent; 25 where left out.", unit="MB", gt=0, level="advanced"
     )
+
+    @property
+    def engine(self) -> str:
+        """Which way of spreading a model over processes the settings ask for."""
+        return "ddp"

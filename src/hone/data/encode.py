@@ -5,6 +5,7 @@ Does not know where rows come from or where the entry will lie. Memory is bounde
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
@@ -216,6 +217,7 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
     """Write the whole cache entry of a source into `folder`."""
     writer, tally, digests = EntryWriter(folder), Tally(), array("Q")
     work = partial(_lean_outcomes if workers > 1 else encode_rows, recipe)
+    gc.freeze()  # millions of rows make the collector look, again and again, through all that torch and transformers brought
     try:
         for outcomes in in_order(work, chunks(source.rows(), recipe, _chunk_size(recipe.batch, workers)), workers):
             _write(writer, tally, digests, outcomes)
@@ -224,6 +226,7 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
         duplicates = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
         writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
     finally:
+        gc.unfreeze()
         writer.close()
 
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from hone.kernels.token_logprobs import CHUNK_ELEMENTS, PLAIN, LogitMap
+from hone.kernels.token_logprobs import PLAIN, LogitMap, elements_at_once
 
 Measure = Callable[[Tensor, slice], Tensor]
 """From the fp32 mapped logits [n, V] of the positions in the slice to fp32 [M, n]: the first row is learned, the others are told.
@@ -44,9 +44,9 @@ def chunked(
     measure: Measure,
     logit_map: LogitMap = PLAIN,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
-    """The same as `reference`, fp32 [M, N], on at most `chunk_elements` logits at a time (and what `measure` makes of those).
+    """The same as `reference`, fp32 [M, N], on at most `chunk_elements` logits at a time (None: `elements_at_once`).
 
     Where the head is frozen the gradient of the hidden states is formed in the forward pass and only scaled in the backward;
     where it is trained the logits are formed again, and `measure` is called again. Under autocast it projects in its type.
@@ -56,7 +56,8 @@ def chunked(
     dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_ND.dtype
     head_needs = torch.is_grad_enabled() and (weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad))
     hidden_needs = torch.is_grad_enabled() and hidden_ND.requires_grad
-    rows = max(1, chunk_elements // weight_VD.shape[0])
+    num_ids = weight_VD.shape[0]
+    rows = max(1, (chunk_elements or elements_at_once(num_ids, hidden_ND.device)) // num_ids)
     form = _Form(measure, logit_map, rows, dtype, autocast, head_needs, hidden_needs)
     learned_N, told_MN = _Chunked.apply(hidden_ND, weight_VD, bias_V, form)
     return torch.cat([learned_N.unsqueeze(0), told_MN])
@@ -69,7 +70,7 @@ def through(
     measure: Measure,
     logit_map: LogitMap = PLAIN,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
     """The same for a head that is not a plain linear layer: `project` maps hidden [n, D] to logits [n, V], chunk by chunk.
 
@@ -79,7 +80,8 @@ def through(
     def piece(part_nD: Tensor, part: slice) -> Tensor:
         return _first_learned(measure(logit_map.apply(project(part_nD).float()), part))
 
-    parts = _parts(len(hidden_ND), max(1, chunk_elements // num_ids))
+    rows = max(1, (chunk_elements or elements_at_once(num_ids, hidden_ND.device)) // num_ids)
+    parts = _parts(len(hidden_ND), rows)
     return torch.cat([checkpoint(piece, hidden_ND[part], part, use_reentrant=False) for part in parts], dim=1)
 
 

@@ -17,8 +17,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 2**25
-"""Logits formed at a time: 128 MiB in fp32."""
+from hone.kernels.cpu_product import product
+
+CHUNK_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**22
+"""Logits formed at a time, 128 MiB in fp32; on a CPU as many as its last cache holds."""
+FEWEST_ROWS = 128
+"""Positions below which a product reads the head's weight more often than the cache saves."""
+
+
+def elements_at_once(num_ids: int, device: torch.device) -> int:
+    """Logits that are formed at a time of a head of `num_ids`."""
+    return min(CHUNK_ELEMENTS, max(CACHED_ELEMENTS, FEWEST_ROWS * num_ids)) if device.type == "cpu" else CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,9 @@ def chunked(
     ids_N: Tensor,
     logit_map: LogitMap = PLAIN,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
-    """The same as `reference`, fp32 [N], holding at most `chunk_elements` logits at a time.
+    """The same as `reference`, fp32 [N], holding at most `chunk_elements` logits at a time (None: `elements_at_once`).
 
     Where the head is frozen the gradient of the hidden states is formed in the forward pass and only scaled in the backward,
     so nothing is computed twice; where it is trained the logits are formed again. Under autocast it projects in autocast's type.
@@ -73,7 +82,8 @@ def chunked(
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_ND.dtype
     head_needs = torch.is_grad_enabled() and (weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad))
     hidden_needs = torch.is_grad_enabled() and hidden_ND.requires_grad
-    rows = max(1, chunk_elements // weight_VD.shape[0])
+    num_ids = weight_VD.shape[0]
+    rows = max(1, (chunk_elements or elements_at_once(num_ids, hidden_ND.device)) // num_ids)
     form = _Form(logit_map, rows, dtype, head_needs, hidden_needs)
     return _Chunked.apply(hidden_ND, weight_VD, bias_V, ids_N, form)
 
@@ -85,7 +95,7 @@ def through(
     num_ids: int,
     logit_map: LogitMap = PLAIN,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
     """The same for a head that is not a plain linear layer: `project` maps hidden [n, D] to logits [n, V], chunk by chunk.
 
@@ -95,7 +105,7 @@ def through(
     def piece(part_nD: Tensor, part_n: Tensor) -> Tensor:
         return of_logits(logit_map.apply(project(part_nD).float()), part_n)
 
-    rows = max(1, chunk_elements // num_ids)
+    rows = max(1, (chunk_elements or elements_at_once(num_ids, hidden_ND.device)) // num_ids)
     parts = zip(hidden_ND.split(rows), ids_N.split(rows), strict=True)
     return torch.cat([checkpoint(piece, part_nD, part_n, use_reentrant=False) for part_nD, part_n in parts])
 
@@ -109,12 +119,29 @@ class _Form:
     hidden_needs: bool
 
 
-def _surprise(mapped_nV: Tensor, logsumexp_n: Tensor, ids_n: Tensor, logit_map: LogitMap) -> Tensor:
-    """d logprob / d raw logits, [n, V] fp32: (one-hot minus softmax) times the map's slope."""
-    gradient_nV = (mapped_nV - logsumexp_n.unsqueeze(-1)).exp_().neg_()
-    gradient_nV[torch.arange(len(ids_n), device=ids_n.device), ids_n] += 1
+def _logits(hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, form: _Form) -> Tensor:
+    """fp32 [n, V]: mapped."""
+    return form.logit_map.apply(product(hidden_nD.to(form.dtype), weight_VD, bias_V).float())
+
+
+def _logprobs(mapped_nV: Tensor, softmax_nV: Tensor, ids_n: Tensor) -> Tensor:
+    """fp32 [n], from the likeliest id's share, which never is too small for its logarithm."""
+    top_n1, where_n1 = mapped_nV.max(-1, keepdim=True)
+    chosen_n1 = mapped_nV.gather(-1, ids_n.unsqueeze(-1))
+    return (chosen_n1 - top_n1 + softmax_nV.gather(-1, where_n1).log()).squeeze(-1)
+
+
+def _descent(mapped_nV: Tensor, softmax_nV: Tensor, ids_n: Tensor, logit_map: LogitMap) -> Tensor:
+    """Minus d logprob / d raw logits, [n, V] fp32, in place of the softmax: (softmax minus one-hot) times the map's slope."""
+    ids_n1 = ids_n.unsqueeze(-1)
+    softmax_nV.scatter_add_(-1, ids_n1, softmax_nV.new_full(ids_n1.shape, -1.0))
     slope = logit_map.slope(mapped_nV)
-    return gradient_nV if isinstance(slope, float) and slope == 1.0 else gradient_nV.mul_(slope)
+    return softmax_nV if isinstance(slope, float) and slope == 1.0 else softmax_nV.mul_(slope)
+
+
+def _through(of_logits_nV: Tensor, weight_VD: Tensor) -> Tensor:
+    """[n, D]: a gradient of logits as one of the hidden states, in the weight's type."""
+    return product(of_logits_nV.to(weight_VD.dtype), weight_VD.T)
 
 
 class _Chunked(torch.autograd.Function):
@@ -124,39 +151,39 @@ class _Chunked(torch.autograd.Function):
         bias = None if bias_V is None else bias_V.to(form.dtype)
         eager = form.hidden_needs and not form.head_needs
         logprobs_N = torch.empty(len(ids_N), dtype=torch.float32, device=hidden_ND.device)
-        logsumexp_N = torch.empty_like(logprobs_N)
-        slope_ND = torch.empty(hidden_ND.shape, dtype=form.dtype, device=hidden_ND.device) if eager else None
+        descent_ND = torch.empty(hidden_ND.shape, dtype=form.dtype, device=hidden_ND.device) if eager else None
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for start in range(0, len(ids_N), form.rows):
                 part = slice(start, start + form.rows)
-                mapped_nV = form.logit_map.apply(functional.linear(hidden_ND[part].to(form.dtype), weight, bias).float())
-                logsumexp_N[part] = torch.logsumexp(mapped_nV, dim=-1)
-                logprobs_N[part] = mapped_nV.gather(-1, ids_N[part].unsqueeze(-1)).squeeze(-1) - logsumexp_N[part]
-                if slope_ND is not None:
-                    gradient_nV = _surprise(mapped_nV, logsumexp_N[part], ids_N[part], form.logit_map)
+                mapped_nV = _logits(hidden_ND[part], weight, bias, form)
+                softmax_nV = torch.softmax(mapped_nV, dim=-1)
+                logprobs_N[part] = _logprobs(mapped_nV, softmax_nV, ids_N[part])
+                if descent_ND is not None:
+                    of_logits_nV = _descent(mapped_nV, softmax_nV, ids_N[part], form.logit_map)
                     del mapped_nV  # never more than two chunks at a time, nor one into the next round
-                    torch.mm(gradient_nV.to(form.dtype), weight, out=slope_ND[part])
-                    del gradient_nV
+                    descent_ND[part] = _through(of_logits_nV, weight)
+                    del of_logits_nV
+                mapped_nV = softmax_nV = None
         ctx.form, ctx.hidden_dtype = form, hidden_ND.dtype
         if eager:
-            ctx.save_for_backward(slope_ND)
+            ctx.save_for_backward(descent_ND)
         elif form.head_needs:
-            ctx.save_for_backward(hidden_ND, weight_VD, bias_V, ids_N, logsumexp_N)
+            ctx.save_for_backward(hidden_ND, weight_VD, bias_V, ids_N)
         return logprobs_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.form.head_needs:
-            (slope_ND,) = ctx.saved_tensors
-            return (slope_ND * gradient_N.unsqueeze(-1)).to(ctx.hidden_dtype), None, None, None, None
+            (descent_ND,) = ctx.saved_tensors
+            return (descent_ND * -gradient_N.unsqueeze(-1)).to(ctx.hidden_dtype), None, None, None, None
         return *_head_backward(ctx, gradient_N), None, None
 
 
 def _head_backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Gradients of hidden, weight and bias, from logits formed again; sums over chunks are kept in fp32."""
     form: _Form = ctx.form
-    hidden_ND, weight_VD, bias_V, ids_N, logsumexp_N = ctx.saved_tensors
+    hidden_ND, weight_VD, bias_V, ids_N = ctx.saved_tensors
     weight = weight_VD.to(form.dtype)
     bias = None if bias_V is None else bias_V.to(form.dtype)
     of_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
@@ -165,16 +192,23 @@ def _head_backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, Tensor,
     with torch.autocast(hidden_ND.device.type, enabled=False):
         for start in range(0, len(ids_N), form.rows):
             part = slice(start, start + form.rows)
-            hidden_nD = hidden_ND[part].to(form.dtype)
-            mapped_nV = form.logit_map.apply(functional.linear(hidden_nD, weight, bias).float())
-            of_logits_nV = _surprise(mapped_nV, logsumexp_N[part], ids_N[part], form.logit_map)
+            mapped_nV = _logits(hidden_ND[part], weight, bias, form)
+            of_logits_nV = _descent(mapped_nV, torch.softmax(mapped_nV, dim=-1), ids_N[part], form.logit_map)
             del mapped_nV
-            of_logits_nV.mul_(gradient_N[part].unsqueeze(-1))
+            of_logits_nV.mul_(-gradient_N[part].unsqueeze(-1))
             if of_bias_V is not None:
                 of_bias_V += of_logits_nV.sum(0)
             of_logits_nV = of_logits_nV.to(form.dtype)
-            of_weight_VD += of_logits_nV.T @ hidden_nD
+            _add_product(of_weight_VD, of_logits_nV.T, hidden_ND[part].to(form.dtype))
             if of_hidden_ND is not None:
-                of_hidden_ND[part] = (of_logits_nV @ weight).to(hidden_ND.dtype)
+                of_hidden_ND[part] = _through(of_logits_nV, weight)
             del of_logits_nV
     return of_hidden_ND, of_weight_VD.to(weight_VD.dtype), None if of_bias_V is None else of_bias_V.to(bias_V.dtype)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left times right to a total in fp32."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

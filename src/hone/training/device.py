@@ -1,40 +1,23 @@
-"""Device: the processes and accelerators of a run. The only file that knows accelerate.
+"""Device: the processes and accelerators of a run. Nobody above it knows which engine spreads the module over them.
 
 Does not know what is trained or why.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import resource
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 
 from hone.errors import MissingExtra, TrainingError
-
-Precision = Literal["no", "bf16", "fp16"]
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How processes are joined. timeout_seconds: how long a rank waits for the others before it gives up."""
-
-    timeout_seconds: int = 1800
-    backend: str | None = None
-    find_unused_parameters: bool = False
-    bucket_cap_mb: int | None = None
+from hone.training.engines.base import Hardware, Precision, open_engine
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
@@ -60,47 +43,29 @@ def require_tf32(device: torch.device) -> None:
 class Device:
     """One process's view of the run's hardware; also reduces numbers over all processes."""
 
-    def __init__(
-        self,
-        *,
-        precision: Precision,
-        use_cpu: bool,
-        wiring: Wiring | None = None,
-        trackers: tuple[str, ...] = (),
-        tracker_folder: str = ".",
-    ):
-        wiring = wiring or Wiring()
-        cpu = use_cpu or not torch.accelerator.is_available()
-        if cpu and precision == "fp16":
+    def __init__(self, hardware: Hardware):
+        if hardware.precision == "fp16" and (hardware.use_cpu or not torch.accelerator.is_available()):
             require_fp16(torch.device("cpu"))
-        handlers = [
-            InitProcessGroupKwargs(timeout=timedelta(seconds=wiring.timeout_seconds), backend=wiring.backend),
-            DistributedDataParallelKwargs(
-                find_unused_parameters=wiring.find_unused_parameters,
-                bucket_cap_mb=wiring.bucket_cap_mb or 25,
-                broadcast_buffers=False,  # they are constants, and evaluation may run more forwards on one rank than another
-            ),
-        ]
-        AcceleratorState._reset_state()  # accelerate keeps it for good, and then refuses a later run of another precision
-        places = ProjectConfiguration(project_dir=tracker_folder, logging_dir=tracker_folder)
-        self._accelerator = Accelerator(
-            cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, log_with=list(trackers) or None, project_config=places
-        )
-        self._check_world()
+        self._engine = open_engine(hardware)
+        self._accelerator = self._engine.accelerator
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
-        self.precision: Precision = precision
-
-    def _check_world(self) -> None:
-        """The number of processes must be the one the launcher started (accelerate can fall back to one unasked)."""
-        asked, got = int(os.environ.get("WORLD_SIZE", "1")), self._accelerator.num_processes
-        if asked != got:
-            raise TrainingError(f"the launcher started {asked} processes but {got} joined; each would train alone")
+        self.precision: Precision = hardware.precision
 
     def use_tf32(self, wanted: bool) -> None:
         """Allow or forbid TF32 in float32 products."""
         torch.backends.cuda.matmul.allow_tf32 = wanted
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of the batches this process has; several processes may have one part together."""
+        return self.rank // self._engine.replicas
+
+    @property
+    def data_world(self) -> int:
+        """How many parts the batches have."""
+        return self.world // self._engine.replicas
 
     @property
     def is_main(self) -> bool:
@@ -108,46 +73,53 @@ class Device:
         return self.rank == 0
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
-        """Move the module to the device, wrap it for several processes and mixed precision; wrap the optimizer alike."""
-        wrapped = self._accelerator.prepare_model(module)
-        if self.world > 1 and not isinstance(wrapped, nn.parallel.DistributedDataParallel):
-            raise TrainingError(f"{self.world} processes, but the model is a {type(wrapped).__name__}, not wrapped for them")
-        return wrapped, optimizer if optimizer is None else self._accelerator.prepare_optimizer(optimizer)
+        """Move the module to the device, spread it over the processes, compute in the precision; the optimizer alike."""
+        return self._engine.wrap(module, optimizer)
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """Within, products are taken in the run's precision, as in a prepared module's own forward."""
-        return self._accelerator.autocast()
+        return self._engine.autocast()
 
-    @contextlib.contextmanager
-    def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+    def accumulate(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Within, gradients stay in this process unless it is the last micro-batch of the step."""
-        with contextlib.nullcontext() if last else self._accelerator.no_sync(module):
-            yield
+        return self._engine.accumulate(module, last=last)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a scalar loss."""
-        self._accelerator.backward(loss)
+        """Add the gradient of a scalar loss; over the processes it is a mean."""
+        self._engine.backward(loss)
 
     def clip(self, module: nn.Module, max_norm: float) -> Tensor:
         """Scale gradients down to `max_norm` (0: leave them); returns the norm they had, a fp32 scalar."""
-        trained = [weight for weight in module.parameters() if weight.grad is not None]
-        norm = self._accelerator.clip_grad_norm_(trained, max_norm or float("inf"))
-        assert norm is not None, "no gradient to clip"
-        return norm
+        return self._engine.clip(module, max_norm)
 
-    @property
-    def step_was_skipped(self) -> bool:
-        """Whether loss scaling (fp16) left the last optimizer step out."""
-        return self._accelerator.optimizer_step_was_skipped
+    def step(self, optimizer: Any) -> bool:
+        """Change the weights and forget the gradients; False where loss scaling (fp16) left the step out."""
+        return self._engine.step(optimizer)
+
+    def whole(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Within, on rank 0, the unwrapped module holds whole weights to be saved; all processes enter it."""
+        return self._engine.whole(module)
+
+    def load_whole(self, module: nn.Module, load: Callable[[], None]) -> None:
+        """Call `load`, which writes whole weights into the unwrapped module, so that all processes have them."""
+        self._engine.load_whole(module, load)
+
+    def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state by the names of the weights; all processes call it, and rank 0's is complete."""
+        return self._engine.optimizer_state(module, optimizer)
+
+    def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+        """Put back what `optimizer_state` gave, of whatever engine and number of processes."""
+        self._engine.load_optimizer_state(module, optimizer, state)
 
     def total(self, values: list[float]) -> list[float]:
-        """Sums over all processes of a few numbers, exact to fp64."""
+        """Sums of a few numbers, exact to fp64, over all processes that have batches of their own."""
         if self.world == 1:
             return values
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         tensor = torch.tensor(values, dtype=dtype, device=self.device)
         torch.distributed.all_reduce(tensor)
-        return tensor.tolist()
+        return (tensor / self._engine.replicas).tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's `value` (anything that can be pickled between our own processes), by rank."""
@@ -157,14 +129,17 @@ class Device:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def gather_data(self, value: Any) -> list[Any]:
+        """As `gather`, by data rank: one of those that see the same batches."""
+        return self.gather(value)[:: self._engine.replicas]
+
     def scaler_state(self) -> dict[str, Any] | None:
         """State of fp16 loss scaling; None in other precisions."""
-        return self._accelerator.scaler.state_dict() if self._accelerator.scaler else None
+        return self._engine.scaler_state()
 
     def load_scaler_state(self, state: dict[str, Any] | None) -> None:
         """Put back what `scaler_state` gave."""
-        if self._accelerator.scaler and state is not None:
-            self._accelerator.scaler.load_state_dict(state)
+        self._engine.load_scaler_state(state)
 
     def memory_bytes(self) -> int:
         """Peak memory of this process so far: on the accelerator, or resident where there is none."""

@@ -89,9 +89,9 @@ def _shares(num_rows: int, micro_batch: int, device: Device, *, fixed: bool) -> 
     fixed: every world-th micro-batch of rows after each other, which are then the same on any number of processes.
     """
     if fixed:
-        for start in range(device.rank * micro_batch, num_rows, device.world * micro_batch):
+        for start in range(device.data_rank * micro_batch, num_rows, device.data_world * micro_batch):
             yield list(range(start, min(start + micro_batch, num_rows)))
         return
-    mine = list(range(device.rank, num_rows, device.world))
+    mine = list(range(device.data_rank, num_rows, device.data_world))
     for start in range(0, len(mine), micro_batch):
         yield mine[start : start + micro_batch]

@@ -20,7 +20,7 @@ from hone.chat.encoded import IGNORE, Encoded
 from hone.config.run import Run
 from hone.data.batch import Batch, pack, pad
 from hone.data.build import TokenSet
-from hone.kernels.token_logprobs import CHUNK_ELEMENTS
+from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.fused import fuse
 from hone.models.policy import Policy, find_causal
@@ -82,7 +82,8 @@ def forecast(
         weights, one.bytes, formed=one.formed, optimizer=run.optimizer.kind, recomputes=activations != "kept",
         holds_gradients=several, world=world, half=precision != "no", device=device,
     )  # fmt: skip
-    extra = max(0, objective.logit_chunks - 2) * 4 * min(batch.num_trained * shape.vocabulary, CHUNK_ELEMENTS)
+    at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
+    extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     rate = _mean_tokens(run, tokens) / max(1, batch.num_tokens)
     seconds = run.train.gradient_accumulation_steps * (one.other_seconds * rate + one.attention_seconds * rate**2)

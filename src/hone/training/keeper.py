@@ -49,6 +49,15 @@ class Parts:
     feed: Feed | RolloutFeed
 
 
+@dataclass(frozen=True)
+class Moving:
+    """What going on needs beside the weights. optimizer: by weights' names; random: by rank; feed: of the batches."""
+
+    optimizer: dict[str, Any]
+    random: list[dict[str, Any]]
+    feed: dict[str, Any]
+
+
 class Keeper:
     """Saves and restores one run's checkpoints in `plan.output_dir`.
 
@@ -73,41 +82,50 @@ class Keeper:
 
         to_go_on: the run stops here, so the optimizer's state is written also under save_only_model.
         """
-        states = self._device.gather(random_state())
-        coming = self._parts.feed.state(progress.step)
-        target, failure = self.path(progress.step), ""
-        if self._device.is_main:
-            try:
-                about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
-                checkpoint.write_complete(target, partial(self._write, progress, states, coming, to_go_on), about=about)
-                with checkpoint.writing(self.folder):
-                    self._tidy(target, progress.best_checkpoint)
-            except CheckpointError as problem:
-                failure = str(problem)
-        failures = [text for text in self._device.gather(failure) if text]
-        if failures:
-            raise CheckpointError(failures[0])
+        target, moving = self.path(progress.step), None
+        if to_go_on or not self._only_model:
+            states = self._device.gather(random_state())
+            optimizer = self._device.optimizer_state(self._parts.module, self._parts.optimizer)
+            moving = Moving(optimizer, states, self._parts.feed.state(progress.step))
+
+        def write() -> None:
+            about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
+            checkpoint.write_complete(target, partial(self._write, progress, moving), about=about)
+            with checkpoint.writing(self.folder):
+                self._tidy(target, progress.best_checkpoint)
+
+        self._on_main(write)
         self.last = target
         return target
 
-    def _write(
-        self, progress: Progress, states: list[dict[str, Any]], coming: dict[str, Any], to_go_on: bool, folder: Path
-    ) -> None:
+    def _on_main(self, write: Callable[[], None]) -> None:
+        """Call `write` on rank 0, with whole weights; CheckpointError on all where it could not."""
+        failure = ""
+        with self._device.whole(self._parts.module):
+            if self._device.is_main:
+                try:
+                    write()
+                except CheckpointError as problem:
+                    failure = str(problem)
+        if failure := self._device.gather(failure)[0]:
+            raise CheckpointError(failure)
+
+    def _write(self, progress: Progress, moving: Moving | None, folder: Path) -> None:
         plan = self._plan
         self._parts.save_weights(folder)
         state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
         (folder / STATE).write_text(dumps(state), encoding="utf-8")
         (folder / "run.yaml").write_text(self._settings, encoding="utf-8")
-        if self._only_model and not to_go_on:
+        if moving is None:
             return
-        torch.save(self._parts.optimizer.state_dict(), folder / OPTIMIZER)
+        torch.save(moving.optimizer, folder / OPTIMIZER)
         torch.save(self._parts.schedule.state_dict(), folder / SCHEDULER)
         if (scaler := self._device.scaler_state()) is not None:
             torch.save(scaler, folder / SCALER)
-        if coming:
-            torch.save(coming, folder / FEED)
-        for rank, random_numbers in enumerate(states):
-            torch.save(random_numbers, folder / _random_file(rank, len(states)))
+        if moving.feed:
+            torch.save(moving.feed, folder / FEED)
+        for rank, random_numbers in enumerate(moving.random):
+            torch.save(random_numbers, folder / _random_file(rank, len(moving.random)))
 
     def _tidy(self, newest: Path, best: str | None) -> None:
         for folder in self._stale:
@@ -132,8 +150,8 @@ class Keeper:
                 f"{folder} is {progress.step} steps old and this run ends after {self._plan.num_steps}: max_steps or "
                 "num_train_epochs is less than what is done; raise it, resume from an older checkpoint, or start anew"
             )
-        self._parts.load_weights(folder)
-        _load_keeping_settings(self._parts.optimizer, self._parts.schedule, folder)
+        self._load_weights(folder)
+        self._load_keeping_settings(folder)
         if (folder / SCALER).is_file():
             self._device.load_scaler_state(_load(folder / SCALER))
         self._parts.feed.restore(_load(folder / FEED) if (folder / FEED).is_file() else {})
@@ -149,12 +167,31 @@ class Keeper:
 
     def load_best(self, best: str) -> None:
         """Put the best checkpoint's weights back into the module."""
-        self._parts.load_weights(Path(best))
+        self._load_weights(Path(best))
+
+    def _load_weights(self, folder: Path) -> None:
+        self._device.load_whole(self._parts.module, partial(self._parts.load_weights, folder))
+
+    def _load_keeping_settings(self, folder: Path) -> None:
+        """Moments and the schedule's step come from the checkpoint; rates, decay and the like from this run's settings.
+
+        The schedule would otherwise bring its old numbers back, and a changed learning_rate would do nothing.
+        """
+        optimizer, schedule = self._parts.optimizer, self._parts.schedule
+        peaks = list(schedule.base_lrs)
+        self._device.load_optimizer_state(self._parts.module, optimizer, _load(folder / OPTIMIZER))
+        schedule.load_state_dict(_load(folder / SCHEDULER))
+        schedule.base_lrs = peaks
+        rates = [peak * factor(schedule.last_epoch) for peak, factor in zip(peaks, schedule.lr_lambdas, strict=True)]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates
 
     def finish(self) -> None:
         """Write the trained weights into output_dir itself, so that a half-written file never stands there."""
-        if not self._device.is_main:
-            return
+        self._on_main(self._write_final)
+
+    def _write_final(self) -> None:
         aside = self.folder / ".final.writing"
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.write_complete(aside, self._parts.save_weights, called=f"the model of {self.folder}")
@@ -179,22 +216,6 @@ def dumps(value: Any) -> str:
 
 def _random_file(rank: int, world: int) -> str:
     return "rng_state.pth" if world == 1 else f"rng_state_{rank}.pth"
-
-
-def _load_keeping_settings(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, folder: Path) -> None:
-    """Moments and the schedule's step come from the checkpoint; rates, decay and the like from this run's settings.
-
-    Both objects would otherwise bring their old numbers back, and a changed learning_rate would do nothing.
-    """
-    wanted = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    peaks = list(schedule.base_lrs)
-    optimizer.load_state_dict(_load(folder / OPTIMIZER))
-    schedule.load_state_dict(_load(folder / SCHEDULER))
-    schedule.base_lrs = peaks
-    rates = [peak * factor(schedule.last_epoch) for peak, factor in zip(peaks, schedule.lr_lambdas, strict=True)]
-    for group, numbers, rate in zip(optimizer.param_groups, wanted, rates, strict=True):
-        group.update({**numbers, "lr": rate})
-    schedule._last_lr = rates
 
 
 def _load(path: Path) -> Any:

@@ -146,8 +146,8 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
         with device.accumulate(work.policy.module, last=number == len(batches)):
             found = work.objective.loss(work.policy, micro.batch.beside(of_step).to(device.device))
             loss = found.total
-            # DDP averages gradients over processes; times world makes it the sum that the count divides.
-            device.backward(loss * (device.world / items if micro.counts else 0.0))
+            # Engines average gradients over processes; times their number makes it the sum that the count divides.
+            device.backward(loss * (device.data_world / items if micro.counts else 0.0))
         losses.append(loss.detach() * micro.counts)
         metrics.add(found.metrics, micro.counts)
         metrics.add(micro.metrics)
@@ -156,12 +156,10 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
     norm = float(device.clip(work.policy.module, work.max_grad_norm))
     _require_finite(work, batches, each, mean, norm)
     rate = work.schedule.get_last_lr()[0]
-    work.optimizer.step()
-    skipped = device.step_was_skipped
-    if not skipped:
+    taken = device.step(work.optimizer)
+    if taken:
         work.schedule.step()
-    work.optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, skipped, metrics.over(device))
+    return StepResult(mean, norm, rate, int(items), int(tokens), int(samples), stops > 0, not taken, metrics.over(device))
 
 
 def _require_finite(work: Work, batches: list[MicroBatch], losses: list[float], mean: float, norm: float) -> None:

@@ -17,7 +17,7 @@ import hone
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
 from hone.models.checkpointing import Activations
-from hone.training.device import Precision
+from hone.training.engines.base import Precision
 from hone.training.memory import Memory, in_gib
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")

@@ -114,14 +114,14 @@ def _compute(
     tokens: TokenSet, rows: np.ndarray, width: int, objective: Objective, policy: Policy, device: Device, layout: Layout
 ) -> np.ndarray:
     """fp32 [len(rows), width], the rows shared among the processes."""
-    mine, size = rows[device.rank :: device.world].tolist(), layout.micro_batch
+    mine, size = rows[device.data_rank :: device.data_world].tolist(), layout.micro_batch
     found = [np.zeros((0, width), np.float32)]
     for start in range(0, len(mine), size):
         batch = lay_out(tokens, mine[start : start + size], packing=layout.packing, pad_id=layout.pad_id)
         found.append(objective.reference_sums(policy, batch.to(device.device)).float().cpu().numpy().reshape(-1, width))
     whole = np.zeros((len(rows), width), np.float32)
-    for rank, numbers in enumerate(device.gather(np.concatenate(found))):
-        whole[rank :: device.world] = numbers
+    for rank, numbers in enumerate(device.gather_data(np.concatenate(found))):
+        whole[rank :: device.data_world] = numbers
     return whole
 
 

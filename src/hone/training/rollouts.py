@@ -134,7 +134,7 @@ class RolloutFeed:
             carried["place"] = self._place
         if step % self.drawer.objective.reuses == 0:
             return carried
-        shares = self.drawer.device.gather(([_packed_up(one) for one in self._lessons], self._metrics))
+        shares = self.drawer.device.gather_data(([_packed_up(one) for one in self._lessons], self._metrics))
         lessons = shares[0][0] if self._holds_all else [one for share, _ in shares for one in share]
         metrics = {name: [sum(own[name][at] for _, own in shares) for at in (0, 1)] for name in self._metrics}
         return carried | {"lessons": lessons, "metrics": metrics}
@@ -172,7 +172,7 @@ class RolloutFeed:
     def _mine(self, everything: list[Any]) -> list[Any]:
         """This process's share: neighbours stay together."""
         device, number = self.drawer.device, len(everything)
-        return everything[number * device.rank // device.world : number * (device.rank + 1) // device.world]
+        return everything[number * device.data_rank // device.data_world : number * (device.data_rank + 1) // device.data_world]
 
     def _roll_out(self, generation: int, step: int) -> None:
         drawer, objective = self.drawer, self.drawer.objective
@@ -182,7 +182,7 @@ class RolloutFeed:
         found = objective.roll_out(rollouts, drawer.device, lambda: self._draw(step)[0])
         self._lessons, self._metrics = [*given, *found.lessons], found.metrics
         if self._holds_all or objective.most_draws > 1:
-            everything = [one for share in drawer.device.gather(self._lessons) for one in share]
+            everything = [one for share in drawer.device.gather_data(self._lessons) for one in share]
             self._lessons, self._spare = everything if self._holds_all else self._mine(everything), everything[0]
         else:
             self._spare = self._lessons[-1]
@@ -258,7 +258,7 @@ def evaluate_answers(drawer: Drawer, sets: dict[str, TokenSet], *, seed: int) ->
     started, metrics, all_sums = time.monotonic(), {}, {}
     for name, tokens in sets.items():
         device = drawer.device
-        mine = [(row, 0) for row in range(device.rank, len(tokens), device.world)]
+        mine = [(row, 0) for row in range(device.data_rank, len(tokens), device.data_world)]
         rollouts = drawer.draw(tokens, mine, seed=(seed,))
         sums = drawer.objective.judge(drawer.reckon(rollouts) if drawer.objective.judges_reckoned else rollouts)
         totals = device.total([number for key in sorted(sums) for number in sums[key]])

@@ -38,8 +38,9 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
-from hone.training.device import Device, Wiring
+from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
@@ -106,11 +107,11 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
         raise TrainingError(problem)
-    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.world)
+    choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = choice.settle(run)
-    steps = lay_steps(run, material, device.world)
-    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.world)
+    steps = lay_steps(run, material, device.data_world)
+    plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
         raise TrainingError(problem)
     if start.source:
@@ -149,7 +150,7 @@ def make_feed(
         if policy.packing == "shared":
             _tell_shared(material)
         pins = device.device.type == "cuda"
-        return Feed(material.tokens, steps, rank=device.rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
@@ -189,16 +190,8 @@ def _look_at_output(run: Run) -> Start:
 
 def open_device(run: Run) -> Device:
     """The processes and trackers of a run."""
-    parallel = run.parallel
-    unused = bool(parallel.ddp_find_unused_parameters)
-    wiring = Wiring(parallel.ddp_timeout, parallel.ddp_backend, unused, parallel.ddp_bucket_cap_mb)
-    return Device(
-        precision=precision_of(run.train),
-        use_cpu=run.train.use_cpu,
-        wiring=wiring,
-        trackers=run.track.report_to,
-        tracker_folder=tracker_folder(run),
-    )
+    hardware = Hardware(precision_of(run.train), run.train.use_cpu, run.parallel, run.track.report_to, tracker_folder(run))
+    return Device(hardware)
 
 
 def tracker_folder(run: Run) -> str:
@@ -256,7 +249,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
-    seed_all(run.train.seed + device.rank)  # dropout differs between processes, the weights do not
+    seed_all(run.train.seed + device.data_rank)  # dropout differs between processes, the weights do not
     return Work(
         objective=material.objective,
         policy=policy,

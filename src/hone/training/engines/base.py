@@ -1,0 +1,140 @@
+"""Engine: what a way of spreading a module over processes does, and what all of them share; the table of them.
+
+Does not know what is trained, nor when anything is saved.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from torch import Tensor, nn
+
+from hone.config.parallel import ParallelConfig
+from hone.errors import TrainingError
+from hone.table import Table
+
+Precision = Literal["no", "bf16", "fp16"]
+
+ENGINES = Table("engine", {"ddp": "hone.training.engines.ddp:DdpEngine"}, error=TrainingError)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run asks of its processes and devices. trackers: accelerate's names; tracker_folder: where their files go."""
+
+    precision: Precision
+    use_cpu: bool
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    trackers: tuple[str, ...] = ()
+    tracker_folder: str = "."
+
+
+class Engine(ABC):
+    """One process's part of the work of all. `accelerator` knows the processes, the device and the trackers.
+
+    replicas: processes after each other that see the same batches, as each computes a part of what becomes of them.
+    """
+
+    replicas: int = 1
+
+    def __init__(self, hardware: Hardware):
+        self.hardware = hardware
+        self.accelerator = self.join()
+        require_world(self.accelerator)
+
+    def join(self, *handlers: Any, **more: Any) -> Accelerator:
+        """Meet the other processes. handlers, more: what else accelerate is told."""
+        hardware, parallel = self.hardware, self.hardware.parallel
+        group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.ddp_timeout), backend=parallel.ddp_backend)
+        AcceleratorState._reset_state()  # accelerate keeps it for good, and then refuses a later run of another precision
+        return Accelerator(
+            cpu=hardware.use_cpu or not torch.accelerator.is_available(),
+            mixed_precision=hardware.precision,
+            kwargs_handlers=[group, *handlers],
+            log_with=list(hardware.trackers) or None,
+            project_config=ProjectConfiguration(project_dir=hardware.tracker_folder, logging_dir=hardware.tracker_folder),
+            **more,
+        )
+
+    @abstractmethod
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
+        """The module, on the device, spread over the processes and computing in the precision; the optimizer over its weights.
+
+        Raises TrainingError where what comes out is not what was asked for.
+        """
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Within, products are taken in the run's precision, as in a wrapped module's own forward."""
+        return self.accelerator.autocast()
+
+    @abstractmethod
+    def accumulate(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Within, gradients stay in this process unless it is the last micro-batch of the step."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a scalar loss; over processes of other batches it is a mean."""
+        self.accelerator.backward(loss)
+
+    @abstractmethod
+    def clip(self, module: nn.Module, max_norm: float) -> Tensor:
+        """Scale gradients down to `max_norm` (0: leave them); the norm of all of them before, the same on every process."""
+
+    def step(self, optimizer: Any) -> bool:
+        """Change the weights and forget the gradients; False where loss scaling (fp16) left the step out."""
+        optimizer.step()
+        taken = not self.accelerator.optimizer_step_was_skipped
+        optimizer.zero_grad(set_to_none=True)
+        return taken
+
+    def scaler_state(self) -> dict[str, Any] | None:
+        """State of fp16 loss scaling; None in other precisions."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+
+    def load_scaler_state(self, state: dict[str, Any] | None) -> None:
+        """Put back what `scaler_state` gave."""
+        if self.accelerator.scaler and state is not None:
+            self.accelerator.scaler.load_state_dict(state)
+
+    @abstractmethod
+    def whole(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Within, on rank 0, the unwrapped `module` holds whole, ordinary weights: all, or of an adapter those that learn.
+
+        All processes enter it; what is written into the weights is not kept.
+        """
+
+    @abstractmethod
+    def load_whole(self, module: nn.Module, load: Callable[[], None]) -> None:
+        """Call `load`, which writes whole weights into the unwrapped `module`, so that all processes have them afterwards.
+
+        All processes call it; it raises on all what `load` raised on one.
+        """
+
+    @abstractmethod
+    def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """Moments by the name of the weight, whole; see `moments`. All processes call it, rank 0's is complete."""
+
+    @abstractmethod
+    def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+        """Put back what any engine's `optimizer_state` gave, on any number of processes; every process has all of it."""
+
+
+def require_world(accelerator: Accelerator) -> None:
+    """The number of processes must be the one the launcher started (accelerate can fall back to one unasked)."""
+    asked, got = int(os.environ.get("WORLD_SIZE", "1")), accelerator.num_processes
+    if asked != got:
+        raise TrainingError(f"the launcher started {asked} processes but {got} joined; each would train alone")
+
+
+def open_engine(hardware: Hardware) -> Engine:
+    """The engine that the settings ask for."""
+    return ENGINES.load(hardware.parallel.engine)(hardware)
