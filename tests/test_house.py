@@ -70,6 +70,8 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "transformers": "models inference export commands/env",
     "accelerate": "training/device training/engines/base training/engines/ddp commands/env",
     "peft": "adapters inference commands/env",
+    "deepspeed": "training/engines/zero",
+    "ray": "training/ray_cluster",
     "fastapi": "serving/web",
     "starlette": "serving/web",
     "uvicorn": "serving/web",
@@ -83,6 +85,8 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "inference/grammar": ("llguidance",),
     "models/hubs": ("modelscope", "openmind_hub"),
     "optim/bnb": ("bitsandbytes",),
+    "training/engines/zero": ("deepspeed",),
+    "training/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),
 }
 DRAWERS = ("util", "utils", "misc", "helper", "helpers", "manager", "common", "shared")

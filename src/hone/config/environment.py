@@ -13,7 +13,6 @@ from typing import Literal
 from hone.errors import ConfigError, Mistake
 
 REFUSED = {
-    "USE_RAY": "Ray is not in this version; unset it: `hone train` starts one process a GPU by itself",
     "USE_KT": "KTransformers is not in this version; unset it",
     "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP",
     "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP",
@@ -44,6 +43,7 @@ class Environment:
     max_restarts: int
     tune_torch: bool
     launched: bool
+    use_ray: bool
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
 
@@ -131,6 +131,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         max_restarts=number("MAX_RESTARTS") or 0,
         tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
         launched="TORCHELASTIC_RUN_ID" in variables or {"RANK", "WORLD_SIZE"} <= variables.keys(),
+        use_ray=is_true(variables.get("USE_RAY", "")),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
     )

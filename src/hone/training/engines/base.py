@@ -25,7 +25,11 @@ from hone.table import Table
 
 Precision = Literal["no", "bf16", "fp16"]
 
-ENGINES = Table("engine", {"ddp": "hone.training.engines.ddp:DdpEngine"}, error=TrainingError)
+ENGINES = Table(
+    "engine",
+    {"ddp": "hone.training.engines.ddp:DdpEngine", "zero": "hone.training.engines.zero:ZeroEngine"},
+    error=TrainingError,
+)
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,10 @@ class ZeroEngine(Engine):
         """A whole value, of rank 0, into the shares of all and into what computes."""
         shape = getattr(weight, "ds_shape", weight.shape)
         dtype = torch.float32 if weight.requires_grad else weight.dtype
-        whole = torch.empty(shape, dtype=dtype, device=self.accelerator.device) if value is None else value.to(
-            self.accelerator.device, dtype
+        whole = (
+            torch.empty(shape, dtype=dtype, device=self.accelerator.device)
+            if value is None
+            else value.to(self.accelerator.device, dtype)
         )
         torch.distributed.broadcast(whole, 0)
         if weight.requires_grad:
@@ -198,7 +200,7 @@ class ZeroEngine(Engine):
     @torch.no_grad()
     def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
         """See Engine."""
-        moments = state_of(state, [name for names in self._groups for name in names])[MOMENTS]
+        moments = state_of([name for names in self._groups for name in names], state)[MOMENTS]
         if not moments:
             return
         zero = self._engine.optimizer
@@ -236,6 +238,8 @@ def _import_deepspeed(*, on_cpu: bool) -> Any:
     except ImportError as problem:
         raise MissingExtra("deepspeed", "deepspeed", "deepspeed") from problem
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # On a CPU it would compile sums over shared memory of its own at the first start, for a minute; gloo's are as right.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
