@@ -26,7 +26,9 @@ OWN = {"hone", "tests"} | {
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind"}  # extras whose packages the tests replace, so that they need not be installed
+STAND_INS = {"modelscope", "openmind", "deepspeed", "ray"}
+"""Extras that `make install` leaves out: the tests replace their packages, or are left out, and say so, without them."""
+
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
 """A tracker; what comes with a build of torch for GPUs; peers, in environments of their own where somebody wants them."""
 
