@@ -72,6 +72,8 @@ Z2, Z3 = {"zero_optimization": {"stage": 2}}, {"zero_optimization": {"stage": 3}
         (Z2, ("optim=adafactor",), "deepspeed", "optim: adafactor looks at a weight as a whole"),
         (Z2, ("pure_bf16=true",), "pure_bf16", "write bf16: true"),
         (Z2, ("ddp_bucket_cap_mb=5",), "ddp_bucket_cap_mb", "write reduce_bucket_size"),
+        (Z2, ("save_async=true",), "save_async", "remove it"),
+        (Z2, ("fsdp=true",), "fsdp", "remove one of them"),
         (Z3, ("quantization_bit=4",), "quantization_bit", "write stage 2"),
         (Z3, ("stage=grpo", "reward_funcs=json"), "stage", "write stage 2"),
         (

@@ -28,6 +28,7 @@ class Environment:
 
     num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
     hub: where models and data sets come from: "hf" Hugging Face, "ms" ModelScope, "om" Modelers.
+    sharding: accelerate's variables, where `accelerate launch` started this process and was told of FSDP; else None.
     """
 
     allow_extra_args: bool
@@ -46,6 +47,7 @@ class Environment:
     use_ray: bool
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
+    sharding: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,5 +136,10 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         use_ray=is_true(variables.get("USE_RAY", "")),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
+        sharding=_of_accelerate(variables) if is_true(variables.get("ACCELERATE_USE_FSDP", "")) else None,
     )
     return environment, mistakes
+
+
+def _of_accelerate(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in variables.items() if name.startswith(("FSDP_", "ACCELERATE_")) and text.strip()}

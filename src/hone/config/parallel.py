@@ -37,6 +37,34 @@ class ParallelConfig(Section):
     ddp_bucket_cap_mb: int | None = knob(
         None, "Size of the pieces in which gradients are sent; 25 where left out.", unit="MB", gt=0, level="advanced"
     )
+    fsdp: tuple[str, ...] = knob(
+        (),
+        "Gives every process a share of the weights, gradients and optimizer states in place of copies (FSDP2, torch's "
+        "fully_shard). true is enough; full_shard, shard_grad_op, hybrid_shard, hybrid_shard_zero2, offload and auto_wrap are "
+        "understood as transformers means them. For models that do not fit one device.",
+        example="full_shard auto_wrap",
+    )
+    fsdp_config: dict[str, Any] | str | None = knob(
+        None,
+        "How weights are sharded: a mapping, or a JSON file, with transformers' keys (reshard_after_forward, cpu_offload, "
+        "cpu_ram_efficient_loading, transformer_layer_cls_to_wrap, state_dict_type, activation_checkpointing ...), or the YAML "
+        "file of `accelerate launch`, which turns fsdp on by itself.",
+        level="advanced",
+        example="fsdp2_config.yaml",
+    )
+    fsdp_transformer_layer_cls_to_wrap: tuple[str, ...] = knob(
+        (),
+        "Classes of the layers that are gathered one by one, with commas between them; found by the family's structure where "
+        "left out.",
+        level="advanced",
+        example="LlamaDecoderLayer",
+    )
+    save_async: bool = knob(
+        False,
+        "Checkpoints are copied to host memory and written while training goes on; the next one waits for it. They are then "
+        "shards (folder sharded), which only hone reads; the final model is written as always.",
+        level="advanced",
+    )
 
     deepspeed: str | dict[str, Any] | None = knob(
         None,
@@ -69,4 +97,6 @@ class ParallelConfig(Section):
     @property
     def engine(self) -> str:
         """Which way of spreading a model over processes the settings ask for."""
-        return "zero" if stage_of(self.deepspeed) else "ddp"
+        if stage_of(self.deepspeed):
+            return "zero"
+        return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"

@@ -11,6 +11,7 @@ from hone.config.knobs import ADAPTED, SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
+from hone.config.sharding_rules import of_sharding
 from hone.config.zero_fields import notes_of_deepspeed, of_deepspeed
 from hone.errors import Mistake
 
@@ -36,6 +37,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *of_drawing(settings),
         *_of_preference(settings),
         *of_deepspeed(settings),
+        *of_sharding(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"

@@ -17,9 +17,11 @@ from torch import nn
 
 from hone import log
 from hone.adapters.apply import attach, save_trained
+from hone.config.adapter import Adapted
 from hone.config.environment import read_environment
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
+from hone.config.sharding import sharding_of
 from hone.data.order import Steps
 from hone.data.sample import Pair
 from hone.errors import CheckpointError, TrainingError
@@ -45,7 +47,7 @@ from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
 from hone.training.hold import hold
-from hone.training.keeper import Keeper, Parts, dumps
+from hone.training.keeper import Form, Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
@@ -293,7 +295,15 @@ def make_keeper(
         limit=run.train.save_total_limit,
         only_model=run.train.save_only_model,
         stale=start.stale,
+        form=_form_of(run),
     )
+
+
+def _form_of(run: Run) -> Form:
+    """An adapter is small: it is written whole unless it is to be written while training goes on."""
+    parallel, adapted = run.parallel, isinstance(run.adapter, Adapted)
+    sharded = parallel.engine == "fsdp" and sharding_of(parallel).sharded and not adapted
+    return Form("shards" if sharded or parallel.save_async else "whole", parallel.save_async, adapted)
 
 
 def carry_out(session: Session) -> Outcome:
@@ -326,6 +336,7 @@ def _train(session: Session) -> Outcome:
         feeding = session.feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
+    session.keeper.settle()
     cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
     if stopped and progress.step < plan.num_steps:
         device.close()
