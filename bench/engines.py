@@ -9,9 +9,11 @@ whether plain transformers and peft read what was written, and compute with it w
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import sys
@@ -22,6 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+CPU = {"device": "cpu", "pin_memory": False}
+
+
+def zero(stage: int, **more: Any) -> dict[str, Any]:
+    """DeepSpeed's settings of a stage; such cells are left out where it is not installed."""
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **more}}}
+
+
 ENGINES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": {"fsdp": "true"},
@@ -31,6 +42,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp, one loads": {"fsdp": "true", "fsdp_config": {"cpu_ram_efficient_loading": True}},
     "fsdp, shards": {"fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
     "fsdp, async": {"fsdp": "true", "save_async": True},
+    "zero 1": zero(1),
+    "zero 2": zero(2),
+    "zero 2, offload": zero(2, offload_optimizer=CPU),
+    "zero 3": zero(3),
+    "zero 3, recomputed": {**zero(3), "gradient_checkpointing": True},
+    "zero 3, offload": zero(3, offload_optimizer=CPU, offload_param=CPU),
 }
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"finetuning_type": "full"},
@@ -195,7 +212,7 @@ def largest(left: dict[Any, Any], right: dict[Any, Any], keys: Iterator[Any] | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="part of engine/method/precision")
+    parser.add_argument("--only", default="", help="a pattern of engine/method/precision, such as zero.*/lora")
     parser.add_argument("--worlds", nargs="*", type=int, default=[2])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +228,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
         for engine in ENGINES
         for method in METHODS
         for precision in PRECISIONS
-        if asked.only in f"{engine}/{method}/{precision}"
+        if re.search(asked.only, f"{engine}/{method}/{precision}") and (HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine])
     ]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")

@@ -49,7 +49,8 @@ class Device:
             require_fp16(torch.device("cpu"))
         self._engine = open_engine(hardware)
         self._accelerator = self._engine.accelerator
-        self.device: torch.device = self._accelerator.device
+        own = self._accelerator.device  # cpu:0 where several processes have one CPU, which is not equal to cpu
+        self.device: torch.device = torch.device("cpu") if own.type == "cpu" else own
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
         self.precision: Precision = hardware.precision

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,7 +75,8 @@ class ZeroEngine(Engine):
         head = output_head(causal)
         for weight in head.parameters() if head is not None else ():
             self._deepspeed.zero.register_external_parameter(causal, weight)
-        log.once("ZeRO stage 3 fetches weights layer by layer: adapted layers are computed as peft does, slower, same result")
+        if hasattr(module, "peft_config"):
+            log.once("ZeRO stage 3 fetches weights layer by layer: adapted layers are computed as peft does, slower, same result")
 
     @contextlib.contextmanager
     def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
@@ -188,6 +190,7 @@ class ZeroEngine(Engine):
         found: dict[str, dict[str, Any]] = {}
         one = next((state for flat in _flats(inner) if (state := inner.state.get(flat))), {})
         keys = [key for key, value in one.items() if isinstance(value, Tensor) and value.dim()]
+        self._link_moments()
         for weight in self._learning(module):
             state = {key: self._deepspeed.utils.safe_get_full_optimizer_state(weight, key) for key in keys}
             if self.accelerator.is_main_process and one:
@@ -212,12 +215,18 @@ class ZeroEngine(Engine):
                 counts = isinstance(zero.optimizer, self._deepspeed.ops.adam.DeepSpeedCPUAdam)
                 steps = float(one["step"])
                 zero.optimizer.state[flat]["step"] = int(steps) if counts else torch.tensor(steps, device=flat.device)
-        if self._zero.stage < 3:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for weight in self._learning(module):
             for key in keys:
                 value = moments[self._names[id(weight)]][key].to(self.accelerator.device, torch.float32)
                 self._deepspeed.utils.safe_set_full_optimizer_state(weight, value, key)
+
+    def _link_moments(self) -> None:
+        """Let weights know their moments: DeepSpeed 0.19.8 does so when the first of several groups has any, and never again."""
+        zero = self._engine.optimizer
+        if self._zero.stage < 3 and zero.optimizer.state:
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
 
     def _learning(self, module: nn.Module) -> list[nn.Parameter]:
         return [weight for weight in module.parameters() if weight.requires_grad]
@@ -238,6 +247,7 @@ def _import_deepspeed(*, on_cpu: bool) -> Any:
     except ImportError as problem:
         raise MissingExtra("deepspeed", "deepspeed", "deepspeed") from problem
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # of names that it calls
     # On a CPU it would compile sums over shared memory of its own at the first start, for a minute; gloo's are as right.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
