@@ -154,6 +154,13 @@ def train(cells: list[Cell], base: dict[str, Any], place: Path) -> None:
         raise SystemExit("\n".join(log.read_text()[-6000:] for log in logs))
 
 
+def together(cells: list[Cell]) -> list[list[Cell]]:
+    """Cells that may be trained in the same processes: DeepSpeed keeps the first run's group of processes for good."""
+    apart = [[cell] for cell in cells if "deepspeed" in ENGINES[cell.engine]]
+    rest = [cell for cell in cells if "deepspeed" not in ENGINES[cell.engine]]
+    return [*apart, *([rest] if rest else [])]
+
+
 def start(files: list[str], log: Path, variables: dict[str, str]) -> None:
     """One process, forked, of those that train."""
     os.environ.update(variables)
@@ -244,7 +251,8 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             cells.append(Cell(engine, method, precision, world, place / name))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
-        train([*cells, *(cell for cell in resumed if cell.world == world)], base, place)
+        for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
+            train(some, base, place)
         train([cell for cell in resumed if cell.world == 1], base, place)
         for number, cell in enumerate(cells):
             one = alone[cell.method, cell.precision]

@@ -57,8 +57,12 @@ class Agent:
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
         self._process = subprocess.Popen(words, env=environment, cwd=folder, **out)
         assert self._process.stdout is not None
-        yield from self._process.stdout
-        code = self._process.wait()
+        try:
+            while line := self._process.stdout.readline():
+                yield line
+            code = self._process.wait()
+        finally:
+            self._process.kill()
         yield code if code >= 0 else 128 - code
 
     def signal(self, number: int) -> None:
@@ -99,6 +103,7 @@ def launch_on_ray(parallel: ParallelConfig, arguments: list[str], *, use_cpu: bo
 def _joined(parallel: ParallelConfig) -> Any:
     """The module `ray`, joined to a cluster: the one that is named, or one of this machine that ends with this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the run
+    os.environ.setdefault("RAY_worker_niceness", "0")  # it would let all else on the machine go before the run
     try:
         import ray
     except ImportError as problem:
