@@ -153,6 +153,7 @@ class ZeroEngine(Engine):
 
     def load_whole(self, module: nn.Module, load: Callable[[], None]) -> None:
         """See Engine: rank 0 reads, the others are told."""
+        kept = self._kept(module)  # before others stand in for them
         with self._whole(module) as standing:
             failure = None
             if self.accelerator.is_main_process:
@@ -164,7 +165,7 @@ class ZeroEngine(Engine):
             torch.distributed.broadcast_object_list(failures, device=self.accelerator.device)
             if failures[0] is not None:
                 raise failures[0]
-            for weight in self._kept(module):
+            for weight in kept:
                 self._put(weight, standing.get(id(weight)))
         torch.distributed.barrier()
 
