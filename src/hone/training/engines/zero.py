@@ -189,7 +189,7 @@ class ZeroEngine(Engine):
         """See Engine."""
         inner = self._engine.optimizer.optimizer
         found: dict[str, dict[str, Any]] = {}
-        one = next((state for flat in _flats(inner) if (state := inner.state.get(flat))), {})
+        one = next((state for flat in self._shares() if (state := inner.state.get(flat))), {})
         keys = [key for key, value in one.items() if isinstance(value, Tensor) and value.dim()]
         self._link_moments()
         for weight in self._learning(module):
@@ -210,7 +210,7 @@ class ZeroEngine(Engine):
         zero = self._engine.optimizer
         one = next(iter(moments.values()))
         keys = [key for key, value in one.items() if isinstance(value, Tensor) and value.dim()]
-        for flat in _flats(zero.optimizer):
+        for flat in self._shares():
             zero.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in keys}
             if "step" in one:
                 counts = isinstance(zero.optimizer, self._deepspeed.ops.adam.DeepSpeedCPUAdam)
@@ -229,13 +229,13 @@ class ZeroEngine(Engine):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
 
+    def _shares(self) -> list[Tensor]:
+        """This process's shares of the weights in fp32, laid end to end, group by group."""
+        zero = self._engine.optimizer
+        return zero.fp32_partitioned_groups_flat if self._zero.stage == 3 else zero.single_partition_of_fp32_groups
+
     def _learning(self, module: nn.Module) -> list[nn.Parameter]:
         return [weight for weight in module.parameters() if weight.requires_grad]
-
-
-def _flats(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """This process's shares of the weights, laid end to end."""
-    return [flat for group in optimizer.param_groups for flat in group["params"]]
 
 
 def _import_deepspeed(*, on_cpu: bool) -> Any:
