@@ -41,6 +41,9 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp, recomputed": {"fsdp": "true", "gradient_checkpointing": True},
     "fsdp, one loads": {"fsdp": "true", "fsdp_config": {"cpu_ram_efficient_loading": True}},
     "fsdp, shards": {"fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
+    "fsdp, hybrid": {"fsdp": "hybrid_shard", "fsdp_config": {"forward_prefetch": True}},
+    "tensor parallel": {"tensor_parallel_size": 2},
+    "tensor, shards": {"tensor_parallel_size": 2, "fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
     "fsdp, async": {"fsdp": "true", "save_async": True},
     "zero 1": zero(1),
     "zero 2": zero(2),
@@ -54,6 +57,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
     "lora": {"finetuning_type": "lora", "lora_target": "all"},
     "dora": {"finetuning_type": "lora", "lora_target": "all", "use_dora": True},
+    "dpo": {"finetuning_type": "full", "stage": "dpo", "dataset": "pairs"},
+    "reward": {"finetuning_type": "lora", "stage": "rm", "dataset": "pairs"},
 }
 PRECISIONS: dict[str, dict[str, Any]] = {"fp32": {"bf16": False}, "bf16": {"bf16": True}}
 STEPS, HALF = 6, 3
@@ -76,7 +81,8 @@ class Cell:
     def settings(self, base: dict[str, Any]) -> dict[str, Any]:
         """The run as a user would write it; a step is 4 rows on any number of processes."""
         spread = {} if self.world == 1 else ENGINES[self.engine]
-        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // self.world}
+        parts = self.world // spread.get("tensor_parallel_size", 1)
+        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts}
         return {
             **base, **batch, **METHODS[self.method], **PRECISIONS[self.precision], **spread, **self.more,
             "output_dir": str(self.folder),
@@ -102,7 +108,13 @@ def make_base(place: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(place / "model")
     rows = [{"instruction": f"say {n}", "input": "", "output": "abc " * (1 + n * n % 23)} for n in range(23)]
     (place / "rows.json").write_text(json.dumps(rows))
-    (place / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    pairs = [
+        {"instruction": f"say {n}", "chosen": "abc " * (1 + n * n % 13), "rejected": "xyz " * (1 + n % 7)} for n in range(23)
+    ]
+    (place / "pairs.json").write_text(json.dumps(pairs))
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    sets = {"rows": {"file_name": "rows.json"}, "pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
+    (place / "dataset_info.json").write_text(json.dumps(sets))
     return {
         "model_name_or_path": str(place / "model"), "template": "default", "stage": "sft", "do_train": True, "dataset": "rows",
         "dataset_dir": str(place), "tokenized_path": str(place / "cache"), "cutoff_len": 128, "learning_rate": 0.01,
@@ -111,15 +123,14 @@ def make_base(place: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def work(files: list[str]) -> None:
+def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
     from hone.training.session import carry_out, prepare
 
-    first = int(os.environ.get("MASTER_PORT", "0"))
-    for number, file in enumerate(files):
-        os.environ["MASTER_PORT"] = str(first + number)  # the last run's may still be closing
+    for file, port in zip(files, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         print(f"== {file}", flush=True)
         run = load([file], "train")
         session = prepare(run, settings=to_yaml(run))
@@ -137,16 +148,13 @@ def train(cells: list[Cell], base: dict[str, Any], place: Path) -> None:
         path = place / f"{cells[0].world}-{id(cells)}-{number}.json"
         path.write_text(json.dumps(cell.settings(base)))
         files.append(str(path))
-    world = cells[0].world
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    world, ports = cells[0].world, free_ports(len(files))
+    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     processes, logs = [], []
     for rank in range(world):
         variables = {**group, "RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}
         logs.append(place / f"rank{rank}.log")
-        processes.append(FORKS.Process(target=start, args=(files, logs[-1], {k: str(v) for k, v in variables.items()})))
+        processes.append(FORKS.Process(target=start, args=(files, ports, logs[-1], variables)))
         processes[-1].start()
     for process in processes:
         process.join()
@@ -161,14 +169,25 @@ def together(cells: list[Cell]) -> list[list[Cell]]:
     return [*apart, *([rest] if rest else [])]
 
 
-def start(files: list[str], log: Path, variables: dict[str, str]) -> None:
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on: one a run, as the last run's may still be closing."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def start(files: list[str], ports: list[int], log: Path, variables: dict[str, Any]) -> None:
     """One process, forked, of those that train."""
-    os.environ.update(variables)
+    os.environ.update({name: str(value) for name, value in variables.items()})
     with log.open("w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     try:
-        work(files)
+        work(files, ports)
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()
@@ -194,8 +213,8 @@ def loads(cell: Cell, base: dict[str, Any]) -> bool:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    mine = weights(cell.folder)
-    if cell.method in ("full", "freeze"):
+    mine = {name: tensor for name, tensor in weights(cell.folder).items() if not name.startswith("v_head.")}
+    if METHODS[cell.method]["finetuning_type"] != "lora":
         model, found = AutoModelForCausalLM.from_pretrained(cell.folder, output_loading_info=True)
         state = model.state_dict()
         same = all(torch.equal(state[name], tensor) for name, tensor in mine.items())
@@ -203,7 +222,8 @@ def loads(cell: Cell, base: dict[str, Any]) -> bool:
     model = AutoModelForCausalLM.from_pretrained(base["model_name_or_path"], dtype=torch.float32)
     state = PeftModel.from_pretrained(model, str(cell.folder)).state_dict()
     plain = {name.replace(".default", ""): tensor for name, tensor in state.items()}
-    return all(torch.equal(plain[name].float(), tensor.float()) for name, tensor in mine.items())
+    named = {name if name in plain else f"{name}.weight": tensor for name, tensor in mine.items()}  # DoRA's has no .weight
+    return all(torch.equal(plain[name].float(), tensor.float()) for name, tensor in named.items())
 
 
 def largest(left: dict[Any, Any], right: dict[Any, Any], keys: Iterator[Any] | None = None) -> float:
@@ -235,7 +255,9 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
         for engine in ENGINES
         for method in METHODS
         for precision in PRECISIONS
-        if re.search(asked.only, f"{engine}/{method}/{precision}") and (HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine])
+        if re.search(asked.only, f"{engine}/{method}/{precision}")
+        and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+        and (HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine])
     ]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")

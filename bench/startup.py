@@ -23,6 +23,8 @@ START = {
     "help": "`train --help`, cpu s", "help_wall": "s", "mistake": "a mistake told, cpu s", "mistake_wall": "s",
     "first": "first step, data cached, cpu s", "first_wall": "s",
 }  # fmt: skip
+TEMPLATE = "llama2"
+"""The format that data are prepared in: by its name, as most settings of both systems say it."""
 DATA = {"prepare": "cpu s", "wall": "s"}
 MISTAKE = "learnign_rate"
 
@@ -84,7 +86,7 @@ def measure_data(case: Case, inputs: Mapping[str, Any], folder: Path, pythons: M
         for way, words in ways.items():
             for system in MODULES:
                 place = folder / f"{number}-{system}-{way.replace(' ', '-')}"
-                kept = {"tokenized_path": str(folder / f"{number}-{system}-tokens-{way if words else ''}")}
+                kept = {"template": TEMPLATE, "tokenized_path": str(folder / f"{number}-{system}-tokens-{way if words else ''}")}
                 job = run.job(Setting(system, "", words | kept), inputs, steps=1) | {"work": "prepare", "spawned": 0.0}
                 running = Running.begin("", place, pythons[system], job)
                 running.take()

@@ -23,7 +23,7 @@ from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("chat", "api", "export"))
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("api", "chat", "export", "predict"))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 
@@ -159,6 +159,10 @@ def test_chat_api_and_export_use_what_was_trained(llama3: str, tmp_path: Path, h
         cli.main(["chat", str(EXAMPLES / "chat.yaml"), *trained, "max_new_tokens=4", "do_sample=false", "--ask", "Hello?"]) == 0
     )
     from_adapter = capsys.readouterr().out
+    predicted = tmp_path / "predicted"
+    assert train(EXAMPLES / "predict.yaml", llama3, predicted, f"adapter_name_or_path={adapter}", "max_new_tokens=4") == 0
+    answers = (predicted / "generated_predictions.jsonl").read_text().split("\n")[:-1]
+    assert len(answers) == len(json.loads((EXAMPLES / "data" / "tasks.json").read_text()))
     run = load([str(EXAMPLES / "api.yaml"), *trained, "max_new_tokens=4", "do_sample=false"], "api")
     engine = load_served(run, "mine", num_together=2).engine
     *_, last = engine.generate(Request(Conversation((message("user", "Hello?"),)), run.generate))

@@ -69,6 +69,12 @@ class TrainingError(HoneError):
     exit_code = 1
 
 
+class RunError(TrainingError):
+    """A run cannot be begun as its settings ask, with these data or on this machine: they are what is to be mended."""
+
+    exit_code = 2
+
+
 class ExportError(HoneError):
     """The exported model could not be written, or is not the model that was trained."""
 

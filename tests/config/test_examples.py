@@ -34,7 +34,7 @@ EXPECTED = {  # file: the keys that are refused
     "extras/fp8/llama3_fp8_fsdp_sft.yaml": FP8,
     "extras/galore/llama3_full_sft.yaml": "use_galore galore_layerwise galore_rank",
     "extras/loraplus/llama3_lora_sft.yaml": LOADS,
-    "extras/nlg_eval/llama3_lora_predict.yaml": "do_predict predict_with_generate",
+    "extras/nlg_eval/llama3_lora_predict.yaml": LOADS,
     "extras/oft/qwen2_5vl_oft_sft.yaml": PIXELS,
     "extras/qoft/llama3_oft_sft_awq.yaml": LOADS,
     "extras/qoft/llama3_oft_sft_gptq.yaml": LOADS,

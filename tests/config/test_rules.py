@@ -65,6 +65,8 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("stage=gkd teacher_model=t distill_ce_weight=0.5", "distill_ce_weight", "with stage: gkd; write stage: distill"),
     ("stage=gkd teacher_model=t mask_history=true", "mask_history", "with stage: gkd; write stage: sft or distill"),
     ("stage=gkd teacher_model=t do_sample=false", "do_sample", "never learns what to do elsewhere"),
+    ("api_adapters=law", "api_adapters", "NAME=FOLDER"),
+    ("api_adapters=law=a,law=b", "api_adapters", "twice"),
     ("stage=gkd teacher_model=t num_beams=2", "num_beams", "must be drawn"),
     ("stage=gkd teacher_model=t packing=true", "packing", "a stage that draws answers (grpo, ppo, gkd)"),
     ("stage=gkd teacher_model=t reward_funcs=json", "reward_funcs", "write stage: grpo"),

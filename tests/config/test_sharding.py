@@ -39,9 +39,9 @@ def test_every_line_of_fsdp_config_is_meant_or_refused():
         reshard=False, offload=True, ahead=True, one_loads=True, sharded=True, units=("A", "B"), recomputes=False
     )
     wrong = {
-        "use_orig_params": False, "auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 10, "backward_prefetch": "BACKWARD_POST",
-        "ignored_modules": "lm_head", "state_dict_type": "LOCAL_STATE_DICT", "sharding_strategy": "NO_SHARD", "xla": True,
-        "cpu_offload": "maybe", "reshrad_after_forward": True,
+        "use_orig_params": False, "auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 10, "ignored_modules": "lm_head",
+        "backward_prefetch": "BACKWARD_POST", "state_dict_type": "LOCAL_STATE_DICT", "sharding_strategy": "NO_SHARD",
+        "xla": True, "cpu_offload": "maybe", "reshrad_after_forward": True,
     }  # fmt: skip
     _, findings = read_sharding(("true",), wrong)
     assert [message.split(":")[0] for _, message in findings] == list(wrong)
@@ -90,6 +90,9 @@ def test_accelerate_launch_is_recognised(monkeypatch: pytest.MonkeyPatch):
     [
         (["fsdp_config={}", "fsdp_transformer_layer_cls_to_wrap=A"], "has no effect without fsdp"),
         (["fsdp=true", "quantization_bit=4"], "leave quantization_bit out"),
+        (["fsdp=true", "do_predict=true", "do_train=true", "eval_dataset=d"], "predict by another run"),
+        (["fsdp=true", "stage=grpo", "reward_functions=accuracy"], "leave fsdp out"),
+        (["tensor_parallel_size=2"], "finetuning_type: full"),
         (["fsdp=true", "optim=adafactor"], "adamw_torch"),
         (["fsdp=true", "optim=paged_adamw_8bit"], "adamw_torch"),
         (["fsdp=true", "ddp_bucket_cap_mb=1"], "has no effect with fsdp"),

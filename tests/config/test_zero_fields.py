@@ -74,6 +74,7 @@ Z2, Z3 = {"zero_optimization": {"stage": 2}}, {"zero_optimization": {"stage": 3}
         (Z2, ("ddp_bucket_cap_mb=5",), "ddp_bucket_cap_mb", "write reduce_bucket_size"),
         (Z2, ("save_async=true",), "save_async", "remove it"),
         (Z2, ("fsdp=true",), "fsdp", "remove one of them"),
+        (Z2, ("tensor_parallel_size=2",), "tensor_parallel_size", "remove one of them"),
         (Z3, ("quantization_bit=4",), "quantization_bit", "write stage 2"),
         (Z3, ("stage=grpo", "reward_funcs=json"), "stage", "write stage 2"),
         (

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -178,3 +183,81 @@ def test_a_model_that_sees_its_padding_is_found_out(tiny_model_dir, monkeypatch)
     forward = module.forward
     monkeypatch.setattr(module, "forward", lambda *a, attention_mask=None, **k: forward(*a, **k))
     assert "difference" in why_not(module)
+
+
+@pytest.fixture
+def lora_folders(tmp_path, tiny_model_dir):
+    """Two adapters that change the model, each its own way: folders by name."""
+    made = {}
+    for number, name in enumerate(("law", "v1.poems"), 1):
+        torch.manual_seed(number)
+        base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+        tuned = get_peft_model(base, LoraConfig(r=2 * number, target_modules=["q_proj", "down_proj", "lm_head"]))
+        for weight in (weight for key, weight in tuned.named_parameters() if "lora_B" in key):
+            torch.nn.init.normal_(weight, std=0.5)
+        tuned.save_pretrained(tmp_path / name)
+        made[name] = str(tmp_path / name)
+    return made
+
+
+@pytest.fixture
+def own_module(tiny_model_dir):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
+
+
+def of_adapters(requests):
+    return [replace(one, adapter=name) for one in requests for name in ("", "law", "v1.poems")]
+
+
+@pytest.mark.parametrize("make", [HfEngine, partial(TogetherEngine, num_rows=12)], ids=["in line", "together"])
+def test_base_and_adapters_in_one_batch_answer_as_each_alone(make, own_module, tiny_model_dir, lora_folders, codec):
+    """Alone: the base, and each adapter merged into weights of its own."""
+    modules = {"": AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()}
+    engine = make(own_module, codec)
+    for name, place in lora_folders.items():
+        base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+        modules[name] = PeftModel.from_pretrained(base, place).merge_and_unload().eval()
+        engine.add_adapter(name, place)
+    requests = of_adapters(REQUESTS[:4])
+    alone = [list(make(modules[one.adapter], codec).generate(replace(one, adapter="")))[-1].answer for one in requests]
+    found = [deltas[-1].answer for deltas in together(engine, requests)]
+    assert [one.message for one in found] == [one.message for one in alone]
+    assert len({str(one.message) for one in alone[:3]}) == 3, "the adapters say nothing of their own"
+
+
+def test_an_adapter_that_is_let_go_stays_for_the_answers_it_has_begun(own_module, lora_folders, codec):
+    engine = TogetherEngine(own_module, codec, num_rows=4)
+    engine.add_adapter("law", lora_folders["law"])
+    request = replace(REQUESTS[0], adapter="law")
+    whole = [one.text for one in engine.generate(request)]
+    begun = engine.generate(request)
+    texts = [next(begun).text]
+    engine.remove_adapter("law")
+    assert engine.adapters == ()
+    with pytest.raises(ModelError, match="no adapter 'law' here any more"):
+        next(engine.generate(request))
+    with pytest.raises(ModelError, match="still used by an answer"):
+        engine.add_adapter("law", lora_folders["v1.poems"])
+    assert texts + [one.text for one in begun] == whole
+    engine.add_adapter("law", lora_folders["v1.poems"])  # its name is free again
+    assert [one.text for one in engine.generate(request)] != whole
+    with pytest.raises(ModelError, match=r"no adapter 'v1.poems' here; law can be let go"):
+        engine.remove_adapter("v1.poems")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules of its own"),
+        ({"peft_type": "OFT"}, "OFT"),
+    ],
+)
+def test_adapters_that_a_batch_cannot_share_are_refused(changed, told, own_module, lora_folders, codec):
+    file = Path(lora_folders["law"], "adapter_config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    engine = HfEngine(own_module, codec)
+    with pytest.raises(ModelError, match=told):
+        engine.add_adapter("law", lora_folders["law"])
+    assert engine.adapters == ()
+    assert next(engine.generate(REQUESTS[0]))

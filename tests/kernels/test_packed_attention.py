@@ -113,3 +113,33 @@ def test_dropout_drops():
     inputs, _ = drawn(PLAIN, *HEADS["groups"])
     torch.manual_seed(0)
     assert not torch.equal(by_piece(*inputs, PLAIN, 0.3, 0.5), by_piece(*inputs, PLAIN, 0.3))
+
+
+@pytest.mark.parametrize("heads", ["all heads", "groups", "one group, odd"])
+def test_short_pieces_in_bf16_are_nearer_to_the_exact_ones_in_fp32(heads, monkeypatch):
+    """Held against fp32 of the same numbers: outputs are rounded once, gradients err less than those of torch's bf16 kernel."""
+    inputs, gradient = drawn(PLAIN, *HEADS[heads], torch.bfloat16)
+    exact = [one.detach().float().requires_grad_() for one in inputs]
+    output = by_piece(*exact, PLAIN, 0.3)
+    wanted = [output, *torch.autograd.grad(output, exact, gradient.float())]
+    errors = []
+    for widens in (False, True):
+        monkeypatch.setattr(packed_attention, "prefers_onednn", lambda widens=widens: widens)
+        found = by_piece(*inputs, PLAIN, 0.3)
+        assert (found.grad_fn is not None) and found.dtype == torch.bfloat16
+        both = zip([found, *torch.autograd.grad(found, inputs, gradient)], wanted, strict=True)
+        errors.append([(ours.float() - theirs).abs().mean().item() for ours, theirs in both])
+    plain, widened = errors
+    assert widened[0] <= 2**-9 * wanted[0].abs().mean().item()
+    assert all(ours <= theirs for ours, theirs in zip(widened, plain, strict=True)) and sum(widened) < 0.9 * sum(plain)
+
+
+def test_only_short_plain_pieces_in_bf16_are_widened(monkeypatch):
+    monkeypatch.setattr(packed_attention, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(packed_attention, "SHORT", 16)
+    seen = []
+    monkeypatch.setattr(packed_attention._InFp32, "apply", lambda *a: seen.append(a[0].shape[2]) or a[0][..., : a[2].shape[3]])
+    for dtype, layout, dropout in ((torch.bfloat16, PLAIN, 0.0), (torch.float32, PLAIN, 0.0), (torch.bfloat16, PLAIN, 0.1)):
+        inputs, _ = drawn(layout, 4, 2, 8, 8, dtype)
+        by_piece(*inputs, layout, 0.3, dropout)
+    assert seen == [5, 1, 3], "of bf16 without dropout, all but the piece of 17"

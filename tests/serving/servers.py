@@ -34,6 +34,14 @@ class Scripted:
     asked: list[Request] = field(default_factory=list)
     num_left: int = 0
     num_drawn: int = 0
+    adapters: tuple[str, ...] = ()
+
+    def add_adapter(self, name: str, place: str) -> None:
+        assert name not in self.adapters
+        self.adapters += (name,)
+
+    def remove_adapter(self, name: str) -> None:
+        self.adapters = tuple(one for one in self.adapters if one != name)
 
     def generate(self, request: Request) -> Iterator[Delta]:
         self.asked.append(request)

@@ -25,6 +25,46 @@ def post(server, body=None, path="/v1/chat/completions", **options):
     return server.http.post(path, **({"json": body} if body is not None else {}), **options)
 
 
+def load(server, name, path):
+    return post(server, {"lora_name": name, "lora_path": str(path)}, "/v1/load_lora_adapter")
+
+
+def test_adapters_come_and_go_by_name(codec, tmp_path):
+    home = tmp_path / "saves"
+    for name in ("law", "poems"):
+        (home / name).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (home / "out").symlink_to(tmp_path / "elsewhere")
+    speaker = Scripted(codec)
+    with live(Served(NAME, engine=speaker), api_adapter_folder=str(home)) as server:
+        assert load(server, "law", home / "law").json()["parent"] == NAME
+        assert [one.id for one in server.client.models.list()] == [NAME, "law"]
+        said = server.client.chat.completions.create(model="law", messages=BODY["messages"])
+        assert said.model == "law" and speaker.asked[-1].adapter == "law"
+        server.client.completions.create(model=NAME, prompt="Hi")
+        assert speaker.asked[-1].adapter == ""
+        for path in (tmp_path / "elsewhere", home / ".." / "elsewhere", home / "out", home / "none", "/etc"):
+            assert (load(server, "new", path).status_code, speaker.adapters) == (403, ("law",))
+        assert load(server, NAME, home / "poems").status_code == 400
+        assert load(server, "a=b", home / "poems").status_code == 400
+        assert post(server, {"lora_name": "poems"}, "/v1/unload_lora_adapter").status_code == 404
+        assert post(server, {"lora_name": "law"}, "/v1/unload_lora_adapter").json()["deleted"] is True
+        error = error_of(post(server, BODY | {"model": "law"}))
+        assert error["code"] == "model_not_found" and NAME in error["message"]
+
+
+def test_a_body_that_is_no_json_is_told_by_its_place(told):
+    answer = post(told, content='{"model": "tiny",', headers={"Content-Type": "application/json"})
+    error = error_of(answer)
+    assert answer.status_code == 400 and error["param"] is None and "no JSON" in error["message"] and "17" in error["message"]
+
+
+def test_without_a_folder_no_adapter_is_taken_in(told, speaker, tmp_path):
+    assert load(told, "law", tmp_path).status_code == 403
+    assert post(told, {"lora_name": "law"}, "/v1/unload_lora_adapter").status_code == 403
+    assert speaker.adapters == ()
+
+
 def error_of(answer):
     """The error of an answer, which has OpenAI's shape."""
     error = answer.json()["error"]

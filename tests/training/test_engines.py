@@ -1,7 +1,7 @@
 """Weights in shards train as whole ones do, and any engine and number of processes goes on with what another has saved.
 
-Tolerance as in test_invariance, fp32 sums in another order: 1e-5 in losses, 2e-5 in weights. In bf16 norms' weights are rounded to
-it where they are sent: a step's loss differs by less than a unit of its last place, 2^-7 of about 5.
+Tolerance as in test_invariance, fp32 sums in another order: 1e-5 in losses, 2e-5 in weights. In bf16 the weights of
+norms are rounded to it where they are sent: a step's loss differs by less than a unit of its last place, 2^-7 of about 5.
 """
 
 from __future__ import annotations
@@ -99,3 +99,21 @@ def test_a_word_of_fsdp_that_is_none_is_told(word):
 
     (finding,) = read_sharding((word,), {})[1]
     assert finding[0] == "fsdp" and ("full_shard" in finding[1] or "leave fsdp out" in finding[1])
+
+
+def test_the_plan_counts_a_share_of_weights_and_moments(tiny_run, tmp_path):
+    """Two processes hold half of the weights and moments each; of a model of two layers everything is gathered at once beside."""
+    from hone.config import load
+    from hone.training.choose import with_batch
+    from hone.training.draft import gather_material
+    from hone.training.forecast import forecast
+
+    file = write_run({**tiny_run, "finetuning_type": "full"}, tmp_path / "run.yaml")
+    found = []
+    for words in ([], ["fsdp=true"]):
+        run = with_batch(load([str(file), *words], "train"), 1, 2)
+        material = gather_material(run)
+        found.append(forecast(run, material.objective, material.tokens, "kept", device=torch.device("cpu"), world=2).memory)
+    whole, share = found
+    assert share.optimizer * 2 == pytest.approx(whole.optimizer, abs=1)
+    assert share.weights == whole.weights // 2 + whole.weights

@@ -199,16 +199,16 @@ def test_an_evaluation_draws_answers_and_the_best_is_kept(grpo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reward", "said"),
+    ("reward", "said", "code"),
     [
-        ("nan", r"reward function .*rewards.py:nan returned nan for rows row \d+, which was answered"),
-        ("hanging", r"rewards.py:hanging of rows row \d+, rows row \d+ did not end within 1 seconds"),
-        ("missing", r"rewards.py:missing cannot be loaded: AttributeError"),
+        ("nan", r"reward function .*rewards.py:nan returned nan for rows row \d+, which was answered", 1),
+        ("hanging", r"rewards.py:hanging of rows row \d+, rows row \d+ did not end within 1 seconds", 1),
+        ("missing", r"rewards.py:missing cannot be loaded: AttributeError", 2),
     ],
 )
-def test_a_reward_that_fails_ends_the_run_with_its_name(reward, said, grpo, tmp_path, capsys):
+def test_a_reward_that_fails_ends_the_run_with_its_name(reward, said, code, grpo, tmp_path, capsys):
     settings = _without_none(grpo | {"reward_funcs": f"{tmp_path / 'rewards.py'}:{reward}", "reward_timeout": 1})
-    assert cli.main(["train", str(write_run(settings, tmp_path / "r.yaml"))]) == 1
+    assert cli.main(["train", str(write_run(settings, tmp_path / "r.yaml"))]) == code
     import re
 
     assert re.search(said, capsys.readouterr().err)
@@ -244,7 +244,7 @@ def test_a_reward_that_compares_wants_answers_to_compare_with(grpo, tmp_path, ca
     rows = [{"instruction": f"Say {number}", "output": "no digit"} for number in range(4)]
     (tmp_path / "data" / "rows.json").write_text(json.dumps(rows))
     file = write_run(_without_none(grpo | {"reward_funcs": "length,numeric"}), tmp_path / "r.yaml")
-    assert cli.main(["train", str(file)]) == 1
+    assert cli.main(["train", str(file)]) == 2
     said = capsys.readouterr().err
     assert "reward_funcs: numeric compares with what the rows answer, and of 4 rows none has a number in its answer" in said
     file = write_run(_without_none(grpo | {"reward_funcs": "exact_match"}), tmp_path / "r.yaml")

@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
 from hone.training.memory import Weights, add_up, frozen_bytes, state_bytes
+from hone.training.sharding import ALONE, Sharding
 from tests.runs import write_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,7 +28,7 @@ def held(weights=ADAPTER, found=PASS, *, device=GPU, **changes):
         "optimizer": "adamw_torch",
         "holds_gradients": False,
         "recomputes": False,
-        "world": 1,
+        "sharding": ALONE,
         "half": False,
     }
     return add_up(weights, found, device=device, **{**settings, **changes})
@@ -39,8 +40,7 @@ def test_parts_of_a_pass_stand_beside_what_is_held_all_along():
     assert (parts.activations, parts.logits, parts.gradients) == (5000, 700, 300)
     assert (held(WHOLE).weights, held(WHOLE).adapters) == (4000, 0)
     assert held(holds_gradients=True).gradients == 300 + 400, "of the micro-batches before"
-    assert held(world=2).gradients == 300 + 400, "DDP's buckets"
-    assert held(replace(ADAPTER, expanded=64)).activations == 5064
+    assert held(sharding=Sharding(moved=400, kept=400)).gradients == 300 + 400, "DDP's buckets"
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():

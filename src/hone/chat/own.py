@@ -6,10 +6,10 @@ Does not know tokens beyond their spelling, nor any single template.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from jinja2 import TemplateSyntaxError
 from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, set_aside, to_json
-from hone.chat.message import Conversation, Message, Text, Think, message
+from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
 from hone.chat.view import split_thoughts
@@ -95,7 +95,7 @@ class OwnTemplate:
         said = self._prepared(conversation)
         shift = len(said.messages) - len(conversation.messages)
         text = self._text(said.messages, prompt, said.tools)
-        spans = locate(text, said, lambda masked: self._text(masked.messages, prompt, masked.tools), self.controls, self.name)
+        spans = locate(text, said, lambda masked: self._of_stand_ins(masked, prompt), self.controls, self.name)
         answers = self._answers(text, said, prompt)
         return set_aside(list(_segments(text, spans, answers, said, self._stop_pattern, shift)))
 
@@ -198,6 +198,17 @@ class OwnTemplate:
         names = sorted(self.controls, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
+    def _of_stand_ins(self, masked: Conversation, prompt: bool) -> str:
+        """The rendering of a conversation whose words are stand-ins: of many conversations of one form it is one."""
+        calls = any(isinstance(part, ToolCall) for one in masked.messages for part in one.parts)
+        if masked.tools or calls or "strftime_now" in self.text:
+            return self._text(masked.messages, prompt, masked.tools)
+        return self._kept(masked.messages, prompt)
+
+    @cached_property
+    def _kept(self) -> Callable[[tuple[Message, ...], bool], str]:
+        return lru_cache(maxsize=1024)(self._text)
+
     def _text(self, messages: tuple[Message, ...], prompt: bool, tools: tuple = ()) -> str:
         if "reasoning_content" not in self.text:
             messages = _inlined(Conversation(messages)).messages
@@ -220,9 +231,11 @@ class OwnTemplate:
         made.extensions.pop(Generation.identifier)
         made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            return made.from_string(self.text)
+            compiled = made.from_string(self.text)
         except TemplateSyntaxError as error:
             raise TemplateError(f"the tokenizer's own chat template is not valid Jinja: {error}") from error
+        compiled.globals = dict(compiled.globals)  # it is copied for each rendering, and as Jinja makes it that is slow
+        return compiled
 
 
 def _with_text_arguments(item: dict[str, Any]) -> dict[str, Any]:

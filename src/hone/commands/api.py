@@ -52,4 +52,6 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
         scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
     engine = _LATER.load("engine")(run.model, run.chat, run.adapter, num_together=num_together, **numbers)
+    for pair in run.api.api_adapters:
+        engine.add_adapter(*pair.split("=", 1))
     return Served(name, engine=engine)

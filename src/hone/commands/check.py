@@ -22,7 +22,7 @@ _LATER = Table("step", {"count_world": "hone.training.launch:count_world", "revi
 
 
 def main(arguments: list[str]) -> int:
-    """Print the review; returns 1 where a fault was found. `--json`: for machines, an object also where an error ends the check.
+    """Print the review; returns 2 where a fault was found or an error ends the check, of which `--json` makes an object too.
 
     Its `errors` are the mistakes that ended the check, each with place, key and message; without any, the review stands beside.
     """
@@ -31,14 +31,14 @@ def main(arguments: list[str]) -> int:
     if not machine:
         found = _look(words, colour=sys.stdout.isatty())
         print("\n".join(found.lines()))
-        return 1 if found.faults else 0
+        return HoneError.exit_code if found.faults else 0
     try:
         found = _look(words, colour=False)
     except HoneError as error:
         _print({"errors": error.to_list()})
         raise
     _print({"errors": [], **found.to_dict()})
-    return 1 if found.faults else 0
+    return HoneError.exit_code if found.faults else 0
 
 
 def _look(words: list[str], *, colour: bool) -> Review:

@@ -12,7 +12,7 @@ from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
 from hone.training.ray_cluster import launch_on_ray
-from hone.training.session import Session, carry_out, evaluate_only, prepare
+from hone.training.session import Session, carry_out, prepare, use_only
 
 
 def run_training(run: Run, environment: Environment, arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def _carried_out(run: Run, session: Session | str) -> int:
         log.info(session)
         return 0
     if not run.train.do_train:
-        metrics = evaluate_only(session)
+        metrics = use_only(session)
         log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in metrics.items()))
         return 0
     outcome = carry_out(session)

@@ -61,9 +61,7 @@ def read(arguments: list[str], verb: str) -> Loaded:
     alone.take(items, rank=0)
     file_settings = alone.settings()
     settings = reading.settings()
-    if any(mistake.key == "do_predict" for mistake in reading.mistakes):
-        reading.unfit.add("do_train")  # the file says what to do; that it is refused is said already
-    _fill_in(settings, verb, predicts="do_train" in reading.unfit)
+    _fill_in(settings, verb)
     _open_deepspeed(settings, reading)
     if environment.use_ray and verb == "train":
         settings.given.setdefault("use_ray", Given(True, "environment", "USE_RAY", 0))
@@ -88,9 +86,9 @@ def _line(mistake: Mistake) -> tuple[bool, int]:
     return (not line.isdecimal(), int(line) if line.isdecimal() else 0)
 
 
-def _fill_in(settings: Settings, verb: str, *, predicts: bool) -> None:
+def _fill_in(settings: Settings, verb: str) -> None:
     """What follows from what was written: `hone train` trains, new tokens need room, and a stage may have defaults of its own."""
-    if verb in ("train", "check") and not predicts and not {"do_train", "do_eval"} & set(settings.given):
+    if verb in ("train", "check") and not {"do_train", "do_eval", "do_predict"} & set(settings.given):
         settings.given["do_train"] = Given(True, f"hone {verb}", "do_train", 0)
     for key in ("add_tokens", "add_special_tokens"):
         if settings.asks(key):

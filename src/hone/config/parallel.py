@@ -59,6 +59,13 @@ class ParallelConfig(Section):
         level="advanced",
         example="LlamaDecoderLayer",
     )
+    tensor_parallel_size: int = knob(
+        1,
+        "Processes after each other that compute each layer together, every one a part of its products, by the family's plan in "
+        "transformers. They see the same batches. For layers too large for one device; keep it within a machine.",
+        ge=1,
+        level="advanced",
+    )
     save_async: bool = knob(
         False,
         "Checkpoints are copied to host memory and written while training goes on; the next one waits for it. They are then "
@@ -99,4 +106,6 @@ class ParallelConfig(Section):
         """Which way of spreading a model over processes the settings ask for."""
         if stage_of(self.deepspeed):
             return "zero"
+        if self.tensor_parallel_size > 1:
+            return "fsdp"  # what is left of the processes shares weights
         return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"

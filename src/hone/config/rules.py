@@ -204,19 +204,36 @@ def _of_evaluation(settings: Settings) -> Iterator[Finding]:
             yield "save_steps", f"must be a multiple of the steps between evaluations, {evaluate:g}, to save the best model"
 
 
+def _of_predictions(settings: Settings) -> Iterator[Finding]:
+    if not settings["do_predict"]:
+        return
+    if settings["stage"] != "sft":
+        yield "do_predict", f"answers rows of stage: sft and not of {settings['stage']}; predict with a file of that stage"
+    if settings["train_on_prompt"]:
+        yield "do_predict", "has no prompts where train_on_prompt makes all of a row its answer; remove that"
+    if not evaluates(settings):
+        yield "do_predict", "has nothing to answer; write eval_dataset: NAME, or dataset with val_size"
+
+
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
     if not settings["model_name_or_path"]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    pairs = [pair.partition("=") for pair in settings["api_adapters"]]
+    if wrong := next((name + sign + place for name, sign, place in pairs if not name.strip() or not place.strip()), None):
+        yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"
+    elif len({name for name, *_ in pairs}) < len(pairs):
+        yield "api_adapters", "names one name twice; each adapter needs one of its own"
     if verb == "api" and settings["num_beams"] > 1:
         yield "num_beams", "has no place in hone api, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
         return
     if not settings["output_dir"]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"
-    if not settings["do_train"] and not settings["do_eval"]:
-        yield "do_train", "nothing to do; write do_train: true or do_eval: true"
+    if not any(settings[key] for key in ("do_train", "do_eval", "do_predict")):
+        yield "do_train", "nothing to do; write do_train: true, do_eval: true or do_predict: true"
+    yield from _of_predictions(settings)
     if settings["do_eval"] and not settings["do_train"] and not evaluates(settings):
         yield "do_eval", "has nothing to evaluate on; write eval_dataset: NAME, or dataset with val_size, or do_train: true"
     if settings["stage"] in ("distill", "gkd") and not settings["teacher_model"]:

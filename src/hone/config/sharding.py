@@ -5,7 +5,7 @@ Does not know how weights are sharded; torch's `fully_shard` (FSDP2) carries out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +84,11 @@ def sharding_of(parallel: ParallelConfig) -> Sharding:
     return replace(sharding, units=parallel.fsdp_transformer_layer_cls_to_wrap or sharding.units)
 
 
+def parts_layers(parallel: ParallelConfig) -> bool:
+    """Whether some process never holds a whole layer of its own, on which another way of computing it could be tried."""
+    return parallel.tensor_parallel_size > 1 or (parallel.engine == "fsdp" and sharding_of(parallel).one_loads)
+
+
 def read_sharding(words: tuple[str, ...], config: Mapping[str, Any]) -> tuple[Sharding, list[Finding]]:
     """What `fsdp` and `fsdp_config` say together, and what is wrong with them."""
     sharding, findings = Sharding(), []
@@ -155,9 +160,3 @@ def _bool(text: str) -> bool:
 def _text(value: Any) -> str:
     """A value as a word; transformers' own numbers and quoted words alike."""
     return str(value).strip().lower()
-
-
-def findings_of(words: tuple[str, ...], config: Any) -> Iterator[Finding]:
-    """What is wrong with `fsdp` and `fsdp_config`, a file of which was read before."""
-    if isinstance(config, Mapping):
-        yield from read_sharding(words, config)[1]

@@ -22,9 +22,15 @@ class TrainConfig(Section):
         "Folder of everything the run writes: checkpoints, the result, logs and the resolved settings.",
         example="saves/llama3-8b/lora/sft",
     )
-    do_train: bool = knob(False, "Trains. `hone train` does so where neither this nor do_eval is written.")
+    do_train: bool = knob(False, "Trains. `hone train` does so where neither this nor do_eval or do_predict is written.")
     do_eval: bool = knob(
         False, "Evaluates after training, or the model as it is where do_train is false. Needs eval_dataset or val_size."
+    )
+    do_predict: bool = knob(
+        False,
+        "Answers the last question of every evaluation row, after training or with the model as it is, into "
+        "generated_predictions.jsonl, and measures BLEU-4 and ROUGE against the answers that stand there. A run that is broken "
+        "off is gone on with. Needs eval_dataset or val_size.",
     )
     overwrite_output_dir: bool = knob(
         False,

@@ -102,6 +102,19 @@ class ApiConfig(Section):
         unit="seconds",
         gt=0,
     )
+    api_adapters: tuple[str, ...] = knob(
+        (),
+        "LoRA adapters that are served beside the base, each for the requests that write its name as model, with commas between "
+        "them: NAME=FOLDER. They share the base's weights and are drawn in one batch with it; adapter_name_or_path is merged "
+        "into the base before.",
+        example="law=saves/law,poems=saves/poems",
+    )
+    api_adapter_folder: str | None = knob(
+        None,
+        "Folder of whose adapters POST /v1/load_lora_adapter may take one in while the server runs. Left out, it takes in none.",
+        level="advanced",
+        example="saves",
+    )
     api_cors_origins: tuple[str, ...] = knob(
         (),
         "Web pages of other origins whose scripts may ask this server, with commas between them; * is every page. None where "

@@ -54,6 +54,8 @@ def of_deepspeed(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "save_async", "is for DDP and FSDP, and weights under ZeRO are saved whole; remove it"
     if settings["fsdp"] and settings["fsdp"][0].lower() not in ("false", "no", "off", "n", "0"):
         yield "fsdp", "cuts the weights in another way than deepspeed does; remove one of them"
+    if stage and settings["tensor_parallel_size"] > 1:
+        yield "tensor_parallel_size", "goes with fsdp and not with deepspeed; remove one of them"
     if stage == 3 and settings["quantization_bit"]:
         yield "quantization_bit", "holds weights in blocks, which ZeRO stage 3 cannot cut; write stage 2, or remove this"
     if stage == 3 and settings["stage"] in OWN_ANSWERS:

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ MEANINGFUL = (
 )  # fmt: skip
 """Column names that many data sets use for what an entry may forget to name."""
 
+_FIRST = 8
 _UNRENDERED = "the template cannot render it"
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
 
@@ -219,7 +220,14 @@ def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -
     work = partial(_lean_outcomes if workers > 1 else encode_rows, recipe)
     gc.freeze()  # millions of rows make the collector look, again and again, through all that torch and transformers brought
     try:
-        for outcomes in in_order(work, chunks(source.rows(), recipe, _chunk_size(recipe.batch, workers)), workers):
+        rows = source.rows()
+        if (
+            workers > 1
+        ):  # what is made at the first rows (copies of the tokenizer, plans) is made once, and the processes share it
+            first = list(islice(rows, _FIRST))
+            encode_rows(recipe, first)
+            rows = chain(first, rows)
+        for outcomes in in_order(work, chunks(rows, recipe, _chunk_size(recipe.batch, workers)), workers):
             _write(writer, tally, digests, outcomes)
             _stop_where_hopeless(tally, recipe)
         lengths, trained = writer.lengths, writer.column("trained")

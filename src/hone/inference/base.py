@@ -41,13 +41,14 @@ class Steering:
 class Request:
     """What to answer and how. conversation: a text is continued as it is, and what follows it is not read for thoughts and calls.
 
-    seed: of the draw, None for a new one each time.
+    seed: of the draw, None for a new one each time. adapter: one of the engine's `adapters`, "" for the base.
     """
 
     conversation: Conversation | str
     settings: GenerateConfig
     seed: int | None = None
     steering: Steering = Steering()
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,23 @@ class Delta:
 
 
 class Engine(Protocol):
-    """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own."""
+    """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own.
+
+    adapters: names that a request may ask for beside the base.
+    """
 
     num_together: int
+
+    @property
+    def adapters(self) -> tuple[str, ...]: ...
+
+    def add_adapter(self, name: str, place: str) -> None:
+        """Take a saved adapter in, a folder or a hub's id, while answers are drawn. Raises: ModelError."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Let it go once no answer is drawn with it; new requests for it are refused from now on. Raises: ModelError."""
+        ...
 
     def generate(self, request: Request) -> Iterator[Delta]:
         """The answer as it is drawn; closing the iterator stops the model."""

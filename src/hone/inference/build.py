@@ -52,13 +52,14 @@ def build_engine(
     codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).eval()
-    engine = HfEngine(module, codec)
+    name = model.model_name_or_path
+    engine = HfEngine(module, codec, base_name=name)
     if num_together == 1:
         return engine
     if why := why_not(module):
         log.info(f"note: answers of this model are drawn one by one, not {num_together} at once: {why}")
         return engine
-    return TogetherEngine(module, codec, num_rows=num_together)
+    return TogetherEngine(module, codec, num_rows=num_together, base_name=name)
 
 
 def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:

@@ -20,6 +20,7 @@ from hone.chat.codec import Codec
 from hone.chat.message import Conversation, message
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
+from hone.inference.adapters import Adapters
 from hone.inference.base import Answer, Delta, Finish, Request, Steering
 from hone.inference.drawing import drawn_batch, stream_ids
 from hone.inference.grammar import Grammar
@@ -36,14 +37,29 @@ class HfEngine:
 
     num_together = 1
 
-    def __init__(self, module: nn.Module, codec: Codec):
+    def __init__(self, module: nn.Module, codec: Codec, *, base_name: str = ""):
         self.module, self.codec = module, codec
+        self._adapters = Adapters(module, base_name)
         # The model's own file would fill in every number that a request leaves open, such as a penalty nobody asked for.
         self.module.generation_config = GenerationConfig()
         quiet_routers(module)
         self._special = frozenset(number for number, token in codec.tokenizer.added_tokens_decoder.items() if token.special)
         self._limit = module.config.get_text_config().to_dict().get("max_position_embeddings")
         self._turn = threading.Lock()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """See Engine."""
+        return self._adapters.names
+
+    def add_adapter(self, name: str, place: str) -> None:
+        """See Engine."""
+        with self._turn:
+            self._adapters.add(name, place)
+
+    def remove_adapter(self, name: str) -> None:
+        """See Engine."""
+        self._adapters.remove(name)
 
     def generate(self, request: Request) -> Iterator[Delta]:
         """The answer as it is drawn, a Delta a token; closing the iterator stops the model.
@@ -56,7 +72,7 @@ class HfEngine:
         steer = self._steer(request, prompt)
         shown = not request.settings.skip_special_tokens
         hearing = Hearing(self.codec, request, prompt, hidden=frozenset() if shown else self._special)
-        with closing(self._ids(request, prompt, num_new, steer)) as drawn:
+        with self._adapters.using(request.adapter), closing(self._ids(request, prompt, num_new, steer)) as drawn:
             for token in drawn:
                 yield hearing.take(token, steer.told.popleft() if steer is not None and steer.told else None)
                 if hearing.ended:
@@ -68,7 +84,11 @@ class HfEngine:
     def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
         """The ids of an answer as they are drawn, the stop token included; closing it stops the model."""
         settings = self._settings(request, num_new, steered=steer is not None)
-        with self._turn, closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn:
+        with (
+            self._turn,
+            self._adapters.rows([request.adapter] * request.settings.num_beams),
+            closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn,
+        ):
             yield from drawn
 
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
@@ -77,6 +97,7 @@ class HfEngine:
         A batch is drawn with the seed of its first request; greedily each answer is the one it gets alone.
         """
         assert all(request.steering == Steering() for request in requests), "answers of a batch are not steered"
+        assert not any(request.adapter for request in requests), "answers of a batch are the base's"
         prompts = [self._prompt(request) for request in requests]
         kinds = [(one.settings.model_dump_json(), self._num_new(one, ids)) for one, ids in zip(requests, prompts, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,9 @@ _TOLERANCE_16 = 0.1
 """Of log-probs, in nats, as in models/selftest.py: 16-bit logits of size 10 are 0.04 apart."""
 
 
+Adapted = Callable[[list[str]], AbstractContextManager[None]]
+
+
 class CannotBatch(Exception):
     """The model keeps something else than the keys and values of each token, or its forward reads no padding."""
 
@@ -44,8 +49,17 @@ class Row:
     from drawing its next token.
     """
 
-    def __init__(self, prompt: list[int], settings: GenerationConfig, *, seed: int | None, steer: Steer | None = None):
+    def __init__(
+        self,
+        prompt: list[int],
+        settings: GenerationConfig,
+        *,
+        seed: int | None,
+        steer: Steer | None = None,
+        adapter: str = "",
+    ):
         self.ids, self._num_prompt, self._settings, self._steer = list(prompt), len(prompt), settings, steer
+        self.adapter = adapter
         self._random = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed % 2**64)
         self.fault: Exception | None = None
         self._cuts = LogitsProcessorList()
@@ -75,10 +89,13 @@ class Row:
 
 
 class Rows:
-    """`join(row)` reads a row's prompt and draws its first token, `step()` draws one for each, `keep(rows)` lets others go."""
+    """`join(row)` reads a row's prompt and draws its first token, `step()` draws one for each, `keep(rows)` lets others go.
 
-    def __init__(self, module: nn.Module):
-        self._module = module
+    adapted: what is held while rows of these adapters are computed; without it all are the base's.
+    """
+
+    def __init__(self, module: nn.Module, adapted: Adapted = nullcontext):
+        self._module, self._adapted = module, adapted
         forward = inspect.signature(find_causal(module).forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}  # a prompt's other logits need gigabytes
         self.rows: list[Row] = []
@@ -92,7 +109,8 @@ class Rows:
         ids_1T = torch.tensor([row.ids], device=device)
         cache = DynamicCache(config=self._module.config.get_text_config(decoder=True))
         mask_1T = torch.ones_like(ids_1T)
-        out = self._module(input_ids=ids_1T, attention_mask=mask_1T, past_key_values=cache, use_cache=True, **self._last)
+        with self._adapted([row.adapter]):
+            out = self._module(input_ids=ids_1T, attention_mask=mask_1T, past_key_values=cache, use_cache=True, **self._last)
         if any(type(layer) is not DynamicLayer or layer.keys.shape[-2] != len(row.ids) for layer in cache.layers):
             raise CannotBatch("its cache holds other things than keys and values of each token")
         row.draw(out.logits[:, -1])
@@ -135,13 +153,14 @@ class Rows:
         tokens_B1 = torch.tensor(tokens, device=self._mask_BT.device).unsqueeze(-1)
         places_B1 = self._mask_BT.sum(dim=-1, keepdim=True)
         self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(tokens_B1)], dim=-1)
-        out = self._module(
-            input_ids=tokens_B1,
-            attention_mask=self._mask_BT,
-            position_ids=places_B1,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        with self._adapted([row.adapter for row in self.rows]):
+            out = self._module(
+                input_ids=tokens_B1,
+                attention_mask=self._mask_BT,
+                position_ids=places_B1,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         return out.logits[:, -1]
 
     def _put_below(self, cache: DynamicCache) -> None:

@@ -37,8 +37,8 @@ class TogetherEngine(HfEngine):
     beam search is drawn by itself, while the others wait. module: one of which rows.why_not knows no reason.
     """
 
-    def __init__(self, module: nn.Module, codec: Codec, *, num_rows: int):
-        super().__init__(module, codec)
+    def __init__(self, module: nn.Module, codec: Codec, *, num_rows: int, base_name: str = ""):
+        super().__init__(module, codec, base_name=base_name)
         self.num_together = num_rows
         self._jobs = threading.Lock()
         self._waiting: deque[_Job] = deque()
@@ -49,7 +49,7 @@ class TogetherEngine(HfEngine):
             yield from super()._ids(request, prompt, num_new, steer)
             return
         settings = self._settings(request, num_new, steered=True)
-        job = _Job(Row(prompt, settings, seed=request.seed, steer=steer))
+        job = _Job(Row(prompt, settings, seed=request.seed, steer=steer, adapter=request.adapter))
         with self._jobs:
             self._waiting.append(job)
             if not self._running:
@@ -65,7 +65,7 @@ class TogetherEngine(HfEngine):
 
     def _work(self) -> None:
         """Draw until nobody waits any more."""
-        rows, jobs = Rows(self.module), []
+        rows, jobs = Rows(self.module, self._adapters.rows), []
         while True:
             with self._jobs:
                 jobs += [self._waiting.popleft() for _ in range(min(self.num_together - len(jobs), len(self._waiting)))]
@@ -78,7 +78,7 @@ class TogetherEngine(HfEngine):
             except BaseException as fault:
                 for job in jobs:
                     job.told.put(fault)
-                rows, jobs = Rows(self.module), []
+                rows, jobs = Rows(self.module, self._adapters.rows), []
 
     def _drawn_once(self, rows: Rows, jobs: list[_Job]) -> list[_Job]:
         """One token for each job; those that go on."""

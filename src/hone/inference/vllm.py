@@ -5,12 +5,9 @@ Does not know optimizers, nor how an adapter is saved. Token ids go in and come 
 
 from __future__ import annotations
 
-import http.client
 import json
 import secrets
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 
 from hone.errors import TrainingError
 from hone.inference.rollout import Drawn, Prompt, Sampling
+from hone.post import Unanswered, post
 
 _SHOWN = 300
 """Bytes of an answer that an error repeats."""
@@ -106,17 +104,9 @@ class VllmSampler:
         return f"rollout_server: the server at {self._url}"
 
     def _post(self, path: str, body: dict[str, Any]) -> bytes:
-        kind = {"Content-Type": "application/json"}
-        asked = urllib.request.Request(self._url + path, json.dumps(body).encode(), kind, method="POST")
         try:
-            with urllib.request.urlopen(asked, timeout=self._seconds) as reply:
-                return reply.read()
-        except urllib.error.HTTPError as problem:
-            said = problem.read(_SHOWN).decode(errors="replace").strip()
-            hint = "; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" if "lora_adapter" in path else ""
-            raise TrainingError(f"{self._where()} answered {problem.code} to {path}: {said}{hint}") from problem
-        except TimeoutError as problem:
-            raise TrainingError(f"{self._where()} did not answer {path} within {self._seconds:g} seconds") from problem
-        except (OSError, http.client.HTTPException) as problem:
-            reason = problem.reason if isinstance(problem, urllib.error.URLError) else problem
-            raise TrainingError(f"{self._where()} cannot be reached ({reason})") from problem
+            return post(self._url + path, body, seconds=self._seconds)
+        except Unanswered as problem:
+            refused = problem.status is not None and "lora_adapter" in path
+            hint = "; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" if refused else ""
+            raise TrainingError(f"{self._where()} {problem} (asked {path}){hint}") from problem

@@ -10,7 +10,7 @@ from hone.errors import HoneError
 from hone.serving.access import Access
 from hone.serving.asked import Terms
 from hone.serving.metrics import Meter, Metrics
-from hone.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, ScoreRequest
+from hone.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, LoadAdapter, ScoreRequest, UnloadAdapter
 from hone.serving.refusal import Refusal, error_body
 from hone.serving.routes import Gone, Routes, Served
 from hone.serving.turns import Turns
@@ -18,7 +18,8 @@ from hone.serving.web import CORSMiddleware, FastAPI, HTTPException, JSONRespons
 from hone.serving.web import Request as Http
 from hone.table import nearest
 
-FIELDS = sorted({name for kind in (ChatRequest, CompletionRequest, EmbeddingRequest, ScoreRequest) for name in kind.model_fields})
+ASKED = (ChatRequest, CompletionRequest, EmbeddingRequest, LoadAdapter, ScoreRequest, UnloadAdapter)
+FIELDS = sorted({name for kind in ASKED for name in kind.model_fields})
 MEGABYTE = 1_000_000
 
 
@@ -70,6 +71,8 @@ async def _malformed(_: Http, fault: RequestValidationError) -> JSONResponse:
 
 def _told(error: dict) -> str:
     place, last = _place(error), str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "json_invalid":
+        return f"the body is no JSON: {error.get('ctx', {}).get('error', error['msg'])} at its character {last}"
     if error["type"] == "extra_forbidden":
         return f"{place}: this server knows no such field{nearest(last, FIELDS)}"
     return f"{place}: {error['msg'].removeprefix('Value error, ')}" if place else error["msg"]
@@ -77,6 +80,8 @@ def _told(error: dict) -> str:
 
 def _place(error: dict) -> str:
     """ "messages[2].content" """
+    if error["type"] == "json_invalid":
+        return ""  # its place is one in the text
     parts = [part for part in error["loc"][1:] if not isinstance(part, str) or part.isidentifier()]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")[:200]
 

@@ -28,34 +28,39 @@ class Terms:
     limits: ApiConfig
 
 
-def chat_requests(asked: ChatRequest, terms: Terms) -> list[Request]:
-    """One request a choice. Raises: Refusal; DataError for messages that are no conversation."""
+def chat_requests(asked: ChatRequest, terms: Terms, adapter: str = "") -> list[Request]:
+    """One request a choice, of an adapter or the base. Raises: Refusal; DataError for messages that are no conversation."""
     if len(asked.messages) > terms.limits.api_max_messages:
         raise Refusal(400, f"{len(asked.messages)} messages; this server reads {terms.limits.api_max_messages}", param="messages")
     steering = _steering(asked, _num_top(asked), functions=_functions(asked), schema=_schema(asked))
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
         raise Refusal(400, "max_tokens is the old word for max_completion_tokens: write one of them", param="max_tokens")
     settings = _settings(asked, asked.max_completion_tokens or asked.max_tokens, terms)
-    return _choices(asked, [_conversation(asked)], settings, steering, terms)
+    return _choices(asked, [_conversation(asked)], settings, steering, terms, adapter)
 
 
-def completion_requests(asked: CompletionRequest, terms: Terms) -> list[Request]:
+def completion_requests(asked: CompletionRequest, terms: Terms, adapter: str = "") -> list[Request]:
     """One request a choice, those of a prompt behind each other. Raises: Refusal."""
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not prompts:
         raise Refusal(400, "prompt is an empty list", param="prompt")
     settings = _settings(asked, asked.max_tokens, terms)
-    return _choices(asked, prompts, settings, _steering(asked, asked.logprobs), terms)
+    return _choices(asked, prompts, settings, _steering(asked, asked.logprobs), terms, adapter)
 
 
 def _choices(
-    asked: Drawing, texts: Sequence[Conversation | str], settings: GenerateConfig, steering: Steering, terms: Terms
+    asked: Drawing,
+    texts: Sequence[Conversation | str],
+    settings: GenerateConfig,
+    steering: Steering,
+    terms: Terms,
+    adapter: str,
 ) -> list[Request]:
     number, most = asked.n or 1, terms.limits.api_max_choices
     if number * len(texts) > most:
         raise Refusal(400, f"{number * len(texts)} answers; this server gives {most} a request (api_max_choices)", param="n")
     seeds = [None if asked.seed is None else (asked.seed + index) % 2**63 for index in range(number)]
-    return [Request(text, settings, seed, steering) for text in texts for seed in seeds]
+    return [Request(text, settings, seed, steering, adapter) for text in texts for seed in seeds]
 
 
 def _conversation(asked: ChatRequest) -> Conversation:

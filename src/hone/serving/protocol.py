@@ -165,6 +165,19 @@ class CompletionRequest(Drawing):
     best_of: Literal[1] | None = None
 
 
+class LoadAdapter(Asked):
+    """POST /v1/load_lora_adapter, as vLLM has it."""
+
+    lora_name: Annotated[str, Field(pattern=r"^[^\s,=][^,=]{0,199}$")] = Field(description="What requests write as model.")
+    lora_path: Text = Field(description="Under the server's api_adapter_folder.")
+
+
+class UnloadAdapter(Asked):
+    """POST /v1/unload_lora_adapter, as vLLM has it."""
+
+    lora_name: Text
+
+
 class EmbeddingRequest(Asked):
     """POST /v1/embeddings."""
 

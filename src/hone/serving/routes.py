@@ -15,6 +15,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hone import log
@@ -23,9 +24,17 @@ from hone.inference.base import Delta, Engine, Request
 from hone.serving.answers import ChatChoice, Growing, Reply, TextChoice
 from hone.serving.asked import Terms, chat_requests, completion_requests
 from hone.serving.metrics import Metrics
-from hone.serving.protocol import ChatRequest, CompletionRequest, Drawing, EmbeddingRequest, ScoreRequest
+from hone.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    Drawing,
+    EmbeddingRequest,
+    LoadAdapter,
+    ScoreRequest,
+    UnloadAdapter,
+)
 from hone.serving.refusal import Refusal, error_body
-from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, Scores, documented
+from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, LetGo, Scores, documented
 from hone.serving.turns import Turns, taken_in_turn
 from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
 from hone.serving.web import Request as Http
@@ -90,6 +99,8 @@ class Routes:
         ):
             responses = documented(shape, OF_WORK)
             router.add_api_route(path, answer, methods=["POST"], responses=responses, response_model=None)
+        for path, done, shape in (("/v1/load_lora_adapter", self.load, Card), ("/v1/unload_lora_adapter", self.unload, LetGo)):
+            router.add_api_route(path, done, methods=["POST"], responses=documented(shape, OF_WORK), response_model=None)
         router.add_api_route("/health", self.health, methods=["GET"])
         router.add_api_route("/metrics", self.page, methods=["GET"], response_class=PlainTextResponse)
         return router
@@ -104,34 +115,34 @@ class Routes:
         return PlainTextResponse(self._metrics.page(**now), media_type="text/plain; version=0.0.4")
 
     async def models(self) -> dict[str, Any]:
-        """The one model."""
-        return {"object": "list", "data": [self._card()]}
+        """The model, and the adapters beside it."""
+        return {"object": "list", "data": [self._card(name) for name in (self._served.name, *self._adapters)]}
 
     async def model(self, name: str) -> dict[str, Any]:
         """The model by its name."""
-        self._require_name(name)
-        return self._card()
+        self._adapter(name)
+        return self._card(name)
 
     async def chat(self, asked: ChatRequest, http: Http) -> Response:
         """The next message of a conversation, whole or streamed."""
-        self._require_name(asked.model)
+        adapter = self._adapter(asked.model)
         engine = self._require(self._served.engine, "answers")
-        requests = chat_requests(asked, self._terms)
+        requests = chat_requests(asked, self._terms, adapter)
         choices = [ChatChoice(index, request) for index, request in enumerate(requests)]
         return await self._reply(asked, http, engine, requests, choices, "chat.completion", "chat.completion.chunk")
 
     async def completion(self, asked: CompletionRequest, http: Http) -> Response:
         """What follows a text, whole or streamed."""
-        self._require_name(asked.model)
+        adapter = self._adapter(asked.model)
         engine = self._require(self._served.engine, "answers")
-        requests = completion_requests(asked, self._terms)
+        requests = completion_requests(asked, self._terms, adapter)
         echoes = [str(request.conversation) if asked.echo else "" for request in requests]
         choices = [TextChoice(index, one, echo=echo) for index, (one, echo) in enumerate(zip(requests, echoes, strict=True))]
         return await self._reply(asked, http, engine, requests, choices, "text_completion", "text_completion")
 
     async def embedding(self, asked: EmbeddingRequest, http: Http) -> Response:
         """A vector for each text."""
-        self._require_name(asked.model)
+        self._adapter(asked.model)
         embed = self._require(self._served.embed, "vectors")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         self._require_few(texts, "input")
@@ -145,7 +156,7 @@ class Routes:
     async def evaluation(self, asked: ScoreRequest, http: Http) -> Response:
         """A reward model's number for each text."""
         if asked.model != "model":  # what LLaMA-Factory's and hone's own PPO write
-            self._require_name(asked.model)
+            self._adapter(asked.model)
         score = self._require(self._served.score, "scores")
         self._require_few(asked.messages, "messages")
         scores = await self._once(http, lambda: score(asked.messages, asked.max_length))
@@ -153,13 +164,46 @@ class Routes:
             {"id": f"scoreval-{time.time_ns():x}", "object": "score.evaluation", "model": self._served.name, "scores": scores}
         )
 
-    def _card(self) -> dict[str, Any]:
-        return {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "hone"}
+    async def load(self, asked: LoadAdapter, http: Http) -> Response:
+        """Take an adapter in, for the requests that write its name as model."""
+        engine, folder = self._require(self._served.engine, "answers"), self._terms.limits.api_adapter_folder
+        if folder is None:
+            raise Refusal(403, "this server takes in no adapters while it runs (api_adapter_folder)", param="lora_path")
+        place, home = Path(asked.lora_path).resolve(), Path(folder).resolve()
+        if not place.is_relative_to(home) or not place.is_dir():
+            raise Refusal(403, "lora_path is no folder under the server's api_adapter_folder", param="lora_path")
+        if asked.lora_name == self._served.name:
+            raise Refusal(400, f"{asked.lora_name} is the name of the model itself", param="lora_name")
+        await self._once(http, lambda: engine.add_adapter(asked.lora_name, str(place)))
+        return JSONResponse(self._card(asked.lora_name))
 
-    def _require_name(self, name: str | None) -> None:
-        if name is not None and name != self._served.name:
-            told = f"there is no model {name[:200]!r} here; this server serves {self._served.name} (API_MODEL_NAME)"
+    async def unload(self, asked: UnloadAdapter) -> Response:
+        """Let an adapter go; answers that have begun with it come to their end."""
+        engine = self._require(self._served.engine, "answers")
+        if self._terms.limits.api_adapter_folder is None:
+            raise Refusal(403, "this server lets no adapters go while it runs (api_adapter_folder)", param="lora_name")
+        if asked.lora_name not in self._adapters:
+            raise Refusal(404, f"there is no adapter {asked.lora_name[:200]!r} here", param="lora_name", code="model_not_found")
+        engine.remove_adapter(asked.lora_name)
+        return JSONResponse({"id": asked.lora_name, "object": "model", "deleted": True})
+
+    @property
+    def _adapters(self) -> tuple[str, ...]:
+        return self._served.engine.adapters if self._served.engine is not None else ()
+
+    def _card(self, name: str) -> dict[str, Any]:
+        card = {"id": name, "object": "model", "created": self._served.created, "owned_by": "hone"}
+        return card if name == self._served.name else card | {"parent": self._served.name}
+
+    def _adapter(self, name: str | None) -> str:
+        """The adapter that a model's name stands for, "" for the base. Raises: Refusal."""
+        if name is None or name == self._served.name:
+            return ""
+        if name not in self._adapters:
+            named = ", ".join((f"{self._served.name} (API_MODEL_NAME)", *self._adapters))
+            told = f"there is no model {name[:200]!r} here; this server serves {named}"
             raise Refusal(404, told, param="model", code="model_not_found")
+        return name
 
     def _require(self, ability: T | None, what: str) -> T:
         if ability is None:
@@ -198,7 +242,7 @@ class Routes:
         chunk: str,
     ) -> Response:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        reply = Reply(self._served.name, kind, chunk, choices, each=asked.n or 1, usage=usage)
+        reply = Reply(requests[0].adapter or self._served.name, kind, chunk, choices, each=asked.n or 1, usage=usage)
         begun = time.monotonic()
         drawn = taken_in_turn(lambda: _drawn(engine, requests), self._turns, self._terms.limits.api_timeout)
         try:

@@ -161,6 +161,15 @@ class Card(Shape):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None = Field(None, description="The model that an adapter stands on.")
+
+
+class LetGo(Shape):
+    """An adapter that new requests can no longer ask for."""
+
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
 
 
 class Cards(Shape):

@@ -15,7 +15,7 @@ from hone.data.build import TokenSet
 from hone.models.checkpointing import Activations
 from hone.objectives.base import Objective
 from hone.training.forecast import Forecast, forecast
-from hone.training.memory import available_bytes, in_gib
+from hone.training.memory import available_bytes, sized
 
 ROOM = 0.8
 """The share of the free memory that a plan may fill: an estimate is none, and others use the machine too."""
@@ -131,5 +131,5 @@ def _words(micro: int, accumulation: int, kind: Activations, found: Forecast) ->
     how += f", gradient_checkpointing_kind: {kind}" if kind in ("selective", "offloaded") else ""
     return (
         f"per_device_train_batch_size: {micro}, gradient_accumulation_steps: {accumulation}, {how} "
-        f"(about {in_gib(found.memory.needed)} more, {found.seconds:.2g} s a step)"
+        f"(about {sized(found.memory.needed, found.memory.total)} more, {found.seconds:.2g} s a step)"
     )

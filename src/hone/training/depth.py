@@ -62,8 +62,10 @@ def cut(layers: nn.ModuleList, config: Any, depth: Depth) -> nn.ModuleList:
     return nn.ModuleList(layers[number] for number in depth.chosen)
 
 
-def whole_pass(segments: list[Segment], like: tuple[int, ...]) -> Pass:
+def whole_pass(segments: list[Segment], like: tuple[int, ...], expanded: int = 0) -> Pass:
     """What a pass through layers that are `like` those of the segments holds at most, and how long it takes.
+
+    expanded: bytes of what is there within a layer alone: a weight of few bits as the numbers of a product.
 
     What each layer made is held until its own backward segment, what that passes on until the next, and the rest for good.
     """
@@ -72,6 +74,7 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...]) -> Pass:
     outside = [one for one in segments if one.layer < 0]
     turn = next((number for number, one in enumerate(segments) if one.backward), len(segments)) - 1
     nothing, rows, last = np.zeros(len(PARTS), np.int64), list(like), segments[-1].end
+    within = np.array([expanded if part == "activations" else 0 for part in PARTS])
     after = [forward[row].end[row] for row in rows]
     kept = [segments[turn].end[row] for row in rows]
     found = [sum((one.peak[row] for row in rows), one.peak[-1]) for one in outside if not one.backward]
@@ -80,14 +83,14 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...]) -> Pass:
     found += [sum((last[row] for row in rows), end) for end in ends]
     below = nothing
     for row, own in zip(rows, after, strict=True):
-        found.append(below + forward[row].peak[row] + forward[row].peak[-1])
+        found.append(below + forward[row].peak[row] + forward[row].peak[-1] + within)
         below = below + own
     below, above, passed_on = sum(kept, nothing), nothing, nothing
     for row, own in zip(rows[::-1], kept[::-1], strict=True):
         below = below - own
         if row not in backward:
             continue
-        found.append(below + backward[row].peak[row] + backward[row].peak[-1] + passed_on + above)
+        found.append(below + backward[row].peak[row] + backward[row].peak[-1] + passed_on + above + within)
         passed_on, above = backward[row].end[row] - last[row], above + last[row]
     most = max(found, key=lambda bytes_P: int(bytes_P.sum()))
     walked = outside + [pass_[row] for pass_ in (forward, backward) for row in rows if row in pass_]

@@ -16,7 +16,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from hone.errors import MissingExtra, TrainingError
+from hone.errors import MissingExtra, RunError
 from hone.training.engines.base import Hardware, Precision, open_engine
 from hone.training.engines.moments import load_moments
 
@@ -30,15 +30,15 @@ def require_trackers(names: tuple[str, ...]) -> None:
 
 
 def require_fp16(device: torch.device) -> None:
-    """TrainingError where float16 with loss scaling does not run."""
+    """RunError where float16 with loss scaling does not run."""
     if device.type == "cpu":
-        raise TrainingError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
+        raise RunError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
 
 
 def require_tf32(device: torch.device) -> None:
-    """TrainingError where the hardware has no TF32."""
+    """RunError where the hardware has no TF32."""
     if not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise TrainingError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
+        raise RunError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
 
 
 class Device:
@@ -49,8 +49,7 @@ class Device:
             require_fp16(torch.device("cpu"))
         self._engine = open_engine(hardware)
         self._accelerator = self._engine.accelerator
-        own = self._accelerator.device  # cpu:0 where several processes have one CPU, which is not equal to cpu
-        self.device: torch.device = torch.device("cpu") if own.type == "cpu" else own
+        self.device: torch.device = self._engine.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
         self.precision: Precision = hardware.precision
@@ -73,6 +72,11 @@ class Device:
     def is_main(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0
+
+    @property
+    def held(self) -> torch.device:
+        """Where weights lie from when they are read until `prepare` has them; "meta" where another process reads them."""
+        return self._engine.held
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Move the module to the device, spread it over the processes, compute in the precision; the optimizer alike."""
@@ -184,7 +188,7 @@ class Device:
             self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
         except Exception as problem:  # each tracker has errors of its own, and none of them is known here
             names = ", ".join(options)
-            raise TrainingError(
+            raise RunError(
                 f"report_to: a tracker ({names}) could not start: {problem}. Mend it, or write report_to: none"
             ) from problem
 

@@ -17,7 +17,7 @@ from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
-from hone.errors import TrainingError
+from hone.errors import DataError, RunError
 from hone.models.catalog import family_template
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
@@ -57,7 +57,7 @@ def gather_material(run: Run) -> Material:
     family = family_template(run.model.model_name_or_path)
     codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
     if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
-        raise TrainingError(
+        raise RunError(
             "per_device_train_batch_size: auto: a query is compared with the other texts of its micro-batch, so its size is part "
             "of what is learned; write a number"
         )
@@ -69,35 +69,48 @@ def gather_material(run: Run) -> Material:
     def completed(tokens: TokenSet) -> TokenSet:
         return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
-    tokens = build_data(run.data, objective, codec, names=run.data.dataset, seed=seed)
+    names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
+    tokens = build_data(run.data, objective, codec, names=names, seed=seed, hub_tokens=_hub_tokens(run))
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
-    evals: dict[str, TokenSet] = {}
-    in_turn = run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})  # each row evaluated once
+    evals = _evaluation_sets(run, objective, codec, seed)
     if run.data.val_size:
         tokens, evals[""] = split_validation(tokens, run.data.val_size, seed)
-    elif run.data.eval_on_each_dataset:
-        for name in run.data.eval_dataset:
-            evals[name] = build_data(in_turn, objective, codec, names=(name,), seed=seed)
-    elif run.data.eval_dataset:
-        evals[""] = build_data(in_turn, objective, codec, names=run.data.eval_dataset, seed=seed)
     _require_metric(run, objective, evals)
     evals = {name: completed(part) for name, part in evals.items()}
     _require_company(run, objective, tokens)
     return Material(codec, objective, completed(tokens), evals, tokenizer.pad_token_id)
 
 
+def _evaluation_sets(run: Run, objective: Objective, codec: Codec, seed: int) -> dict[str, TokenSet]:
+    """Those of eval_dataset, each row evaluated once. What is wrong with one is told of that key, as dataset may name it too."""
+    asked, in_turn = run.data.eval_dataset, run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})
+    groups = {name: (name,) for name in asked} if run.data.eval_on_each_dataset else {"": asked} if asked else {}
+    tokens = _hub_tokens(run)
+    try:
+        return {
+            title: build_data(in_turn, objective, codec, names=names, seed=seed, hub_tokens=tokens)
+            for title, names in groups.items()
+        }
+    except DataError as problem:
+        raise DataError(f"eval_dataset: {problem}") from problem
+
+
+def _hub_tokens(run: Run) -> dict[str, str | None]:
+    return {"hf": run.model.hf_hub_token, "ms": run.model.ms_hub_token, "om": run.model.om_hub_token}
+
+
 def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) -> None:
     wanted = choose_metric(run.train, objective.best_by).metric
     names = answer_metric_names(objective, evals) if isinstance(objective, OnPolicy) else metric_names(objective, evals)
     if run.train.metric_for_best_model and wanted not in names:
-        raise TrainingError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
+        raise RunError(f"metric_for_best_model: {wanted} is not measured; there are {', '.join(sorted(names))}")
 
 
 def _require_company(run: Run, objective: Objective, tokens: TokenSet) -> None:
     alone = run.train.per_device_train_batch_size == 1 and not fills_rows(run)
     if objective.mixes_rows and run.train.do_train and alone and tokens.most_sequences < 3:
-        raise TrainingError(
+        raise RunError(
             "nothing would be learned: a query is compared with the other texts of its micro-batch, and with "
             "per_device_train_batch_size: 1 and no negatives in the data there are none; raise it, or name a column of negatives"
         )
@@ -150,6 +163,8 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
         log_every=planning.log_every(train, num_steps, per_epoch),
         eval_every=planning.eval_every(train, num_steps, per_epoch) if material.evals else 0,
         eval_after=planning.eval_after(train, per_epoch),
+        eval_first=train.eval_on_start and bool(material.evals),
+        eval_last=train.do_eval and bool(material.evals),
         save_every=planning.save_every(train, num_steps, per_epoch),
         unit=material.objective.unit,
         draws=material.objective.draws if isinstance(material.objective, OnPolicy) else 0,

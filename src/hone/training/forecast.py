@@ -9,33 +9,38 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hone import log
 from hone.adapters.apply import attach, rest_output_head
 from hone.adapters.freeze import find_layers
-from hone.chat.encoded import IGNORE, Encoded
+from hone.config.objectives.routed import Routed
 from hone.config.run import Run
-from hone.data.batch import Batch, pack, pad
+from hone.config.sharding import sharding_of
+from hone.data.batch import Batch
 from hone.data.build import TokenSet
+from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.fused import fuse
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Packing, Policy, find_causal
 from hone.models.quirks import padded_only
+from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of
+from hone.models.sharing import unshared
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.depth import Pass, cut, find_alike, whole_pass
+from hone.training.engines.units import find_units
+from hone.training.largest import find_largest, longest_example
 from hone.training.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
 from hone.training.plan import precision_of
-from hone.training.prompts import answers_at_once, require_room
+from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.rehearsal import Watch, rehearse, without_memory
 from hone.training.reward_model import whole_model
-from hone.training.rows import fills_rows, row_length
+from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, units_of
 from hone.training.speed import speed_of
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,25 +73,32 @@ def forecast(
     shape, precision = shape_of(module), precision_of(run.train)
     fuse(module, run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
-    longest = _longest(run, objective, tokens)
-    batch = _largest_batch(run, objective, tokens, longest, padded=bool(padded_only(module.config)))
+    sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
+    longest = longest_example(run, objective, tokens)
+    packing, by_sequence = _packing(run, objective, module), not shape.masked
+    largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
+    batch = largest.batch
     several = run.train.gradient_accumulation_steps > 1
-    settings = (repr(run.adapter), precision, run.train.pure_bf16, run.model.flash_attn, run.train.fused_kernels)
-    lengths = (tuple(batch.ids_BT.shape), tuple(batch.positions_BT.flatten().tolist()), batch.num_trained)
-    key = (module.config.to_json_string(), *settings, activations, str(device), several, objective.needs_logits, *lengths)
+    settings = (repr(run.adapter), repr(run.model.quantization), run.model.flash_attn, precision, run.train.pure_bf16)
+    laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
+    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained)
+    asked = (run.train.fused_kernels, activations, str(device), several, objective.needs_logits)
+    key = (module.config.to_json_string(), *settings, *asked, *lengths)
     if key not in _passes:
-        _passes[key] = _rehearse(run, objective, attached, batch, activations, device=device, holds_gradients=several)
+        _passes[key] = _rehearse(
+            run, objective, attached, batch, activations, weights.expanded, device=device, holds_gradients=several
+        )
     found = _passes[key]
     one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
     memory = add_up(
-        weights, one.bytes, formed=one.formed, optimizer=run.optimizer.kind, recomputes=activations != "kept",
-        holds_gradients=several, world=world, half=precision != "no", device=device,
+        weights, one.bytes, formed=one.formed, optimizer=_step_kind(run), recomputes=activations != "kept",
+        holds_gradients=several, sharding=sharding, half=precision != "no", device=device,
     )  # fmt: skip
     at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
-    rate = _mean_tokens(run, tokens) / max(1, batch.num_tokens)
-    seconds = run.train.gradient_accumulation_steps * (one.other_seconds * rate + one.attention_seconds * rate**2)
+    seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
+    seconds *= run.train.gradient_accumulation_steps
     seconds += weights.num_trained * _UPDATE_BYTES / speed_of(device, _TYPES[precision]).bytes
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None)
 
@@ -116,37 +128,37 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         trained=sum(sizes),
         largest=max(sizes),
         states=state_bytes(run.optimizer.kind, trained),
-        beside=run.adapter.kind == "lora",
+        beside=run.adapter.kind in ("lora", "oft"),
         expanded=max(linear) * base.itemsize if quantization else 0,
     )
 
 
-def _longest(run: Run, objective: Objective, tokens: TokenSet) -> int:
-    """Tokens of the longest example, with the longest answer that may be drawn to it."""
-    longest = int(tokens.lengths.max())
-    if isinstance(objective, OnPolicy):
-        prompts = tokens.lengths - tokens.trained  # an answer that is drawn takes the place of the row's own
-        longest = max(longest, int(prompts.max()) + run.generate.max_new_tokens)
-        require_room(run, longest)
-    return longest
+def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
+    """What of the model one of the processes holds. world: of those that share out the batches."""
+    parallel = run.parallel
+    if parallel.engine == "fsdp":
+        asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
+        units = units_of(module, find_units(module, asked.units))
+        return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
+    if world == 1:
+        return ALONE
+    return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
 
 
-def _largest_batch(run: Run, objective: Objective, tokens: TokenSet, longest: int, *, padded: bool) -> Batch:
-    """The micro-batch that may hold the most."""
-    micro = run.train.per_device_train_batch_size
-    if isinstance(objective, OnPolicy) or fills_rows(run):
-        length = row_length(run, tokens) if fills_rows(run) else longest
-        labels = np.zeros(length, np.int32)
-        labels[0] = IGNORE
-        rows: list[Any] = [Encoded(np.zeros(length, np.int32), labels)] * micro
-    else:
-        rows = [tokens[int(number)] for number in np.argsort(tokens.lengths, kind="stable")[-micro:]]
-    return pad(rows, 0) if padded else pack(rows)
+def _step_kind(run: Run) -> str:
+    """Which of torch's two steps AdamW takes: one of all weights at once, but with fp16's loss scaling (optim.build)."""
+    if run.optimizer.kind not in ("adamw_torch", "adamw_torch_fused"):
+        return run.optimizer.kind
+    return "adamw_torch" if precision_of(run.train) == "fp16" else "adamw_torch_fused"
 
 
-def _mean_tokens(run: Run, tokens: TokenSet) -> float:
-    """Of a micro-batch."""
-    return run.train.per_device_train_batch_size * float(row_length(run, tokens) if fills_rows(run) else tokens.lengths.mean())
+def _packing(run: Run, objective: Objective, module: nn.Module) -> Packing:
+    """How training will lay its batches out, as far as it is known without trying."""
+    if padded_only(module.config):
+        return "padded"
+    asked = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
+    shares = objective.sample is Pair and not unshared(module.config) and not choose_coefficient(module, asked)
+    return "shared" if shares else "packed"
 
 
 def _rehearse(
@@ -155,6 +167,7 @@ def _rehearse(
     module: nn.Module,
     batch: Batch,
     kind: Activations,
+    expanded: int,
     *,
     device: torch.device,
     holds_gradients: bool,
@@ -179,7 +192,7 @@ def _rehearse(
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 return _loss_of(policy, objective)(batch).sum()
 
-        return whole_pass(rehearse(module, list(few), loss, watch, holds_gradients=holds_gradients), depth.like)
+        return whole_pass(rehearse(module, list(few), loss, watch, holds_gradients=holds_gradients), depth.like, expanded)
     except Exception as problem:  # every family has operations of its own, and a plan is no reason to refuse one
         log.once(
             f"note: the plan's memory and time are by a formula, as the layers could not be rehearsed ({str(problem)[:100]})"

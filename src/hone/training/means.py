@@ -9,7 +9,7 @@ import torch
 
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
-from hone.errors import TrainingError
+from hone.errors import RunError
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
 from hone.models.quantize import quantization_config
@@ -39,9 +39,9 @@ def require_means(run: Run, device: torch.device) -> None:
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:
-    """TrainingError where activations are to wait in host memory and are there already."""
+    """RunError where activations are to wait in host memory and are there already."""
     if run.train.gradient_checkpointing_kind == "offloaded" and device.type != "cuda":
-        raise TrainingError(
+        raise RunError(
             "gradient_checkpointing_kind: offloaded moves activations from a GPU to host memory, and this run is on "
             f"{device.type}; write full, or selective"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hone.models.prepared import KEPT
+from hone.training.sharding import Sharding, share
 
 _HEAP_SHARE = {"kept": 0.12, "recomputed": 0.06}
 """Of all bytes that a pass forms on a CPU: glibc's heap holds it beside the tensors, as they come and go in every size. Chosen to
@@ -41,7 +42,8 @@ class Memory:
     that are trained in place; adapters: beside it. activations: what layers keep, and what is at work; logits: chunks of the head
     and, where the head is trained, its gradient. fragmentation: what the allocator, and on a CPU prepared products, hold beside
     the tensors. reference, reward: weights of models that are loaded beside the one that learns; drawing: what the cache of keys
-    and values and the next tokens' logits take while answers are drawn, beyond the activations and logits of a step.
+    and values and the next tokens' logits take while answers are drawn, beyond the activations and logits of a step. host: what
+    rests in the host's memory, beside the device's.
     """
 
     libraries: int
@@ -55,11 +57,12 @@ class Memory:
     reference: int = 0
     reward: int = 0
     drawing: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return sum(asdict(self).values())
+        """All parts of the device together."""
+        return sum(asdict(self).values()) - self.host
 
     @property
     def needed(self) -> int:
@@ -68,7 +71,7 @@ class Memory:
 
     def lines(self) -> list[str]:
         """One line a part."""
-        return [f"{name:<14}{in_gib(size):>10}" for name, size in asdict(self).items() if size]
+        return [f"{name:<14}{sized(size, self.total):>14}" for name, size in asdict(self).items() if size]
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ class Weights:
     expanded: int = 0
 
 
-def in_gib(size: int) -> str:
-    """ "1.50 GiB"; below a hundredth of one, "3.2 MiB"."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 // 100 else f"{size / 2**20:.1f} MiB"
+def sized(size: int, whole: int) -> str:
+    """ "1.50 GiB", or "3.2 MiB" where `whole` is below a GiB: what stands beside the whole that it is a part of has its unit."""
+    unit, length, digits = ("GiB", 2**30, 2) if whole >= 2**30 else ("MiB", 2**20, 1)
+    least = 10**-digits
+    return f"under {least:g} {unit}" if 0 < size < least * length else f"{size / length:,.{digits}f} {unit}"
 
 
 def add_up(
@@ -101,36 +106,45 @@ def add_up(
     optimizer: str,
     recomputes: bool,
     holds_gradients: bool,
-    world: int,
+    sharding: Sharding,
     half: bool,
     device: torch.device,
 ) -> Memory:
     """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part.
 
     formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; holds_gradients: from one
-    micro-batch to the next; half: it computes in 16 bits.
+    micro-batch to the next; half: it computes in 16 bits. sharding: what of all that is this process's.
     """
-    on_cpu, trained = device.type == "cpu", weights.trained
-    buckets = trained if world > 1 else 0  # DDP sends gradients from a copy
-    first = trained if holds_gradients else 0
-    in_pass = {**held, "gradients": held["gradients"] + first + buckets, "activations": held["activations"] + weights.expanded}
-    scratch = step_scratch(optimizer, weights, device)
-    if trained + buckets + scratch > sum(in_pass.values()):
-        in_pass = {"activations": 0, "logits": 0, "gradients": trained + buckets}
+    on_cpu, width = device.type == "cpu", sharding.width
+    trained = width * weights.num_trained or weights.trained
+    learned, scratch = share(trained, sharding.weights), share(step_scratch(optimizer, weights, device), sharding.states)
+    gradients, of_a_pass = (share(size, sharding.gradients) for size in (trained, held["gradients"] * trained // weights.trained))
+    in_pass = {**held, "gradients": of_a_pass + (gradients if holds_gradients else 0)}
+    gathered, moved = sharding.gathered, sharding.moved
+    if gradients + sharding.kept + scratch > sum(in_pass.values()) + gathered + moved:
+        in_pass, gathered, moved = {"activations": 0, "logits": 0, "gradients": gradients}, 0, sharding.kept
     else:
         scratch = 0
+    shares = {
+        "weights": share(weights.frozen, sharding.weights) + (0 if weights.beside else learned),
+        "adapters": learned if weights.beside else 0,
+        "gradients": in_pass["gradients"],
+        "optimizer": share(weights.states + sharding.masters * weights.num_trained, sharding.states),
+    }
+    host = {} if on_cpu else {part: shares.pop(part) for part in sharding.offloaded}
     prepared = KEPT * _PREPARED_BYTES if on_cpu and half and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
     return Memory(
         libraries=held_bytes() if on_cpu else 0,
-        weights=weights.frozen + (0 if weights.beside else trained),
-        adapters=trained if weights.beside else 0,
-        gradients=in_pass["gradients"],
-        optimizer=weights.states + scratch,
+        weights=shares.get("weights", 0) + gathered,
+        adapters=shares.get("adapters", 0),
+        gradients=shares.get("gradients", 0) + moved,
+        optimizer=shares.get("optimizer", 0) + scratch,
         activations=in_pass["activations"],
         logits=in_pass["logits"],
         fragmentation=int(formed * _HEAP_SHARE["recomputed" if recomputes else "kept"]) + prepared
         if on_cpu
         else int(sum(held.values()) * _DEVICE_SHARE),
+        host=sum(host.values()),
     )
 
 

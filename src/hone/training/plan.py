@@ -15,17 +15,18 @@ from typing import Any, Literal
 
 import hone
 from hone.config.train import TrainConfig
-from hone.errors import TrainingError
+from hone.errors import RunError
 from hone.models.checkpointing import Activations
 from hone.training.engines.base import Precision
-from hone.training.memory import Memory, in_gib
+from hone.training.memory import Memory, sized
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step.
+    """log_every, eval_every, save_every: optimizer steps, 0 for never; eval_after: no evaluation before this step; eval_first,
+    eval_last: one before the first step, and after the last.
 
     why: how micro_batch and activations were chosen; step_seconds: an estimate; from_layers: it and memory are counted from the
     model's own layers, not by a formula; fits: into the memory that is free; instead: settings that would, where it does not.
@@ -52,6 +53,8 @@ class Plan:
     log_every: int
     eval_every: int
     eval_after: int
+    eval_first: bool
+    eval_last: bool
     save_every: int
     unit: str
     draws: int
@@ -76,21 +79,22 @@ class Plan:
         share = 100 * self.num_trained / max(1, self.num_weights)
         held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
+        total = self.memory.total
         return [
             f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
-            f"{self.trained_tokens_per_epoch:,} trained; {self.num_eval_rows:,} {self.unit} to evaluate",
+            f"{self.trained_tokens_per_epoch:,} trained; {self._evaluated()}",
             f"step         {self._step()} = {self.micro_batch} x {self.accumulation} accumulated "
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
-            f"log          {often(self.log_every)}; evaluate {often(self.eval_every)}; save {often(self.save_every)}",
+            f"log          {often(self.log_every)}; evaluate {self._when()}; save {often(self.save_every)}",
             f"activations  {_ACTIVATIONS[self.activations]}",
             f"chosen       {self._chosen()}: {self.why}",
             f"time         about {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all: "
             "a first estimate",
-            f"memory       about {in_gib(self.memory.total)} a process at its highest{held} "
-            f"(free now: {in_gib(self.available_bytes)})",
+            f"memory       about {sized(total, total)} a process at its highest{held} "
+            f"(free now: {sized(self.available_bytes, total)})",
             *(f"             {line}" for line in self.memory.lines()),
             *([] if self.fits else [f"             {self.too_much()}"]),
             f"output       {self.output_dir}",
@@ -99,7 +103,19 @@ class Plan:
     def too_much(self) -> str:
         """What to say where the memory is more than may be filled."""
         hint = f"; what fits: {self.instead}" if self.instead else "; nothing that could be chosen here fits"
-        return f"more than the {in_gib(self.available_bytes)} that are free allow, with a fifth of them left over{hint}"
+        free = sized(self.available_bytes, self.memory.total)
+        return f"more than the {free} that are free allow, with a fifth of them left over{hint}"
+
+    def _when(self) -> str:
+        """When it is evaluated."""
+        steps = [f"every {self.eval_every} steps"] if self.eval_every else []
+        return ", ".join(["before the first step"] * self.eval_first + steps + ["at the end"] * self.eval_last) or "never"
+
+    def _evaluated(self) -> str:
+        """What is evaluated, and where nothing is, what would be."""
+        if self._when() != "never" or not self.num_eval_rows:
+            return f"{self.num_eval_rows:,} {self.unit} to evaluate"
+        return f"{self.num_eval_rows:,} {self.unit} that are never evaluated: write eval_strategy, or do_eval: true"
 
     def _chosen(self) -> str:
         asked = "per_device_train_batch_size" not in self.why
@@ -160,7 +176,7 @@ def precision_of(train: TrainConfig) -> Precision:
 def count_steps(train: TrainConfig, steps_per_epoch: int) -> tuple[int, float]:
     """Optimizer steps of the run and the epochs they make."""
     if steps_per_epoch == 0:
-        raise TrainingError(
+        raise RunError(
             "an epoch has no whole step: fewer rows than per_device_train_batch_size x gradient_accumulation_steps x processes; "
             "lower them, or write dataloader_drop_last: false"
         )

@@ -178,7 +178,7 @@ def told_finished(run: Run, plan: Plan, start: Start, settings: str) -> str:
     folder = Path(plan.output_dir)
     evaluates = run.train.do_eval and plan.num_eval_rows
     wanted = ["trainer_state.json", "train_results.json", *["eval_results.json"] * bool(evaluates)]
-    wanted += ["training_loss.png"] * run.track.plot_loss
+    wanted += ["training_loss.png"] * run.track.plot_loss + ["predict_results.json"] * run.train.do_predict
     has_weights = any((folder / name).is_file() for name in _WEIGHTS)
     if start.source is None or start.stale or not has_weights or not all((folder / name).is_file() for name in wanted):
         return ""

@@ -21,10 +21,10 @@ from hone.config.adapter import Adapted
 from hone.config.environment import read_environment
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
-from hone.config.sharding import sharding_of
+from hone.config.sharding import parts_layers, sharding_of
 from hone.data.order import Steps
 from hone.data.sample import Pair
-from hone.errors import CheckpointError, TrainingError
+from hone.errors import CheckpointError, RunError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
@@ -53,6 +53,8 @@ from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
 from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
+from hone.training.predict import FILE as PREDICTED
+from hone.training.predict import Predictions
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
@@ -106,16 +108,16 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     require_means(run, device.device)
     material = gather_material(run)
     if material.objective.has_labels and not material.tokens.trained.any():
-        raise TrainingError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
+        raise RunError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     choice = choose(run, material.objective, material.tokens, device=device.device, world=device.data_world)
     choice = device.gather(choice)[0]  # each process finds other memory free
     run = choice.settle(run)
     steps = lay_steps(run, material, device.data_world)
     plan = draft_plan(run, material, steps, choice, device=device.device, world=device.data_world)
     if start.source is None and (problem := never_learns(run, plan)):
-        raise TrainingError(problem)
+        raise RunError(problem)
     if start.source:
         require_same_run(start.source, plan.fingerprint)
         if finished := device.gather(told_finished(run, plan, start, settings))[0]:
@@ -216,8 +218,9 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         dtype=dtype,
         device=device.device,
         for_training=True,
+        held=device.held,
         activations=activations,
-        fused=run.train.fused_kernels,
+        fused=False if parts_layers(run.parallel) else run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
@@ -343,6 +346,7 @@ def _train(session: Session) -> Outcome:
         return Outcome({}, cause)
     with StopRequest(saying("the run is over and writes its model")):
         metrics = conclude(session, progress, records, measure)
+        metrics |= predict_now(session)
     device.close()
     return Outcome(metrics, 0)
 
@@ -367,15 +371,34 @@ def measure_now(session: Session) -> dict[str, float]:
     return evaluate(policy, material.objective, material.evals, session.device, layout)
 
 
-def evaluate_only(session: Session) -> dict[str, float]:
-    """do_eval without do_train: the figures of the model as it is, written to eval_results.json."""
+def use_only(session: Session) -> dict[str, float]:
+    """do_eval and do_predict without do_train: the figures of the model as it is, written to eval_ and predict_results.json."""
+    folder, metrics = Path(session.plan.output_dir), {}
     with closing(session.feed):
-        metrics = measure_now(session)
-    folder = Path(session.plan.output_dir)
-    if session.device.is_main:
-        with writing(folder):
-            write_metrics(folder, "eval", metrics)
+        if session.run.train.do_eval:
+            metrics = measure_now(session)
+            if session.device.is_main:
+                with writing(folder):
+                    write_metrics(folder, "eval", metrics)
+        metrics |= predict_now(session)
     session.device.close()
+    return metrics
+
+
+def predict_now(session: Session) -> dict[str, float]:
+    """do_predict: the model's answers to the evaluation rows, and their figures in predict_results.json."""
+    run, folder, device = session.run, Path(session.plan.output_dir), session.device
+    if not run.train.do_predict:
+        return {}
+    adapters = vars(run.adapter).get("adapter_name_or_path", ())
+    step = session.keeper.last.name if run.train.do_train and session.keeper.last else ""
+    model = repr((run.model.model_name_or_path, adapters, step, session.plan.fingerprint if run.train.do_train else ""))
+    predictions = Predictions(run, session.material.codec, session.work.policy, device, model=model)
+    with writing(folder / PREDICTED):
+        metrics = predictions.take(session.material.evals)
+        if device.is_main:
+            write_metrics(folder, "predict", metrics)
+    log.info(f"the answers are in {folder / PREDICTED}")
     return metrics
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hone.errors import TrainingError
+from hone.errors import RunError, TrainingError
 from hone.objectives.rewards.case import Case
 
 OURS = ("prompts", "completions", "completion_ids", "answers")
@@ -39,10 +39,10 @@ class RewardFunction:
         self._rest = b""
 
     def start(self) -> None:
-        """Start the process and import the function. Raises TrainingError where it is not there."""
+        """Start the process and import the function. Raises RunError where it is not there."""
         source = self.place.rpartition(":")[0]
         if source.endswith(".py") and not Path(source).expanduser().is_file():
-            raise TrainingError(f"reward_funcs: {self.place}: there is no file {source}; write path/to/file.py:function")
+            raise RunError(f"reward_funcs: {self.place}: there is no file {source}; write path/to/file.py:function")
         path = os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hone.objectives.rewards.worker", self.place],
@@ -54,7 +54,7 @@ class RewardFunction:
         reply = self._reply(START_SECONDS, f"importing {source}")
         if "error" in reply:
             self.close()
-            raise TrainingError(f"reward_funcs: {self.place} cannot be loaded: {reply['error']} (at {reply['at']})")
+            raise RunError(f"reward_funcs: {self.place} cannot be loaded: {reply['error']} (at {reply['at']})")
 
     def __call__(self, cases: Sequence[Case]) -> list[float]:
         """The rewards of the cases, in order.
@@ -117,12 +117,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def arguments_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
-    """The keywords a function is called with. Raises TrainingError where a column has a name of hone's."""
+    """The keywords a function is called with. Raises RunError where a column has a name of hone's."""
     names = dict.fromkeys(name for case in cases for name in case.columns)
     if taken := [name for name in names if name in OURS]:
-        raise TrainingError(
-            f'the data have a column "{taken[0]}", a name under which hone gives reward functions its own; rename it'
-        )
+        raise RunError(f'the data have a column "{taken[0]}", a name under which hone gives reward functions its own; rename it')
     return {
         "prompts": [list(case.prompt) for case in cases],
         "completions": [case.completion for case in cases],

@@ -5,20 +5,16 @@ Does not know tokens, policies or what is made of the scores.
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 from hone import log
 from hone.errors import TrainingError
+from hone.post import Unanswered, post
 
-PIECE = 1 << 16
-"""Bytes that are read at once, so that a server which trickles is noticed."""
 PAUSE = 1.0
 """Seconds before it is asked again; twice as many each time."""
 
@@ -55,29 +51,13 @@ class RewardServer:
         return f"reward_model: the server at {self.url}"
 
     def _ask(self, texts: Sequence[str]) -> bytes:
-        body = json.dumps({"model": "model", "messages": list(texts)}).encode()
-        asked = urllib.request.Request(self.url, body, {"Content-Type": "application/json"}, method="POST")
-        end = time.monotonic() + self._seconds
-        late = f"did not answer within {self._seconds:g} seconds (reward_timeout)"
         try:
-            with urllib.request.urlopen(asked, timeout=self._seconds) as reply:
-                pieces = []
-                while piece := reply.read1(PIECE):
-                    pieces.append(piece)
-                    if time.monotonic() > end:
-                        raise _Again(late)
-                return b"".join(pieces)
-        except urllib.error.HTTPError as problem:
-            said = problem.read(300).decode(errors="replace").strip()
-            told = f"answered {problem.code} {problem.reason}" + (f": {said}" if said else "")
-            if problem.code >= 500:
-                raise _Again(told) from problem
-            raise TrainingError(f"{self._name()} {told}") from problem
-        except TimeoutError as problem:
-            raise _Again(late) from problem
-        except (OSError, http.client.HTTPException) as problem:
-            reason = problem.reason if isinstance(problem, urllib.error.URLError) else problem
-            raise _Again(late if isinstance(reason, TimeoutError) else f"cannot be reached ({reason})") from problem
+            return post(self.url, {"model": "model", "messages": list(texts)}, seconds=self._seconds)
+        except Unanswered as problem:
+            if problem.status is not None and problem.status < 500:
+                raise TrainingError(f"{self._name()} {problem}") from problem
+            late = " (reward_timeout)" if "within" in str(problem) else ""
+            raise _Again(f"{problem}{late}") from problem
 
     def _checked(self, body: bytes, texts: Sequence[str]) -> list[float]:
         wanted = f'{{"scores": [...]}} with a number for each of {len(texts)} texts is wanted'

@@ -60,10 +60,14 @@ class Engine(ABC):
         self.hardware = hardware
         self.accelerator = self.join()
         require_world(self.accelerator)
+        found = self.accelerator.device
+        self.device = torch.device("cpu") if found.type == "cpu" else found  # accelerate numbers CPUs by process
 
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """Meet the other processes. handlers, more: what else accelerate is told."""
         hardware, parallel = self.hardware, self.hardware.parallel
+        # The settings have it. accelerate would wrap by it, and transformers leave the weights of all processes but one empty.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
         group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.ddp_timeout), backend=parallel.ddp_backend)
         AcceleratorState._reset_state(True)  # accelerate keeps it for good: a later run may have another precision or group
         return Accelerator(
@@ -74,6 +78,11 @@ class Engine(ABC):
             project_config=ProjectConfiguration(project_dir=hardware.tracker_folder, logging_dir=hardware.tracker_folder),
             **more,
         )
+
+    @property
+    def held(self) -> torch.device:
+        """Where weights lie from when they are read until `wrap` has them; "meta" where another process reads them."""
+        return self.device
 
     @abstractmethod
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:

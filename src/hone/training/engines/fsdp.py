@@ -10,7 +10,9 @@ are taken under autocast as everywhere; the units' weights are sent in that type
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -29,7 +31,11 @@ from hone.config.sharding import sharding_of
 from hone.errors import CheckpointError, HoneError, TrainingError
 from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
+from hone.training.engines.tensors import split_products
 from hone.training.engines.units import find_units
+
+# The tap gives logits of width 0, a view of the hidden states, which nobody writes into.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FEW = 0.1
@@ -42,9 +48,9 @@ class FsdpEngine(Engine):
     def __init__(self, hardware: Hardware):
         self.sharding = sharding_of(hardware.parallel)
         super().__init__(hardware)
-        self.device = self.accelerator.device
-        self.mesh: DeviceMesh = init_device_mesh(self.device.type, (self.accelerator.num_processes,))
+        self.replicas = hardware.parallel.tensor_parallel_size
         self._waits = False
+        self.mesh, self._together = self._meshes(self.accelerator.num_processes)
 
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """As of every engine, in a group that reduces in host memory too; a single process is a group of one."""
@@ -58,10 +64,37 @@ class FsdpEngine(Engine):
             dist.init_process_group(backend, timeout=timedelta(seconds=parallel.ddp_timeout), **alone)
         return super().join(*handlers, **more)
 
+    def _meshes(self, world: int) -> tuple[DeviceMesh, DeviceMesh | None]:
+        """Of the processes that share weights, and of those that compute a layer together."""
+        kind, inner = self.device.type, self.replicas
+        if world % inner:
+            raise TrainingError(f"tensor_parallel_size: {inner} does not divide the {world} processes; write a number that does")
+        if self.sharding.hybrid:
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+            if inner > 1:
+                raise TrainingError("hybrid_shard does not go with tensor_parallel_size; write full_shard")
+            return init_device_mesh(kind, (world // here, here), mesh_dim_names=("machines", "processes")), None
+        if inner == 1:
+            return init_device_mesh(kind, (world,)), None
+        both = init_device_mesh(kind, (world // inner, inner), mesh_dim_names=("shards", "products"))
+        return both["shards"], both["products"]
+
+    @property
+    def held(self) -> torch.device:
+        """See Engine. Weights go to the device a unit at a time, so that they need not fit there together."""
+        if self.sharding.one_loads and not self.accelerator.is_main_process:
+            return torch.device("meta")
+        return torch.device("cpu")
+
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Shard the module in place, unit by unit, and give the optimizer the shards in place of the weights."""
         before = weight_names(module)
+        read = {name: weight.detach() for name, weight in module.named_parameters()}
+        if self._together is not None:
+            split_products(module, self._together)
         self._spread(module, self.sharding.units)
+        if self.sharding.one_loads:
+            self._send(module, read)
         sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
         self._waits = sum(size for size, learns in sizes if learns) < _FEW * sum(size for size, _ in sizes)
         if self.hardware.precision != "no":
@@ -71,7 +104,28 @@ class FsdpEngine(Engine):
         after = dict(module.named_parameters())
         for group in optimizer.param_groups:
             group["params"] = [after[before[id(weight)]] for weight in group["params"]]
+            if self._together is not None:  # torch steps several weights at once only where they lie on the same processes
+                group.update({key: False for key in ("foreach", "fused") if key in group})
         return module, self.accelerator.prepare_optimizer(optimizer)
+
+    def _send(self, module: nn.Module, read: dict[str, Tensor]) -> None:
+        """Each process's share of what rank 0 has `read`, and all of its buffers, where there were none but shapes."""
+        told = [[(name, tuple(weight.shape), weight.dtype) for name, weight in read.items()]]
+        dist.broadcast_object_list(told, src=0)
+        if differing := set(told[0]) ^ {(name, tuple(weight.shape), weight.dtype) for name, weight in read.items()}:
+            raise TrainingError(
+                f"fsdp: cpu_ram_efficient_loading: {min(map(str, differing))} differs between processes; leave it out"
+            )
+        if not self.accelerator.is_main_process:
+            module.to_empty(device="cpu" if self.sharding.offload else self.device)
+        for name, weight in module.named_parameters():
+            here = read[name] if self.accelerator.is_main_process else torch.empty_like(read[name], device=self.device)
+            self._set(weight, here.to(self.device))
+        for inner in module.modules():
+            for name, buffer in inner._buffers.items():
+                if buffer is not None:
+                    inner._buffers[name] = buffer.to(self.device)
+                    dist.broadcast(inner._buffers[name], src=0)
 
     def share(self, module: nn.Module) -> nn.Module:
         """See Engine. It computes in the type of its weights, as it does elsewhere."""
@@ -83,9 +137,13 @@ class FsdpEngine(Engine):
             raise TrainingError(
                 f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out"
             )
-        for unit in find_units(module, names):
+        units = find_units(module, names)
+        for unit in units:
             self._shard(unit, self.hardware.precision)
         self._shard(module, None)
+        if self.sharding.ahead:
+            for unit, following in itertools.pairwise(units):
+                unit.set_modules_to_forward_prefetch([following])
         left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
         if left or not isinstance(module, FSDPModule):
             raise TrainingError(f"fsdp: {len(left)} weights were not sharded, such as {', '.join(left[:3])}")
@@ -107,11 +165,14 @@ class FsdpEngine(Engine):
     def clip(self, module: nn.Module, max_norm: float) -> Tensor:
         """See Engine."""
         self.accelerator.unscale_gradients()
-        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if max_norm:
-            torch.nn.utils.clip_grads_with_norm_(module.parameters(), max_norm, norm)
+        alike: dict[DeviceMesh, list[nn.Parameter]] = {}
+        for weight in module.parameters():
+            if isinstance(weight.grad, DTensor):
+                alike.setdefault(weight.grad.device_mesh, []).append(weight)
+        norms = [torch.nn.utils.get_total_norm([weight.grad for weight in weights]) for weights in alike.values()]
+        norm = torch.stack([one.full_tensor() for one in norms]).norm()
+        for weights in alike.values() if max_norm else ():
+            torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
         return norm
 
     @contextlib.contextmanager
@@ -139,12 +200,17 @@ class FsdpEngine(Engine):
         for weight in saved_weights(module):
             copy = copies.get(id(weight))
             full = torch.empty(weight.shape, dtype=weight.dtype, device=self.device) if copy is None else copy.to(self.device)
-            self._set(weight, full, source=0)
+            self._set(weight, full)
 
     def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """See Engine."""
         _reshard(module)
         return named(module, saved_weights(module))
+
+    def moments(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """See Engine."""
+        _reshard(module)
+        return super().moments(module, optimizer)
 
     @torch.no_grad()
     def _gathered(self, module: nn.Module) -> dict[int, Tensor]:
@@ -163,14 +229,17 @@ class FsdpEngine(Engine):
         return tensor.detach().to(self.device).full_tensor().cpu()
 
     @torch.no_grad()
-    def _set(self, weight: Tensor, full: Tensor, *, source: int | None) -> None:
-        """Write this process's share of `full` into the weight; source: who has it, None where all do."""
+    def _set(self, weight: Tensor, full: Tensor) -> None:
+        """Write each process's share of rank 0's `full` into the weight; all processes call it, the others with any numbers."""
         assert isinstance(weight, DTensor), "a sharded weight"
-        shares = distribute_tensor(full, weight.device_mesh, weight.placements, src_data_rank=source)
-        weight.to_local().copy_(shares.to_local())
+        full = full.contiguous()
+        if weight.device_mesh.size() < self.accelerator.num_processes:  # each such mesh has a first process of its own
+            dist.broadcast(full, src=0)
+        weight.to_local().copy_(distribute_tensor(full, weight.device_mesh, weight.placements).to_local())
 
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """See Engine."""
+        _reshard(module)
         main = self.accelerator.is_main_process
 
         def whole(_: nn.Parameter, value: Tensor) -> Tensor:
@@ -181,11 +250,12 @@ class FsdpEngine(Engine):
 
     def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
         """See Engine."""
+        _reshard(module)
 
         def share(weight: nn.Parameter, value: Tensor) -> Tensor:
             assert isinstance(weight, DTensor), "a sharded weight"
             full = value.to(self.device)
-            return distribute_tensor(full, weight.device_mesh, weight.placements, src_data_rank=None).to(weight.device)
+            return distribute_tensor(full, weight.device_mesh, weight.placements).to(weight.device)
 
         load_moments(module, optimizer, state, share)
 

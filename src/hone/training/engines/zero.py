@@ -34,7 +34,7 @@ class ZeroEngine(Engine):
         super().__init__(hardware)
         assert hardware.parallel.deepspeed is not None, "ZeRO without DeepSpeed's settings"
         self._zero = zero_of(hardware.parallel.deepspeed)
-        self._deepspeed = _import_deepspeed(on_cpu=self.accelerator.device.type == "cpu")
+        self._deepspeed = _import_deepspeed(on_cpu=self.device.type == "cpu")
         self._engine: Any = None
         self._names: dict[int, str] = {}
         self._groups: list[list[str]] = []
@@ -46,7 +46,7 @@ class ZeroEngine(Engine):
         self._groups = [[self._names[id(weight)] for weight in group["params"]] for group in optimizer.param_groups]
         width = find_causal(module).config.get_text_config().hidden_size
         settings = self._zero.filled(precision=self.hardware.precision, width=width)
-        _join_alone(self.accelerator.device)
+        _join_alone(self.device)
         mover = self._for_cpu(optimizer) if self._zero.forces_cpu_adam else optimizer
         engine = self._deepspeed.initialize(model=module, optimizer=mover, config=settings, dist_init_required=False)[0]
         asked, got = (self._zero.stage, self.accelerator.num_processes), (engine.zero_optimization_stage(), engine.world_size)
@@ -162,7 +162,7 @@ class ZeroEngine(Engine):
                 except Exception as problem:  # it is raised below, on all processes
                     failure = problem
             failures = [failure]
-            torch.distributed.broadcast_object_list(failures, device=self.accelerator.device)
+            torch.distributed.broadcast_object_list(failures, device=self.device)
             if failures[0] is not None:
                 raise failures[0]
             for weight in kept:
@@ -174,11 +174,7 @@ class ZeroEngine(Engine):
         """A whole value, of rank 0, into the shares of all and into what computes."""
         shape = getattr(weight, "ds_shape", weight.shape)
         dtype = torch.float32 if weight.requires_grad else weight.dtype
-        whole = (
-            torch.empty(shape, dtype=dtype, device=self.accelerator.device)
-            if value is None
-            else value.to(self.accelerator.device, dtype)
-        )
+        whole = torch.empty(shape, dtype=dtype, device=self.device) if value is None else value.to(self.device, dtype)
         torch.distributed.broadcast(whole, 0)
         if weight.requires_grad:
             self._deepspeed.utils.safe_set_full_fp32_param(weight, whole)
@@ -219,7 +215,7 @@ class ZeroEngine(Engine):
         self._link_moments()
         for weight in self._learning(module):
             for key in keys:
-                value = moments[self._names[id(weight)]][key].to(self.accelerator.device, torch.float32)
+                value = moments[self._names[id(weight)]][key].to(self.device, torch.float32)
                 self._deepspeed.utils.safe_set_full_optimizer_state(weight, value, key)
 
     def _link_moments(self) -> None:

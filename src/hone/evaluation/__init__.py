@@ -1,0 +1,1 @@
+"""How good answers are, by rules that need no model."""
