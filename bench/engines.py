@@ -248,17 +248,16 @@ def main() -> None:
         compare(asked, base, place)
 
 
+def goes(engine: str, method: str) -> bool:
+    """Whether hone takes the two together, with what is installed here."""
+    here = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine]
+    return here and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+
+
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:
     """Train every cell and print a line of each."""
-    wanted = [
-        (engine, method, precision)
-        for engine in ENGINES
-        for method in METHODS
-        for precision in PRECISIONS
-        if re.search(asked.only, f"{engine}/{method}/{precision}")
-        and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
-        and (HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine])
-    ]
+    every = ((engine, method, precision) for engine in ENGINES for method in METHODS for precision in PRECISIONS)
+    wanted = [cell for cell in every if re.search(asked.only, "/".join(cell)) and goes(*cell[:2])]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")
         for _, method, precision in wanted

@@ -26,7 +26,7 @@ OWN = {"hone", "tests"} | {
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind", "deepspeed", "ray"}
+STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray"}
 """Extras that `make install` leaves out: the tests replace their packages, or are left out, and say so, without them."""
 
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}

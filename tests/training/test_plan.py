@@ -46,6 +46,13 @@ def test_precision_is_what_was_asked():
     ]
 
 
+def test_a_time_is_told_as_a_span_of_two_digits():
+    assert plan.in_words(0.4) == "0.36 to 0.68 seconds"
+    assert plan.in_words(100) == "90 to 170 seconds"
+    assert plan.in_words(600) == "9 to 17 minutes"
+    assert plan.in_words(36_000) == "9 to 17 hours" and plan.in_words(3_600_000) == "900 to 1,700 hours"
+
+
 def said(**variables: str) -> Environment:
     return read_environment(variables)[0]
 

@@ -220,6 +220,13 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    if verb == "export" and settings["gguf_type"].startswith("iq") and not settings["export_quantization_dataset"]:
+        yield (
+            "export_quantization_dataset",
+            f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
+        )
+    if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
+        yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     pairs = [pair.partition("=") for pair in settings["api_adapters"]]
     if wrong := next((name + sign + place for name, sign, place in pairs if not name.strip() or not place.strip()), None):
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"

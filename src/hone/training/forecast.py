@@ -48,6 +48,8 @@ _DRAWN = 3
 """Rows of logits, in fp32, that drawing the next token of an answer holds: as they came, mapped, and sorted or summed up."""
 _UPDATE_BYTES = 28
 """That Adam reads and writes a trained weight in fp32."""
+_UPDATE_OPERATIONS = 6
+"""Of each tensor that learns, in a step: its norm, its scaling, its update, its gradient kept and let go."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def forecast(
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
     seconds *= run.train.gradient_accumulation_steps
-    seconds += weights.num_trained * _UPDATE_BYTES / speed_of(device, _TYPES[precision]).bytes
+    speed = speed_of(device, _TYPES[precision])
+    seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None)
 
 
@@ -127,6 +130,7 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         frozen=int(num_frozen * a_weight) if quantization else sum(one.numel() * one.element_size() for one in frozen),
         trained=sum(sizes),
         largest=max(sizes),
+        tensors=len(sizes),
         states=state_bytes(run.optimizer.kind, trained),
         beside=run.adapter.kind in ("lora", "oft"),
         expanded=max(linear) * base.itemsize if quantization else 0,
