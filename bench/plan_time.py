@@ -31,7 +31,6 @@ CASES: dict[str, tuple[str, str, str, str, int]] = {  # model, method, what is k
     "large llama, lora, bf16": ("llama-large", "lora", "kept", "bf16", 2),
     "large llama, lora, bf16, recomputed": ("llama-large", "lora", "full", "bf16", 2),
     "large qwen3, freeze, bf16": ("qwen3-large", "freeze", "kept", "bf16", 2),
-    "large gemma2, lora, bf16, selective": ("gemma2-large", "lora", "selective", "bf16", 2),
     "large llama, full, fp32": ("llama-large", "full", "kept", "fp32", 2),
     "large llama, full, bf16, recomputed": ("llama-large", "full", "full", "bf16", 2),
 }

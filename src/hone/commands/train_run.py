@@ -20,7 +20,7 @@ def run_training(run: Run, environment: Environment, arguments: list[str]) -> in
     if run.parallel.use_ray and not environment.launched:
         return launch_on_ray(run.parallel, ["train", *arguments], use_cpu=run.train.use_cpu)
     if wants_launch(environment, use_cpu=run.train.use_cpu):
-        return launch(environment, ["train", *arguments])
+        return launch(environment, ["train", *arguments], join_timeout=run.parallel.join_timeout)
     try:
         session = prepare(run, settings=to_yaml(run))
         code = _carried_out(run, session)

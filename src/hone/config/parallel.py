@@ -22,6 +22,14 @@ class ParallelConfig(Section):
         gt=0,
         level="advanced",
     )
+    join_timeout: int = knob(
+        60,
+        "Time that processes and machines wait for each other at the start. Then the run ends and names who did not come, "
+        "or who does not answer. Raise it where machines start far apart, as pods that are still fetching their image do.",
+        unit="seconds",
+        gt=0,
+        level="advanced",
+    )
     ddp_backend: str | None = knob(
         None,
         "Library that moves gradients between processes. Left out, nccl on GPUs and gloo on CPUs.",
