@@ -109,14 +109,18 @@ def _joined(parallel: ParallelConfig) -> Any:
     except ImportError as problem:
         raise MissingExtra("ray", "ray", "use_ray") from problem
     settings = {"logging_level": "error", "log_to_driver": False, **parallel.ray_init_kwargs}
-    named = "address" in settings or "RAY_ADDRESS" in os.environ
     try:
-        ray.init(**({} if named else {"include_dashboard": False}), **settings)
+        ray.init(**({} if _is_named(parallel) else {"include_dashboard": False}), **settings)
     except (ConnectionError, OSError, RuntimeError, TypeError, ValueError) as problem:
         raise TrainingError(
             f"use_ray: no cluster could be joined or started (ray_init_kwargs, RAY_ADDRESS): {problem}"
         ) from problem
     return ray
+
+
+def _is_named(parallel: ParallelConfig) -> bool:
+    """Whether the cluster stands already, and may grow; one of this machine alone has what it has."""
+    return "address" in parallel.ray_init_kwargs or "RAY_ADDRESS" in os.environ
 
 
 def _placed(ray: Any, parallel: ParallelConfig, *, use_cpu: bool) -> list[Any]:
@@ -125,7 +129,7 @@ def _placed(ray: Any, parallel: ParallelConfig, *, use_cpu: bool) -> list[Any]:
     bundles = [dict(share) for _ in range(parallel.ray_num_workers)]
     group = ray.util.placement_group(bundles, strategy=parallel.placement_strategy)
     try:
-        ray.get(group.ready(), timeout=parallel.ddp_timeout if _grows(ray, bundles) else 60)
+        ray.get(group.ready(), timeout=parallel.ddp_timeout if _grows(ray, bundles) else 60 if _is_named(parallel) else 1)
     except ray.exceptions.GetTimeoutError as problem:
         has = ", ".join(
             f"{name} {number:g}" for name, number in sorted(ray.cluster_resources().items()) if name in {*share, "CPU"}
