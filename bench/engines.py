@@ -9,9 +9,11 @@ whether plain transformers and peft read what was written, and compute with it w
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import sys
@@ -21,6 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+CPU = {"device": "cpu", "pin_memory": False}
+
+
+def zero(stage: int, **more: Any) -> dict[str, Any]:
+    """DeepSpeed's settings of a stage; such cells are left out where it is not installed."""
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **more}}}
+
 
 ENGINES: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -34,6 +45,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "tensor parallel": {"tensor_parallel_size": 2},
     "tensor, shards": {"tensor_parallel_size": 2, "fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
     "fsdp, async": {"fsdp": "true", "save_async": True},
+    "zero 1": zero(1),
+    "zero 2": zero(2),
+    "zero 2, offload": zero(2, offload_optimizer=CPU),
+    "zero 3": zero(3),
+    "zero 3, recomputed": {**zero(3), "gradient_checkpointing": True},
+    "zero 3, offload": zero(3, offload_optimizer=CPU, offload_param=CPU),
 }
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"finetuning_type": "full"},
@@ -145,6 +162,13 @@ def train(cells: list[Cell], base: dict[str, Any], place: Path) -> None:
         raise SystemExit("\n".join(log.read_text()[-6000:] for log in logs))
 
 
+def together(cells: list[Cell]) -> list[list[Cell]]:
+    """Cells that may be trained in the same processes: DeepSpeed keeps the first run's group of processes for good."""
+    apart = [[cell] for cell in cells if "deepspeed" in ENGINES[cell.engine]]
+    rest = [cell for cell in cells if "deepspeed" not in ENGINES[cell.engine]]
+    return [*apart, *([rest] if rest else [])]
+
+
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on: one a run, as the last run's may still be closing."""
     probes = [socket.socket() for _ in range(count)]
@@ -215,7 +239,7 @@ def largest(left: dict[Any, Any], right: dict[Any, Any], keys: Iterator[Any] | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="part of engine/method/precision")
+    parser.add_argument("--only", default="", help="a pattern of engine/method/precision, such as zero.*/lora")
     parser.add_argument("--worlds", nargs="*", type=int, default=[2])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -225,14 +249,15 @@ def main() -> None:
 
 
 def goes(engine: str, method: str) -> bool:
-    """Whether hone takes the two together."""
-    return not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+    """Whether hone takes the two together, with what is installed here."""
+    here = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine]
+    return here and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
 
 
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:
     """Train every cell and print a line of each."""
     every = ((engine, method, precision) for engine in ENGINES for method in METHODS for precision in PRECISIONS)
-    wanted = [cell for cell in every if asked.only in "/".join(cell) and goes(*cell[:2])]
+    wanted = [cell for cell in every if re.search(asked.only, "/".join(cell)) and goes(*cell[:2])]
     alone = {
         (method, precision): Cell("one", method, precision, 1, place / f"one-{method}-{precision}")
         for _, method, precision in wanted
@@ -247,7 +272,8 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             cells.append(Cell(engine, method, precision, world, place / name))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
-        train([*cells, *(cell for cell in resumed if cell.world == world)], base, place)
+        for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
+            train(some, base, place)
         train([cell for cell in resumed if cell.world == 1], base, place)
         for number, cell in enumerate(cells):
             one = alone[cell.method, cell.precision]

@@ -26,7 +26,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "log": (0, 60, ("errors",)),
     "table": (0, 80, ("errors",)),
     "post": (0, 60, ()),
-    "config": (1, 4600, ()),
+    "config": (1, 5000, ()),
     "kernels": (1, 2250, ()),
     "chat": (2, 5050, ()),
     "models": (2, 3580, ()),
@@ -72,6 +72,8 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "transformers": "models inference export commands/env",
     "accelerate": "training/device training/engines/base training/engines/ddp training/engines/fsdp commands/env",
     "peft": "adapters inference commands/env",
+    "deepspeed": "training/engines/zero",
+    "ray": "training/ray_cluster",
     "fastapi": "serving/web",
     "starlette": "serving/web",
     "uvicorn": "serving/web",
@@ -87,6 +89,8 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "models/hubs": ("modelscope", "openmind_hub"),
     "models/llamacpp_child": ("llama_cpp",),
     "optim/bnb": ("bitsandbytes",),
+    "training/engines/zero": ("deepspeed",),
+    "training/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),
 }
 DRAWERS = ("util", "utils", "misc", "helper", "helpers", "manager", "common", "shared")

@@ -27,8 +27,8 @@ OWN = {"hone", "tests"} | {
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind", "gguf"}
-"""Extras that `make install` leaves out: the tests replace their packages, or skip where what is built for minutes is missing."""
+STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray"}
+"""Extras that `make install` leaves out, as they are large or built for minutes: their tests say what is missing, and are left out."""
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
 """A tracker; what comes with a build of torch for GPUs; peers, in environments of their own where somebody wants them."""
 

@@ -176,7 +176,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"infer_backend": "vllm"}, "infer_backend", "write infer_backend: huggingface"),
         ({"quantization_method": "hqq"}, "quantization_method", "HQQ"),
         ({"quantization_bit": "3"}, "quantization_bit", "write quantization_bit: 4"),
-        ({"deepspeed": "ds.json"}, "deepspeed", "DeepSpeed is not in this version; leave it out"),
+        ({"deepspeed": "ds.json"}, "deepspeed", "ds.json cannot be read: No such file or directory; name DeepSpeed's JSON file"),
         ({"galore_rank": "2"}, "galore_rank", "not in this version"),
         ({"image_resolution": "10"}, "image_resolution", "images"),
         ({"use_fast_tokenizer": "false"}, "use_fast_tokenizer", "leave it out"),
@@ -245,10 +245,10 @@ def test_unknown_keys_become_notes_where_the_environment_allows(monkeypatch: pyt
 
 
 def test_what_the_environment_asks_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("USE_RAY", "1")
+    monkeypatch.setenv("USE_MCA", "1")
     monkeypatch.setenv("NNODES", "two")
     found = {mistake.key: mistake for mistake in mistakes_of(words())}
-    assert "unset it" in found["USE_RAY"].message and found["NNODES"].message == 'saw "two", wanted a whole number'
+    assert "unset it" in found["USE_MCA"].message and found["NNODES"].message == 'saw "two", wanted a whole number'
     assert found["NNODES"].where == "environment"
 
 

@@ -15,6 +15,8 @@ BASE = "model_name_or_path=m output_dir=o dataset=d,e"
 
 BROKEN = [  # settings, key of the only mistake, a part of its message
     ("per_device_train_batch_size=auto", "per_device_train_batch_size", "such as gradient_accumulation_steps: 16"),
+    ('deepspeed={"zero_optimization":{"stage":1}} ddp_bucket_cap_mb=5', "ddp_bucket_cap_mb", "write reduce_bucket_size"),
+    ("ray_num_workers=2", "ray_num_workers", "without use_ray: true"),
     ("finetuning_type=full lora_rank=4", "lora_rank", "write finetuning_type: lora"),
     ("finetuning_type=full adapter_name_or_path=a", "adapter_name_or_path", "write finetuning_type: lora"),
     ("oft_block_size=16", "oft_block_size", "write finetuning_type: oft"),

@@ -11,12 +11,15 @@ from hone.config.environment import Environment
 from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
+from hone.training.ray_cluster import launch_on_ray
 from hone.training.session import Session, carry_out, prepare, use_only
 from hone.training.signals import SIGNALS
 
 
 def run_training(run: Run, environment: Environment, arguments: list[str]) -> int:
     """Train, here or in processes that are started with `arguments`; the code is that of `hone train`."""
+    if run.parallel.use_ray and not environment.launched:
+        return launch_on_ray(run.parallel, ["train", *arguments], use_cpu=run.train.use_cpu)
     if wants_launch(environment, use_cpu=run.train.use_cpu):
         return _told(run, launch(environment, ["train", *arguments], join_timeout=run.parallel.join_timeout))
     try:

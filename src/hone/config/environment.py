@@ -14,7 +14,6 @@ from hone.config.cluster import Cluster, recognised
 from hone.errors import ConfigError, Mistake
 
 REFUSED = {
-    "USE_RAY": "Ray is not in this version; unset it: `hone train` starts one process a GPU by itself",
     "USE_KT": "KTransformers is not in this version; unset it",
     "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP",
     "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP",
@@ -52,6 +51,7 @@ class Environment:
     tune_torch: bool
     launched: bool
     restarts_left: int
+    use_ray: bool
     cluster: Cluster
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
@@ -146,6 +146,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         launched="TORCHELASTIC_RUN_ID" in said or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= said.keys(),
         restarts_left=(number("TORCHELASTIC_MAX_RESTARTS") or 0) - (number("TORCHELASTIC_RESTART_COUNT") or 0),
         cluster=cluster,
+        use_ray=is_true(variables.get("USE_RAY", "")),
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
         sharding=_of_accelerate(variables) if is_true(variables.get("ACCELERATE_USE_FSDP", "")) else None,

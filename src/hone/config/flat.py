@@ -6,7 +6,7 @@ Does not know what a setting does; the rules between settings stand in `rules`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -20,6 +20,7 @@ from hone.config.rules import broken_rules, notes_of
 from hone.config.run import Run
 from hone.config.settings import Given, Settings
 from hone.config.source import Item, Value, read_file
+from hone.config.zero import opened
 from hone.errors import ConfigError, Mistake
 from hone.table import nearest
 
@@ -61,6 +62,9 @@ def read(arguments: list[str], verb: str) -> Loaded:
     file_settings = alone.settings()
     settings = reading.settings()
     _fill_in(settings, verb)
+    _open_deepspeed(settings, reading)
+    if environment.use_ray and verb == "train":
+        settings.given.setdefault("use_ray", Given(True, "environment", "USE_RAY", 0))
     sharded = Sharded(settings)
     sharded.take(environment.sharding)
     reading.mistakes += sharded.mistakes
@@ -91,6 +95,19 @@ def _fill_in(settings: Settings, verb: str) -> None:
             settings.given["resize_vocab"] = Given(True, settings.where(key), key, 0)
     for key, value in DEFAULTS_OF_STAGE.get(settings["stage"], {}).items():
         settings.given.setdefault(key, Given(value, f"stage: {settings['stage']}", key, 0))
+
+
+def _open_deepspeed(settings: Settings, reading: _Reading) -> None:
+    """What stands in DeepSpeed's file becomes a part of the settings, so that the run's own copy of them says everything."""
+    given = settings.given.get("deepspeed")
+    if given is None or not given.value:
+        return
+    try:
+        settings.given["deepspeed"] = replace(given, value=opened(given.value))
+    except ValueError as problem:
+        del settings.given["deepspeed"]
+        reading.unfit.add("deepspeed")
+        reading.mistakes.append(Mistake(given.where, given.written, str(problem)))
 
 
 @dataclass(frozen=True)

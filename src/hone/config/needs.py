@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hone.config.knobs import KINDS, OWN_ANSWERS, knobs
 from hone.config.settings import Settings
+from hone.config.zero import stage_of
 
 Finding = tuple[str, str]  # key, message
 
@@ -207,6 +208,16 @@ NEEDS = (
         ("reward_timeout",),
         lambda s: s["stage"] != "ppo" or s["reward_model_type"] == "api",
         "without reward_model_type: api; write that, or remove it",
+    ),
+    Need(
+        ("ddp_find_unused_parameters", "ddp_bucket_cap_mb"),
+        lambda s: not stage_of(s["deepspeed"]),
+        "with ZeRO stages 1 to 3 (deepspeed); remove it, or write reduce_bucket_size in DeepSpeed's file",
+    ),
+    Need(
+        ("ray_num_workers", "ray_init_kwargs", "placement_strategy", "resources_per_worker"),
+        lambda s: s["use_ray"],
+        "without use_ray: true (or the environment variable USE_RAY=1); write that, or remove it",
     ),
     Need(("length_penalty",), lambda s: s["num_beams"] > 1, "without num_beams above 1; write that, or remove it"),
     Need(

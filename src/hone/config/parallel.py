@@ -5,9 +5,10 @@ Does not know how many there are: the launcher does.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hone.config.section import Section, knob
+from hone.config.zero import stage_of
 
 
 class ParallelConfig(Section):
@@ -89,9 +90,39 @@ class ParallelConfig(Section):
         level="advanced",
     )
 
+    deepspeed: str | dict[str, Any] | None = knob(
+        None,
+        "DeepSpeed's JSON file, or what stands in it. ZeRO shares out moments (stage 1), gradients (2) and weights (3) over the "
+        "processes, so that larger models fit, and can hold them in host memory. Its fields are listed in docs/scaling.md; auto "
+        "takes this file's own value.",
+        example="ds_z3_config.json",
+    )
+    use_ray: bool = knob(
+        False,
+        "Starts the processes on a Ray cluster: the one that RAY_ADDRESS or ray_init_kwargs names, or one of this machine alone. "
+        "The environment variable USE_RAY says the same.",
+    )
+    ray_num_workers: int = knob(1, "Processes on the Ray cluster, one a GPU.", unit="processes", gt=0, example="8")
+    ray_init_kwargs: dict[str, Any] = knob(
+        {}, "What ray.init is given, as a mapping.", level="advanced", example='{address: "auto"}'
+    )
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = knob(
+        "PACK",
+        "Whether Ray puts the processes on few machines (PACK) or on many (SPREAD); the strict ones wait until they can.",
+        level="advanced",
+    )
+    resources_per_worker: dict[str, float] = knob(
+        {},
+        "What Ray sets aside for each process, as a mapping; left out, one CPU, and one GPU unless use_cpu is on.",
+        level="advanced",
+        example="{GPU: 1, CPU: 8}",
+    )
+
     @property
     def engine(self) -> str:
         """Which way of spreading a model over processes the settings ask for."""
+        if stage_of(self.deepspeed):
+            return "zero"
         if self.tensor_parallel_size > 1:
             return "fsdp"  # what is left of the processes shares weights
         return "fsdp" if self.fsdp and self.fsdp[0].lower() not in ("false", "no", "off", "n", "0") else "ddp"

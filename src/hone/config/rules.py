@@ -12,6 +12,7 @@ from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_a
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
 from hone.config.sharding_rules import of_sharding
+from hone.config.zero_fields import notes_of_deepspeed, of_deepspeed
 from hone.errors import Mistake
 
 SUM_TOLERANCE = 1e-6
@@ -35,6 +36,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *of_reward_model(settings),
         *of_drawing(settings),
         *_of_preference(settings),
+        *of_deepspeed(settings),
         *of_sharding(settings),
         *_missing(settings, verb),
     ]
@@ -55,6 +57,7 @@ def notes_of(settings: Settings, alone: Settings) -> list[str]:
     """Lines about keys that are right and yet change nothing in this run; `alone` as for broken_rules."""
     aside = set_aside(settings, alone)
     notes = [f"{key} {message}" for key, message in dict(idle(settings)).items() if key in aside]
+    notes += notes_of_deepspeed(settings)
     if settings["max_steps"] > 0 and settings.asks("num_train_epochs"):
         notes.append("num_train_epochs has nothing to do here: max_steps says how long the run is")
     if not settings["report_to"]:

@@ -58,7 +58,7 @@ class _Row:
 def compare(policy: Policy) -> SelfTest:
     """Run the sequences through `policy`, which is in evaluation mode, on the device where the model's embeddings are."""
     weight = policy.causal.get_input_embeddings().weight
-    tolerance, rows = _tolerance(weight), _rows(weight.shape[0], weight.device)
+    tolerance, rows = _tolerance(weight), _rows(_num_ids(policy), weight.device)
     apart_T = torch.cat([_numbers(policy, row) for row in rows])
     why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
     if difference > tolerance:
@@ -94,7 +94,7 @@ def sharing_differs(policy: Policy) -> str:
     The first is tried in another place and beside other words too, which must change nothing.
     """
     weight = policy.causal.get_input_embeddings().weight
-    first, second = (row.ids_BT[0] for row in _rows(weight.shape[0], weight.device))
+    first, second = (row.ids_BT[0] for row in _rows(_num_ids(policy), weight.device))
     beginning, tail = first[:4], first[4:]
     alone = [_row(torch.cat([beginning, one]), number=1, given=len(beginning)) for one in (tail, second)]
     apart_N = torch.cat([_learned(policy, row) for row in alone])
@@ -137,6 +137,11 @@ def _leak(policy: Policy, rows: list[_Row], packed_T: Tensor) -> float:
     swapped_T = _numbers(policy, _packed([other, second]))
     start = first.ids_BT.shape[1]
     return float((swapped_T[start:] - packed_T[start:]).abs().max())
+
+
+def _num_ids(policy: Policy) -> int:
+    """As the config says: the embeddings themselves have no rows where they lie in shares until they are used."""
+    return policy.causal.config.get_text_config().vocab_size
 
 
 def _rows(num_ids: int, device: torch.device) -> list[_Row]:

@@ -28,7 +28,11 @@ Precision = Literal["no", "bf16", "fp16"]
 
 ENGINES = Table(
     "engine",
-    {"ddp": "hone.training.engines.ddp:DdpEngine", "fsdp": "hone.training.engines.fsdp:FsdpEngine"},
+    {
+        "ddp": "hone.training.engines.ddp:DdpEngine",
+        "fsdp": "hone.training.engines.fsdp:FsdpEngine",
+        "zero": "hone.training.engines.zero:ZeroEngine",
+    },
     error=TrainingError,
 )
 

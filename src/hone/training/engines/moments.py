@@ -53,17 +53,23 @@ def load_moments(
     names = weight_names(module)
     weights = list(_weights(optimizer))
     mine = [names[id(weight)] for weight in weights]
-    state = state if MOMENTS in state else _named(state, mine)
-    saved = [name for group in state[GROUPS] for name in group["params"]]
-    if set(saved) != set(mine):
-        only = sorted(set(saved) ^ set(mine))
-        raise CheckpointError(f"the optimizer's state is of other weights than those that learn now, such as {only[0]}")
+    state = state_of(mine, state)
     entries = {
         number: {key: _changed(weight, value, change) for key, value in state[MOMENTS][name].items()}
         for number, (name, weight) in enumerate(zip(mine, weights, strict=True))
         if name in state[MOMENTS]
     }
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def state_of(mine: list[str], state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state by name, of any version; CheckpointError where it is of other weights than `mine`, in their order."""
+    state = state if MOMENTS in state else _named(state, mine)
+    saved = [name for group in state[GROUPS] for name in group["params"]]
+    if set(saved) != set(mine):
+        only = sorted(set(saved) ^ set(mine))
+        raise CheckpointError(f"the optimizer's state is of other weights than those that learn now, such as {only[0]}")
+    return state
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
