@@ -91,14 +91,16 @@ def valid(knob: Knob) -> st.SearchStrategy[Any]:
         return st.lists(next((kind for word, kind in numbers.items() if word in str(knob.annotation)), names), max_size=3)
     if isinstance(knob.default, bool) or "bool" in str(knob.annotation):
         return st.booleans()
+    if "dict[str, float]" in str(knob.annotation):
+        return st.dictionaries(names, st.floats(0, 99), max_size=2)
+    if "dict" in str(knob.annotation):
+        return st.dictionaries(names, st.one_of(st.integers(), st.booleans(), names), max_size=2)
     if "float" in str(knob.annotation):
         return st.floats(
             low, high, allow_nan=False, allow_infinity=False, exclude_max=knob.highest is not None and not knob.highest[1]
         )
     if "int" in str(knob.annotation):
         return st.integers(None if low is None else int(low), None if high is None else int(high))
-    if "dict" in str(knob.annotation):
-        return st.dictionaries(names, st.one_of(st.integers(), st.booleans(), names), max_size=2)
     return names
 
 
