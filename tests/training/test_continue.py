@@ -300,7 +300,10 @@ def test_a_step_without_a_trained_token_names_its_rows():
 
     batch = SimpleNamespace(known=SimpleNamespace(rows=[3], num_tokens=4))
     work = SimpleNamespace(
-        device=Alone(), objective=SimpleNamespace(count=lambda batch: 0), name_rows=lambda rows: f"rows {rows}"
+        device=Alone(),
+        objective=SimpleNamespace(count=lambda batch: 0),
+        name_rows=lambda rows: f"rows {rows}",
+        portions=SimpleNamespace(doubts=lambda batches: False),
     )
     with pytest.raises(TrainingError, match=r"nothing to learn from.*Its rows: rows \[3\]\."):
         loop.take_step(work, [MicroBatch(batch, True)])
@@ -383,7 +386,8 @@ def test_a_stop_while_the_model_is_written_leaves_the_model(tiny_run, tmp_path, 
 def test_an_overflow_that_does_not_end_stops_the_run(monkeypatch):
     result = StepResult(1.0, math.inf, 0.1, 1, 1, 1, stop=False, skipped=True)
     monkeypatch.setattr(loop, "take_step", lambda *args, **kwargs: result)
-    work = SimpleNamespace(policy=SimpleNamespace(module=torch.nn.Linear(1, 1)))
+    portions = SimpleNamespace(forget=lambda: None)
+    work = SimpleNamespace(policy=SimpleNamespace(module=torch.nn.Linear(1, 1)), portions=portions)
     progress, observer = Progress(), SimpleNamespace(stepped=lambda *_: False)
     with pytest.raises(TrainingError, match="fp16: the gradient overflowed in 41 steps"):
         loop.fit(work, [[]] * 100, progress, observer, lambda: False)

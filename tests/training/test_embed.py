@@ -142,7 +142,7 @@ def test_texts_are_cut_each_by_itself_and_bad_rows_are_told(embed_run, tmp_path,
     [
         ({"dataset": "rows"}, 2, 'data set "rows" does not say which text answers a query'),
         ({"template": "qwen"}, 2, "has no effect with stage: embed"),
-        ({"dataset": "bare", "per_device_train_batch_size": 1}, 1, "there are none; raise it, or name a column of negatives"),
+        ({"dataset": "bare", "per_device_train_batch_size": 1}, 2, "there are none; raise it, or name a column of negatives"),
         ({"matryoshka_dims": "8,16", "matryoshka_weights": "1"}, 2, "saw 1 for 2 widths in matryoshka_dims"),
     ],
 )
