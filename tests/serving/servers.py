@@ -17,7 +17,7 @@ from hone.inference.base import Answer, Delta, Request
 from hone.inference.hearing import Hearing
 from hone.serving.app import build_app
 from hone.serving.asked import Terms
-from hone.serving.routes import Served
+from hone.serving.desk import Served
 from hone.serving.server import open_socket, serve
 
 NAME = "tiny"

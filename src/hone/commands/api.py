@@ -11,7 +11,7 @@ from hone.config import Run, load
 from hone.config.environment import read_api_environment
 from hone.serving.app import build_app
 from hone.serving.asked import Terms
-from hone.serving.routes import Served, Vectors
+from hone.serving.desk import Served, Vectors
 from hone.serving.server import open_socket, serve
 from hone.table import Table
 
