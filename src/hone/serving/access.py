@@ -34,7 +34,7 @@ def is_loopback(host: str) -> bool:
 class Pages:
     """Pages for a browser, which brings no header of ours: whoever has signed in with the key gets `ticket` as a cookie.
 
-    root: the path that they are under; entry: where one signs in. The cookie opens nothing else.
+    root: the path that they are under; entry: where one signs in, and "/" leads to them. The cookie opens nothing else.
     """
 
     root: str
@@ -45,6 +45,10 @@ class Pages:
     def hold(self, path: str) -> bool:
         """Whether the path is one of theirs."""
         return path == self.root or path.startswith(f"{self.root}/")
+
+    def lead_in(self, path: str) -> bool:
+        """Whether the path is on the way to them, which needs no ticket."""
+        return path in ("/", self.entry)
 
     def let_in(self, headers: dict[bytes, bytes]) -> bool:
         """Whether a browser brings the ticket."""
@@ -88,7 +92,7 @@ class Access:
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path, pages = _path(scope), self._pages
-        of_pages = pages is not None and (pages.hold(path) or path == pages.entry)
+        of_pages = pages is not None and (pages.hold(path) or pages.lead_in(path))
         if of_pages and b"origin" in headers and _address(headers[b"origin"]) != headers.get(b"host", b""):
             raise Refusal(403, "pages of other addresses may not use this one", code="origin_not_allowed")
         if not self._key:
@@ -98,7 +102,7 @@ class Access:
                 told = f"this server answers to 127.0.0.1 and localhost, not to {name[:80]!r}; with API_KEY set, to any name"
                 raise Refusal(403, told, code="host_not_allowed")
         elif of_pages:
-            if path != pages.entry and not pages.let_in(headers):
+            if pages.hold(path) and not pages.let_in(headers):
                 raise Refusal(401, f"sign in at {pages.entry}", code="invalid_api_key")
         elif path not in OPEN:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")

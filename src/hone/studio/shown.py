@@ -1,0 +1,97 @@
+"""What was said, on the page: questions, and answers as they grow with thoughts and calls folded.
+
+Does not know where an answer comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from hone.studio.pieces import Piece
+from hone.studio.web import ui
+
+
+def show_question(text: str, label: str = "") -> ui.element:
+    """The user's words, or what a function gave back, with what they are."""
+    with ui.column().classes("self-end items-end gap-0 max-w-[85%]") as shown:
+        if label:
+            ui.label(label).classes("note")
+        ui.label(text).classes("said").mark("said")
+    return shown
+
+
+class ShownAnswer:
+    """`show(pieces)` as often as there is something new, `close(note)` at the end."""
+
+    def __init__(self) -> None:
+        with ui.column().classes("answer w-full gap-2").mark("answer") as self._column:
+            self._pieces = ui.column().classes("w-full gap-2")
+            self._wait = ui.spinner("dots", size="1.6rem")
+            self._note = ui.label().classes("note").mark("note")
+        self._shown: list[_Shown] = []
+
+    def show(self, pieces: Sequence[Piece]) -> None:
+        """The pieces as they are now."""
+        with self._pieces:
+            self._shown += [_Shown(piece) for piece in pieces[len(self._shown) :]]
+        for one in self._shown:
+            one.update()
+
+    def close(self, note: str) -> None:
+        """It grows no more."""
+        for one in self._shown:
+            one.close()
+        self._wait.delete()
+        self._note.text = note
+
+    def remove(self) -> None:
+        """Take it from the page."""
+        self._column.delete()
+
+
+class _Shown:
+    """One piece: words as Markdown, the others behind a line that opens them."""
+
+    def __init__(self, piece: Piece):
+        self._piece, self._last = piece, ("", False)
+        if piece.kind == "text":
+            self._body = ui.markdown().classes("w-full").mark("text")
+            return
+        icon = {"thought": "psychology", "call": "build", "broken": "warning"}[piece.kind]
+        with ui.expansion(icon=icon).classes("fold w-full").props("dense").mark(piece.kind) as self._fold:
+            self._body = ui.label().classes("told q-pa-sm")
+
+    def update(self) -> None:
+        """As it is now; nothing is sent where nothing changed."""
+        piece = self._piece
+        if self._last == (piece.text, piece.done):
+            return
+        self._last = (piece.text, piece.done)
+        if piece.kind == "text":
+            self._body.content = piece.text
+            return
+        self._fold.text = _title(piece)
+        self._fold.set_visibility(bool(piece.text or piece.name))
+        self._body.text = _laid_out(piece.text) if piece.kind == "call" and piece.done else piece.text
+
+    def close(self) -> None:
+        """It grows no more."""
+        self._piece.done = True
+        self.update()
+
+
+def _title(piece: Piece) -> str:
+    if piece.kind == "thought":
+        return "Thought" if piece.done else "Thinking ..."
+    if piece.kind == "call":
+        return f"Calls {piece.name}" if piece.done else f"Calls {piece.name} ..."
+    return "A call that cannot be read"
+
+
+def _laid_out(text: str) -> str:
+    """JSON with a line a value; a call that was stopped is none."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except json.JSONDecodeError:
+        return text
