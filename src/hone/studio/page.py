@@ -6,26 +6,23 @@ Does not know the model, nor who may open it.
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
 from contextlib import aclosing
 
 from hone import log
-from hone.chat.events import Event
 from hone.chat.reading import message_of
 from hone.errors import HoneError
 from hone.inference.base import Answer
 from hone.serving.desk import Desk
 from hone.serving.web import FastAPI
 from hone.studio.panel import build_panel
-from hone.studio.pieces import Pieces
 from hone.studio.shown import ShownAnswer, show_question
 from hone.studio.talk import Talk
 from hone.studio.web import background_tasks, core, ui
 
 MEGABYTE = 1_000_000
-SECONDS_A_LOOK = 0.08
-"""An answer is shown anew no more often than this."""
+SECONDS_UNSEEN = 0.08
+"""What is new of an answer is shown that much later, together with what follows until then."""
 ON_ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit(); } }"
 STYLE = """
 .talk { height: calc(100vh - 10.5rem); overflow-y: auto; display: flex; flex-direction: column-reverse; }
@@ -34,6 +31,9 @@ STYLE = """
 .answer { overflow-wrap: anywhere; }
 .answer pre { background: rgba(128, 128, 128, .1); border-radius: .5rem; padding: .6rem .8rem; overflow-x: auto; }
 .answer .q-item { min-height: 2rem; padding: .1rem .6rem; }
+.answer .q-item__section--avatar { min-width: 0; padding-right: .5rem; }
+.answer .q-item__section--avatar .q-icon { font-size: 1.1rem; opacity: .7; }
+.answer .nicegui-expansion-content { padding: .2rem .8rem .6rem; }
 .fold { border: 1px solid rgba(128, 128, 128, .3); border-radius: .6rem; }
 .told { white-space: pre-wrap; overflow-wrap: anywhere; opacity: .8; font-size: .92em; }
 .note { font-size: .8rem; opacity: .6; }
@@ -62,9 +62,10 @@ class ChatPage:
     def build(self) -> None:
         """Lay it out."""
         ui.add_css(STYLE)
+        ui.colors(primary="#3d5a80")
         ui.context.client.on_delete(self._leave)
         drawer = build_panel(self._desk, self._talk.wishes)
-        with ui.header().classes("items-center q-py-xs"):
+        with ui.header().classes("items-center q-py-xs min-h-0"):
             ui.label("hone").classes("text-lg font-bold")
             ui.label().bind_text_from(self._talk.wishes, "model").classes("opacity-70")
             ui.space()
@@ -129,13 +130,12 @@ class ChatPage:
         self._settle()
 
     async def _answer(self, shown: ShownAnswer, question: ui.element | None) -> None:
-        events: list[Event] = []
         said, of_this = len(self._talk.messages), lambda: len(self._talk.messages) == said and self._shown is shown
         try:
-            answer = await self._drawn(shown, events)
+            answer = await self._drawn(shown)
         except asyncio.CancelledError:
             if not self._gone and of_this():
-                self._talk.hear(message_of(events))
+                self._talk.hear(message_of(shown.events))
                 shown.close("stopped")
         except Exception as fault:
             if not isinstance(fault, HoneError):
@@ -152,21 +152,21 @@ class ChatPage:
             if not self._gone:
                 self._settle()
 
-    async def _drawn(self, shown: ShownAnswer, events: list[Event]) -> Answer:
-        """Show the answer as it grows; all its events are put into `events`."""
-        pieces, looked = Pieces(), 0.0
+    async def _drawn(self, shown: ShownAnswer) -> Answer:
+        """Show the answer as it grows."""
         answer: Answer | None = None
-        async with aclosing(self._desk.answer(self._talk.request())) as deltas:
-            async for delta in deltas:
-                events += delta.events
-                pieces.feed(delta.events)
-                answer = delta.answer
-                if time.monotonic() - looked > SECONDS_A_LOOK:
-                    shown.show(pieces.all)
-                    looked = time.monotonic()
+        look: asyncio.TimerHandle | None = None
+        try:
+            async with aclosing(self._desk.answer(self._talk.request())) as deltas:
+                async for delta in deltas:
+                    shown.events += delta.events
+                    answer = delta.answer
+                    if look is None or look.when() <= asyncio.get_running_loop().time():
+                        look = asyncio.get_running_loop().call_later(SECONDS_UNSEEN, shown.show)
+        finally:
+            if look is not None:
+                look.cancel()
         assert answer is not None, "an engine's last Delta carries the answer"
-        pieces.close()
-        shown.show(pieces.all)
         return answer
 
     def _fail(self, shown: ShownAnswer, question: ui.element | None, told: str) -> None:

@@ -6,9 +6,9 @@ Does not know where an answer comes from.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from hone.studio.pieces import Piece
+from hone.chat.events import Event
+from hone.studio.pieces import Piece, Pieces
 from hone.studio.web import ui
 
 
@@ -22,28 +22,36 @@ def show_question(text: str, label: str = "") -> ui.element:
 
 
 class ShownAnswer:
-    """`show(pieces)` as often as there is something new, `close(note)` at the end."""
+    """Put what is new into `events`, `show()` it some time after, `close(note)` at the end."""
 
     def __init__(self) -> None:
         with ui.column().classes("answer w-full gap-2").mark("answer") as self._column:
-            self._pieces = ui.column().classes("w-full gap-2")
+            self._column_of_pieces = ui.column().classes("w-full gap-2")
             self._wait = ui.spinner("dots", size="1.6rem")
             self._note = ui.label().classes("note").mark("note")
+        self.events: list[Event] = []
+        self._grown, self._num_seen = Pieces(), 0
         self._shown: list[_Shown] = []
 
-    def show(self, pieces: Sequence[Piece]) -> None:
-        """The pieces as they are now."""
-        with self._pieces:
-            self._shown += [_Shown(piece) for piece in pieces[len(self._shown) :]]
+    def show(self) -> None:
+        """The answer as it is now."""
+        self._feed()
+        with self._column_of_pieces:
+            self._shown += [_Shown(piece) for piece in self._grown.all[len(self._shown) :]]
         for one in self._shown:
             one.update()
 
     def close(self, note: str) -> None:
         """It grows no more."""
-        for one in self._shown:
-            one.close()
+        self._feed()
+        self._grown.close()
+        self.show()
         self._wait.delete()
         self._note.text = note
+
+    def _feed(self) -> None:
+        self._grown.feed(self.events[self._num_seen :])
+        self._num_seen = len(self.events)
 
     def remove(self) -> None:
         """Take it from the page."""
@@ -60,7 +68,7 @@ class _Shown:
             return
         icon = {"thought": "psychology", "call": "build", "broken": "warning"}[piece.kind]
         with ui.expansion(icon=icon).classes("fold w-full").props("dense").mark(piece.kind) as self._fold:
-            self._body = ui.label().classes("told q-pa-sm")
+            self._body = ui.label().classes("told")
 
     def update(self) -> None:
         """As it is now; nothing is sent where nothing changed."""
@@ -74,11 +82,6 @@ class _Shown:
         self._fold.text = _title(piece)
         self._fold.set_visibility(bool(piece.text or piece.name))
         self._body.text = _laid_out(piece.text) if piece.kind == "call" and piece.done else piece.text
-
-    def close(self) -> None:
-        """It grows no more."""
-        self._piece.done = True
-        self.update()
 
 
 def _title(piece: Piece) -> str:

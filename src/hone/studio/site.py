@@ -18,7 +18,7 @@ SEAL = {
     b"content-security-policy": b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; form-action 'self'; "
     b"base-uri 'none'; object-src 'none'; frame-ancestors 'none'",
-    b"referrer-policy": b"no-referrer",
+    b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
 }
 """A picture that an answer links to would tell its address what was said. NiceGUI makes its scripts on the spot."""
