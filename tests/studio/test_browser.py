@@ -16,7 +16,8 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
-THOUGHT = "<think>\nA short hidden thought.\n</think>\n\nIt is **Paris**. ![](https://evil.example/a.png)"
+PICTURE = "https://evil.example/a.png"
+THOUGHT = f"<think>\nA short hidden thought.\n</think>\n\nIt is **Paris**. ![]({PICTURE})"
 CALL = 'I look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -38,10 +39,11 @@ def say(page, text):
 
 
 def test_a_talk(browser, paged, speaker):
-    page, asked, faults = browser.pages[0], [], []
+    page, asked, faults, failed = browser.pages[0], [], [], {}
     page.set_default_timeout(20_000)
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", faults.append)
+    page.on("pageerror", lambda fault: faults.append(str(fault)))
+    page.on("requestfailed", lambda request: failed.update({request.url: request.failure}))
     page.goto(paged.url)
     page.fill("#key", KEY)
     page.keyboard.press("Enter")
@@ -108,4 +110,5 @@ def test_a_talk(browser, paged, speaker):
     other.goto(f"{paged.url}/chat/")
     expect(other.locator("footer textarea")).to_be_visible()
     expect(other.get_by_label("System prompt")).to_have_value("")
-    assert not faults and {url for url in asked if not url.startswith((paged.url, "data:"))} <= {"https://evil.example/a.png"}
+    assert not faults and {url for url in asked if not url.startswith((paged.url, "data:"))} <= {PICTURE}
+    assert failed.get(PICTURE, "csp") == "csp", "the page may not fetch it"

@@ -19,7 +19,8 @@ from tests.serving.servers import NAME
 TOOL = '{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}'
 SCRIPT = (
     "<think>\nHm.\n</think>\n\nI look.\n"
-    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>\n<tool_call>\n{"name": broken\n</tool_call>'
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": broken\n</tool_call>'
 )
 
 

@@ -76,7 +76,7 @@ class ChatPage:
         with ui.footer().classes("bg-transparent q-pa-sm"), ui.row().classes("w-full max-w-3xl mx-auto items-end no-wrap gap-2"):
             self._box = ui.textarea(placeholder="Message").props("autogrow outlined dense rounded autofocus").classes("grow")
             self._box.props('input-style="max-height: 8rem"').mark("box").on("keydown.enter", self._send, js_handler=ON_ENTER)
-            self._again = ui.button(icon="refresh", on_click=self._regenerate).props("flat round")
+            self._again = ui.button(icon="refresh", on_click=self._regenerate).props('flat round aria-label="Another answer"')
             self._again.mark("again").tooltip("Another answer").set_visibility(False)
             self._go = ui.button(icon="arrow_upward", on_click=self._send).props("round aria-label=Send").mark("send")
             self._stop = ui.button(icon="stop", on_click=self._halt).props("round color=negative aria-label=Stop").mark("stop")
