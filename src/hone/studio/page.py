@@ -69,17 +69,17 @@ class ChatPage:
             ui.label("hone").classes("text-lg font-bold")
             ui.label().bind_text_from(self._talk.wishes, "model").classes("opacity-70")
             ui.space()
-            ui.button("New chat", icon="add", on_click=self._clear).props("flat color=white no-caps").mark("clear")
-            ui.button(icon="tune", on_click=drawer.toggle).props("flat round color=white aria-label=Settings").mark("settings")
+            ui.button("New chat", icon="add", on_click=self._clear).props("flat color=white no-caps")
+            ui.button(icon="tune", on_click=drawer.toggle).props("flat round color=white aria-label=Settings")
         with ui.element("div").classes("talk w-full"), ui.column().classes("w-full max-w-3xl mx-auto gap-3 q-pb-md") as self._log:
             self._hint = ui.label("Ask something. Nothing of a talk is kept: a reload begins a new one.").classes("note")
         with ui.footer().classes("bg-transparent q-pa-sm"), ui.row().classes("w-full max-w-3xl mx-auto items-end no-wrap gap-2"):
             self._box = ui.textarea(placeholder="Message").props("autogrow outlined dense rounded autofocus").classes("grow")
-            self._box.props('input-style="max-height: 8rem"').mark("box").on("keydown.enter", self._send, js_handler=ON_ENTER)
+            self._box.props('input-style="max-height: 8rem"').on("keydown.enter", self._send, js_handler=ON_ENTER)
             self._again = ui.button(icon="refresh", on_click=self._regenerate).props('flat round aria-label="Another answer"')
-            self._again.mark("again").tooltip("Another answer").set_visibility(False)
-            self._go = ui.button(icon="arrow_upward", on_click=self._send).props("round aria-label=Send").mark("send")
-            self._stop = ui.button(icon="stop", on_click=self._halt).props("round color=negative aria-label=Stop").mark("stop")
+            self._again.tooltip("Another answer").set_visibility(False)
+            self._go = ui.button(icon="arrow_upward", on_click=self._send).props("round aria-label=Send")
+            self._stop = ui.button(icon="stop", on_click=self._halt).props("round color=negative aria-label=Stop")
             self._stop.set_visibility(False)
 
     def _send(self) -> None:

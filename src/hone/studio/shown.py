@@ -17,7 +17,7 @@ def show_question(text: str, label: str = "") -> ui.element:
     with ui.column().classes("self-end items-end gap-0 max-w-[85%]") as shown:
         if label:
             ui.label(label).classes("note")
-        ui.label(text).classes("said").mark("said")
+        ui.label(text).classes("said")
     return shown
 
 
@@ -25,10 +25,10 @@ class ShownAnswer:
     """Put what is new into `events`, `show()` it some time after, `close(note)` at the end."""
 
     def __init__(self) -> None:
-        with ui.column().classes("answer w-full gap-2").mark("answer") as self._column:
+        with ui.column().classes("answer w-full gap-2") as self._column:
             self._column_of_pieces = ui.column().classes("w-full gap-2")
             self._wait = ui.spinner("dots", size="1.6rem")
-            self._note = ui.label().classes("note").mark("note")
+            self._note = ui.label().classes("note")
         self.events: list[Event] = []
         self._grown, self._num_seen = Pieces(), 0
         self._shown: list[_Shown] = []
@@ -64,10 +64,10 @@ class _Shown:
     def __init__(self, piece: Piece):
         self._piece, self._last = piece, ("", False)
         if piece.kind == "text":
-            self._body = ui.markdown().classes("w-full").mark("text")
+            self._body = ui.markdown().classes("w-full")
             return
         icon = {"thought": "psychology", "call": "build", "broken": "warning"}[piece.kind]
-        with ui.expansion(icon=icon).classes("fold w-full").props("dense").mark(piece.kind) as self._fold:
+        with ui.expansion(icon=icon).classes("fold w-full").props("dense") as self._fold:
             self._body = ui.label().classes("told")
 
     def update(self) -> None:
