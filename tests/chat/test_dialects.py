@@ -53,7 +53,7 @@ BARE = ("qwen3_5", "seed_oss", "minimax2", "glm4_moe", "glm4_7", "hy3", "lfm2", 
 ALONE = ("llama3", "mistral", "mistral_tekken", "minicpm4")
 """Dialects without a place for text beside calls."""
 
-HEADED = ("glm4", "chatglm3")
+HEADED = {"glm4": "\n", "glm4_0414": "\n", "chatglm3": "\n "}
 """Dialects that read the end of the answer's header, and drop it before text."""
 
 SINGLE = ("gpt_oss",)
@@ -112,7 +112,7 @@ def test_calls_without_a_dialects_own_words_are_never_refused(name, calls):
 @settings(max_examples=20, deadline=None)
 @given(calls=MILD, text=st.text("ab \n{}.:", min_size=1, max_size=12).filter(str.strip))
 def test_text_before_calls_comes_back(name, calls, text):
-    dialect, lead, calls = DIALECTS[name], {"glm4": "\n", "chatglm3": "\n "}.get(name, ""), fitting(name, calls)
+    dialect, lead, calls = DIALECTS[name], HEADED.get(name, ""), fitting(name, calls)
     said = lead + text + written(name, calls, True)
     first, *rest = Reading(dialect, lead).message(said, same, schemas(calls)).parts
     assert first == Text(text)

@@ -77,12 +77,33 @@ def test_the_tools_open_the_text_where_there_is_no_system_prompt(name, words, ma
         ("intern2", "<|im_start|>environment name=<|plugin|>\nsunny, 20 degrees<|im_end|>\n"),
         ("mimo_v2", "<|im_start|>tool\n<tool_response>\nsunny, 20 degrees\n</tool_response>\n<tool_response>\n"),
         ("glm4", "<|observation|>\nsunny, 20 degrees<|observation|>\n"),
+        ("glm_ocr", "<|observation|>\n<tool_response>\nsunny, 20 degrees\n</tool_response>\n\n<tool_response>\n"),
         ("glm4_moe", "<|observation|>\n<tool_response>\nsunny, 20 degrees\n</tool_response>\n<tool_response>\n"),
         ("glm4_7", "<|observation|><tool_response>sunny, 20 degrees</tool_response><tool_response>"),
     ],
 )
 def test_results_in_a_row_stand_as_the_maker_has_them(name, words, made_codec):
     assert words in made_codec(name).render(PROBES["results"]).text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("glm4_5v", "<|user|>\nHi<|assistant|>\n"),
+        ("glm_ocr", "<|user|>\nHi<|assistant|>\n"),
+        ("glm4v", "<|user|>\nHi<|assistant|>\n"),
+        ("qwen3_vl", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n"),
+        ("qwen3_omni", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        ("qwen2_omni", "You are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)
+def test_the_prompt_ends_as_the_makers_does(name, words, made_codec):
+    assert made_codec(name).template.render(asked(PROBES["one turn"]), prompt=True).text.endswith(words)
+
+
+def test_glm_4_0414_offers_the_tools_alone(made_codec):
+    text = made_codec("glm4", tool_format="glm4_0414").render(PROBES["call"]).text
+    assert text.startswith('[gMASK]<sop><|system|>\n# \u53ef\u7528\u5de5\u5177\n\n## weather\n\n{\n    "name"')
 
 
 def test_mimo_v2_has_no_line_break_between_messages(made_codec):

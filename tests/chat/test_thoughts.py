@@ -99,6 +99,35 @@ def test_a_question_is_muted_where_its_answer_is_asked_for_without_a_thought(mad
     assert codec.template.render(asked(plain), prompt=True).text.endswith("Hi/nothink<|assistant|>\n<think></think>")
 
 
+@pytest.mark.parametrize(
+    ("name", "asks", "tells"),
+    [
+        ("glm4_5v", "Hi/nothink<|assistant|>\n<think></think>\n", "Hello!"),  # the maker's prompt has the line break
+        ("keye_vl", "Hi/no_think<|im_end|>\n<|im_start|>assistant\n", "Hello!"),
+        ("mimo_vl", "Hi /no_think<|im_end|>\n<|im_start|>assistant\n", "Hello!"),
+        ("mimo", "Hi<|im_end|>\n<|im_start|>assistant\n", "Hello!"),
+    ],
+)
+def test_words_behind_a_question_ask_for_no_thought_where_the_maker_has_them(name, asks, tells, made_codec):
+    codec, plain = made_codec(name, enable_thinking=False), said("Hi", "Hello!")
+    assert codec.template.render(asked(plain), prompt=True).text.endswith(asks)
+    assert asks + tells in codec.render(plain).text
+    assert "no_think" not in made_codec(name).render(plain).text
+
+
+def test_a_question_before_the_last_one_is_asked_as_its_own_answer_was(made_codec):
+    first = Conversation((message("user", "Hi"), Message("assistant", (Think("hm"), Text("Hello!")))))
+    codec, both = made_codec("keye_vl", enable_thinking=None, preserve_thinking=True), said("And now?", "Nothing.")
+    text = codec.render(Conversation((*first.messages, *both.messages))).text
+    assert "Hi<|im_end|>" in text and "And now?/no_think<|im_end|>" in text
+
+
+def test_an_empty_thought_that_ends_the_line_begins_no_second_one(made_codec):
+    for settings in ({}, {"enable_thinking": False}):
+        text = made_codec("glm4_5v", **settings).render(PROBES["call"]).text
+        assert "<|assistant|>\n<think></think>\n<tool_call>weather\n" in text
+
+
 def test_the_fingerprint_sees_the_format_that_a_format_extends(made_codec):
     source = made_codec("glm4_7").template.source
     assert format_text("glm4_7.jinja") in source and format_text("glm4.jinja") in source

@@ -264,7 +264,7 @@ def test_a_set_of_another_hub_is_fetched_and_then_read_as_any(tmp_path, monkeypa
     (repo / "train.jsonl").write_bytes(as_jsonl(TEXTS))
 
     def snapshot_download(place, **arguments):
-        asked.append((place, arguments["repo_type"], arguments["revision"]))
+        asked.append((place, arguments["repo_type"], arguments["revision"], arguments["token"]))
         if place == "gone/set":
             raise ValueError("no such\nset")
         return str(repo)
@@ -273,9 +273,9 @@ def test_a_set_of_another_hub_is_fetched_and_then_read_as_any(tmp_path, monkeypa
     stub.snapshot_download = snapshot_download
     monkeypatch.setitem(sys.modules, "modelscope", stub)
     fetched = source("us/toy", "ms")
-    assert [row.value for row in fetched.rows()] == TEXTS and asked == [("us/toy", "dataset", None)]
-    streamed = open_source(DatasetSpec("toy", "ms", "us/toy"), streaming=True)
-    assert [row.value for row in streamed.rows()] == TEXTS
+    assert [row.value for row in fetched.rows()] == TEXTS and asked == [("us/toy", "dataset", None, None)]
+    streamed = open_source(DatasetSpec("toy", "ms", "us/toy"), streaming=True, token="ms-secret")
+    assert [row.value for row in streamed.rows()] == TEXTS and asked[-1][-1] == "ms-secret"
     before = streamed.identity(tmp_path)
     (repo / "train.jsonl").write_bytes(as_jsonl(TEXTS[1:]))
     assert open_source(DatasetSpec("toy", "ms", "us/toy"), streaming=True).identity(tmp_path) != before

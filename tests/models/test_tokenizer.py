@@ -26,6 +26,7 @@ def vectors(shared: Path, name: str) -> list[tuple[str, list[int]]]:
     with (folder / "cases.inp").open(encoding="utf-8", newline="") as file:
         texts = file.read().split("\n__ggml_vocab_test__\n")
     rows = (folder / f"{name}.out").read_text().split("\n")
+    assert len(texts) == 47  # 46, and nothing behind the last of them
     return [(text, [int(number) for number in row.split()]) for text, row in zip(texts, rows, strict=True)]
 
 
@@ -34,6 +35,16 @@ def test_real_tokenizers_give_the_published_ids(shared, name):
     tokenizer = load(shared / "tokenizers" / name)
     for text, ids in vectors(shared, VECTORS[name]):
         assert tokenizer.encode(text, add_special_tokens=False) == ids, text
+
+
+def test_mistral_gives_the_ids_of_its_own_file(shared):
+    """llama.cpp publishes none for it; its decoder takes a space from the beginning, as the file says."""
+    folder = shared / "tokenizers" / "mistral-7b-v0.3"
+    tokenizer, own = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text, _ in vectors(shared, "llama-spm"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert ids == own.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == own.decode(ids, skip_special_tokens=False)
 
 
 def test_a_folder_that_names_the_llama_class_keeps_the_file_s_ids(shared, tmp_path, capsys):

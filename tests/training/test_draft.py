@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hone.config import load
+from hone.data.files import open_source
 from hone.errors import DataError, TemplateError
 from hone.training.choose import choose
 from hone.training.draft import draft_plan, gather_material, lay_steps
@@ -27,6 +28,23 @@ def test_evaluation_sets_are_not_interleaved_though_they_are_the_training_sets(t
     material = gather_material(load([str(write_run({**tiny_run, **both}, tmp_path / "run.yaml"))], "train"))
     assert [name for name, _ in map(material.evals[""].origin, range(28))] == ["rows"] * 23 + ["more"] * 5
     assert len(material.tokens) < 28
+
+
+@pytest.mark.parametrize("kind", ["hf", "ms", "om"])
+def test_a_set_of_a_hub_is_asked_for_with_the_token_of_that_hub(kind, tiny_run, tmp_path, monkeypatch):
+    entries = {"rows": {"file_name": "rows.json"}, "theirs": {f"{kind}_hub_url": "us/rows"}}
+    (Path(tiny_run["dataset_dir"]) / "dataset_info.json").write_text(json.dumps(entries))
+
+    def opened(spec, *, streaming, token):
+        if spec.name == "theirs":
+            raise DataError(f"{spec.kind} {spec.place} {token}")
+        return open_source(spec, streaming=streaming, token=token)
+
+    monkeypatch.setattr("hone.data.build.open_source", opened)
+    tokens = {f"{hub}_hub_token": f"{hub}-secret" for hub in ("hf", "ms", "om")}
+    for sets in ({"dataset": "theirs"}, {"dataset": "rows", "eval_dataset": "theirs"}):
+        with pytest.raises(DataError, match=f"{kind} us/rows {kind}-secret"):
+            gather({**tiny_run, **tokens, **sets}, tmp_path)
 
 
 @pytest.fixture

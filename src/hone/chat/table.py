@@ -37,7 +37,8 @@ class Row:
     words; think_empty: those of an empty thought, where they are not these two together ('': none). empty_thoughts: which
     answers without a thought have an empty one: the "last" of the conversation, all behind the last question ("current"), or
     "all", also those whose thought is left out of the history. after_thought: text between a thought, also an empty one, and
-    what is said; none stands before a call that nothing is said before.
+    what is said; none stands before a call that nothing is said before. mute: what ends a question whose answer is asked for
+    without a thought.
     dialect: the way of tool calls; tools_in: "system" ends the system prompt with the tools, "format" leaves them to the file.
     asks_last: where tools are on offer the format asks for a call in words before the last answer alone, so that each answer is
     learned as the last one.
@@ -66,6 +67,7 @@ class Row:
     think_close: str = "\n</think>\n\n"
     think_empty: str | None = None
     after_thought: str = ""
+    mute: str = ""
     empty_thoughts: Literal["last", "current", "all"] = "last"
     dialect: str = "default"
     tools_in: Literal["system", "format"] = "system"

@@ -23,9 +23,10 @@ class View:
 
     text: what system, user or tool say; body: what an assistant says, thought and calls included, without its stop token;
     opening: text between the assistant's header and the body that belongs to the prompt; calls: whether the body has tool calls;
-    thinks: whether opening and body have the words of a thought, also of an empty one. tool: the name of the tool that says the
-    text, where the result tells it; call_id: that of the call it answers. end: the token that ends an answer with calls, '' where
-    it is the format's. rewritten: whether it is written otherwise than when it was the last message.
+    thinks: whether opening and body have the words of a thought, also of an empty one; muted: whether the answer is one that was
+    asked for without a thought. tool: the name of the tool that says the text, where the result tells it; call_id: that of the
+    call it answers. end: the token that ends an answer with calls, '' where it is the format's. rewritten: whether it is written
+    otherwise than when it was the last message.
     """
 
     index: int
@@ -35,6 +36,7 @@ class View:
     opening: str = ""
     calls: bool = False
     thinks: bool = False
+    muted: bool = False
     rewritten: bool = False
     tool: str = ""
     call_id: str = ""
@@ -115,7 +117,7 @@ class Views:
         if tool_prompt:
             first = views[0]
             views[0] = replace(first, text=f"{first.text}\n\n{tool_prompt}" if first.text else tool_prompt)
-        return views
+        return self._muted(views) if self.row.mute and self.thinking.enable is not True else views
 
     def thinks(self, conversation: Conversation, prompt: bool) -> bool:
         """Whether what is asked for is an answer with thoughts; where enable_thinking is null, the last answer itself tells."""
@@ -123,6 +125,14 @@ class Views:
             return self.row.thinking != "none" and self.thinking.enable is True
         last = conversation.messages[-1] if conversation.messages else None
         return prompt or last is None or last.role != "assistant" or any(isinstance(part, Think) for part in last.parts)
+
+    def _muted(self, views: list[View]) -> list[View]:
+        """With the row's words behind each question whose answer is asked for without a thought."""
+        muted, made = self.thinking.enable is False, []
+        for view in reversed(views):
+            muted = view.muted if view.role == "assistant" else muted
+            made.append(replace(view, text=view.text + self.row.mute) if muted and view.role == "user" else view)
+        return made[::-1]
 
     def opening(self) -> str:
         """What the prompt says after the assistant's header."""
@@ -158,17 +168,22 @@ class Views:
         placed = {"last": final, "current": current, "all": True}[self.row.empty_thoughts]
         asks = (placed or self.thinking.preserve) and can_ask
         marked = self._marked(thought.strip("\n"))
-        opening, written = self._thought(marked if shown or self.row.thinking == "none" else "", asks, after_tool, final)
+        told = marked if shown or self.row.thinking == "none" else ""
+        opening, written = self._thought(told, asks, after_tool, final)
         rewritten = (opening, written) != self._thought(marked, can_ask, after_tool, True)
         rewritten |= self.row.asks_last and self._offers and self.dialect.name == self.row.dialect and not final
         said = self._said(opening + written, text)
         lead = "" if calls and not said and self.dialect.bare else self.row.lead
         thinks = self.row.thinking != "none" and bool(opening + written)
-        between = self.row.after_thought if thinks and said else ""
-        body = lead + written + between + self._spoken(said, calls)
+        gap = self.row.after_thought if thinks else ""
+        spoken = (gap if said else "") + self._spoken(said, calls)
+        # Where the words of an empty thought end with the gap, neither text nor a call begins with it once more.
+        spoken = spoken.removeprefix(gap) if (opening + written).endswith(gap) else spoken
+        muted = self.thinking.enable is False or (self.thinking.enable is None and not told)
         return View(
-            index, "assistant", body=body, opening=opening, calls=bool(calls), thinks=thinks, rewritten=rewritten, end=end
-        )
+            index, "assistant", body=lead + written + spoken, opening=opening, calls=bool(calls), thinks=thinks, muted=muted,
+            rewritten=rewritten, end=end,
+        )  # fmt: skip
 
     def _marked(self, thought: str) -> str:
         return self.ink.content(PLAIN_OPEN + thought + PLAIN_CLOSE if thought and self.row.thinking == "none" else thought)

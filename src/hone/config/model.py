@@ -66,23 +66,23 @@ class ModelConfig(Section):
     )
     hf_hub_token: str | None = knob(
         None,
-        "Token for private or gated models. The environment variable HF_TOKEN or `hf auth login` keep it out of your "
-        "files; it is never written to a log or a saved configuration.",
+        "Token for private or gated models and data sets. The environment variable HF_TOKEN or `hf auth login` keep it out "
+        "of your files; it is never written to a log or a saved configuration.",
         secret=True,
         example="hf_...",
     )
     ms_hub_token: str | None = knob(
         None,
-        "Token for private models on ModelScope, where models come from with USE_MODELSCOPE_HUB=1 in the environment; it is "
-        "never written to a log or a saved configuration.",
+        "Token for private models and data sets on ModelScope, where models come from with USE_MODELSCOPE_HUB=1 in the "
+        "environment; it is never written to a log or a saved configuration.",
         secret=True,
         level="advanced",
         example="ms-...",
     )
     om_hub_token: str | None = knob(
         None,
-        "Token for private models on Modelers, where models come from with USE_OPENMIND_HUB=1 in the environment; it is never "
-        "written to a log or a saved configuration.",
+        "Token for private models and data sets on Modelers, where models come from with USE_OPENMIND_HUB=1 in the "
+        "environment; it is never written to a log or a saved configuration.",
         secret=True,
         level="advanced",
         example="om-...",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from hone.errors import DataError
 
 CACHE_HOME = "~/.cache/hone/tokens"
 """Where encoded data are kept when `tokenized_path` says nothing."""
+PUBLIC: Mapping[str, str | None] = MappingProxyType({})
+"""The tokens of hubs where every set is anybody's."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,18 @@ class TokenSet:
         )
 
 
-def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str, ...], seed: int) -> TokenSet:
+def build_data(
+    data: DataConfig,
+    objective: Any,
+    codec: Any,
+    *,
+    names: tuple[str, ...],
+    seed: int,
+    hub_tokens: Mapping[str, str | None] = PUBLIC,
+) -> TokenSet:
     """The sets `names` read, encoded, cut and mixed as `data` says; found in the token cache where nothing changed.
 
+    hub_tokens: of each hub ("hf", "ms", "om"), for private sets; they have no part in what is built.
     Raises DataError where a set is not defined, cannot be read, or has more bad rows than max_bad_rows allows.
     """
     if not names:
@@ -127,7 +139,7 @@ def build_data(data: DataConfig, objective: Any, codec: Any, *, names: tuple[str
     for spec in specs:
         check_usable(spec, objective.sample)
         recipe = make_recipe(data, spec, objective, codec)
-        source = open_source(spec, streaming=data.streaming)
+        source = open_source(spec, streaming=data.streaming, token=hub_tokens.get(spec.kind))
         key = recipe.key(source.identity(root / "hashes"))
 
         def build(folder: Path, source: Any = source, recipe: Recipe = recipe) -> None:

@@ -36,10 +36,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: DatasetSpec, *, streaming: bool = False) -> Source:
-    """The source of `spec`; DataError where it is not there, MissingExtra where a package is needed to reach it."""
+def open_source(spec: DatasetSpec, *, streaming: bool = False, token: str | None = None) -> Source:
+    """The source of `spec`; token: for a private set of a hub.
+
+    Raises DataError where it is not there, MissingExtra where a package is needed to reach it.
+    """
     if spec.kind in HUB_KEYS.values():
-        return HubSource(spec, streaming)
+        return HubSource(spec, streaming, token)
     if spec.kind == "cloud":
         return CloudSource(spec.place)
     return FileSource(tuple(_one_kind(Path(spec.place), spec.name)))
@@ -163,10 +166,10 @@ def _file_system(url: str) -> tuple[Any, str]:
 class HubSource:
     """A data set of a hub, through the package `datasets`; of another hub than Hugging Face's, its files are fetched first."""
 
-    def __init__(self, spec: DatasetSpec, streaming: bool):
-        self._spec = spec
-        self._folder = None if spec.kind == "hf" else fetch_dataset(spec.place, spec.kind)
-        self._data = _load_hub(spec, self._folder, streaming)
+    def __init__(self, spec: DatasetSpec, streaming: bool, token: str | None = None):
+        self._spec, self._token = spec, token
+        self._folder = None if spec.kind == "hf" else fetch_dataset(spec.place, spec.kind, token)
+        self._data = _load_hub(spec, self._folder, streaming, token)
         self._streaming = streaming
 
     def rows(self) -> Iterator[RawRow]:
@@ -178,7 +181,7 @@ class HubSource:
         """The fingerprint of the local copy; when streaming, the commit of the repository, or the state of its files here."""
         if not self._streaming:
             return f"hub:{self._data._fingerprint}"
-        state = _hub_commit(self._spec) if self._folder is None else _folder_state(self._folder)
+        state = _hub_commit(self._spec, self._token) if self._folder is None else _folder_state(self._folder)
         return f"hub:{self._spec.place}:{state}:{self._spec.subset}:{self._spec.folder}:{self._spec.split}"
 
 
@@ -188,26 +191,26 @@ def _folder_state(folder: Path) -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
-def _load_hub(spec: DatasetSpec, folder: Path | None, streaming: bool) -> Any:
+def _load_hub(spec: DatasetSpec, folder: Path | None, streaming: bool, token: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "hub", f'data set "{spec.name}" (hub id {spec.place})') from error
     try:
-        place = spec.place if folder is None else str(folder)
-        return datasets.load_dataset(place, spec.subset, data_dir=spec.folder, split=spec.split, streaming=streaming)
+        place, asked = (spec.place, {"token": token}) if folder is None else (str(folder), {})
+        return datasets.load_dataset(place, spec.subset, data_dir=spec.folder, split=spec.split, streaming=streaming, **asked)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f'data set "{spec.name}": cannot load {spec.place} from the hub: {type(error).__name__}: {error}'
         ) from error
 
 
-def _hub_commit(spec: DatasetSpec) -> str:
+def _hub_commit(spec: DatasetSpec, token: str | None) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise MissingExtra("huggingface_hub", "hub", f"streaming {spec.place}") from error
     try:
-        return str(HfApi().dataset_info(spec.place).sha)
+        return str(HfApi(token=token).dataset_info(spec.place).sha)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot ask the hub for the commit of {spec.place}: {error}") from error

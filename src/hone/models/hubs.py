@@ -34,9 +34,9 @@ def fetch_model(model: ModelConfig, place: str, hub: str, *, weights: bool) -> P
     return _fetch(hub, "model", place, branch, model.cache_dir, token, _UNREAD if weights else _UNREAD + _WEIGHTS)
 
 
-def fetch_dataset(place: str, hub: str) -> Path:
+def fetch_dataset(place: str, hub: str, token: str | None = None) -> Path:
     """The local folder of data set `place` of hub "ms" or "om", its default branch. Raises as fetch_model."""
-    return _fetch(hub, "dataset", place, None, None, None, ())
+    return _fetch(hub, "dataset", place, None, None, token, ())
 
 
 @cache
@@ -65,7 +65,7 @@ def _fetch(
 def _refused(hub: str, kind: str, place: str, said: str) -> HoneError:
     refused = f"{place} cannot be had from {HUBS[hub]}: {said}\ncheck the spelling and the network; "
     if kind == "dataset":
-        return DataError(f"{refused}a private data set needs the login of {HUBS[hub]}'s own package")
+        return DataError(f"{refused}a private data set needs {hub}_hub_token, or the login of {HUBS[hub]}'s own package")
     return ModelError(
         f"{refused}`hone models WORD` shows ids, a private model needs {hub}_hub_token, and without {_SWITCHES[hub]} models come "
         "from Hugging Face"

@@ -70,7 +70,7 @@ def gather_material(run: Run) -> Material:
         return objective.complete(tokens, codec, seed=seed, longest=run.data.cutoff_len)
 
     names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
-    tokens = build_data(run.data, objective, codec, names=names, seed=seed)
+    tokens = build_data(run.data, objective, codec, names=names, seed=seed, hub_tokens=_hub_tokens(run))
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals = _evaluation_sets(run, objective, codec, seed)
@@ -86,10 +86,18 @@ def _evaluation_sets(run: Run, objective: Objective, codec: Codec, seed: int) ->
     """Those of eval_dataset, each row evaluated once. What is wrong with one is told of that key, as dataset may name it too."""
     asked, in_turn = run.data.eval_dataset, run.data.model_copy(update={"mix_strategy": "concat", "interleave_probs": ()})
     groups = {name: (name,) for name in asked} if run.data.eval_on_each_dataset else {"": asked} if asked else {}
+    tokens = _hub_tokens(run)
     try:
-        return {title: build_data(in_turn, objective, codec, names=names, seed=seed) for title, names in groups.items()}
+        return {
+            title: build_data(in_turn, objective, codec, names=names, seed=seed, hub_tokens=tokens)
+            for title, names in groups.items()
+        }
     except DataError as problem:
         raise DataError(f"eval_dataset: {problem}") from problem
+
+
+def _hub_tokens(run: Run) -> dict[str, str | None]:
+    return {"hf": run.model.hf_hub_token, "ms": run.model.ms_hub_token, "om": run.model.om_hub_token}
 
 
 def _require_metric(run: Run, objective: Objective, evals: dict[str, TokenSet]) -> None:

@@ -37,9 +37,12 @@ def _arguments(scan: Scan, name: str, identity: str = "") -> Step[tuple[ToolCall
 class Glm4(Plain):
     """GLM-4: the function's name on the header's line and JSON below; each call under a header of its own."""
 
-    name, bare, reads_lead, anchored, loose = "glm4", True, True, True, True
+    bare, reads_lead, anchored, loose = True, True, True, True
     markers = ("<|assistant|>",)
     tokens = ("<|assistant|>", "<|observation|>")
+
+    def __init__(self, name: str):
+        self.name = name
 
     def write(self, calls: Sequence[ToolCall], ink: Ink, after_text: bool) -> str:
         """Text, where there is any, stands under the first header."""
@@ -238,7 +241,8 @@ class React(Plain):
 
 
 NAMED = (
-    Glm4(),
+    Glm4("glm4"),
+    Glm4("glm4_0414"),
     DeepSeek3("deepseek3"),
     DeepSeek3("deepseek3_1", "v3.1"),
     Kimi(),
