@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+
 import pytest
 
 from hone.chat.events import parts_of
@@ -114,3 +117,21 @@ def test_pieces_are_the_parts_of_the_message_however_they_come(codec):
         assert [kind for kind, _ in told] == [kind for kind, _ in wanted]
         assert ("call", "get_weather") in told and ("thought", "Hm.") in told
         assert "broken" in dict(told) and all(one.done for one in pieces.all)
+
+
+def test_the_desk_answers_in_turn_and_counts_what_it_answers(speaker):
+    async def answers():
+        talk = talk_of(speaker, api_max_waiting=0)
+        talk.say("Hi")
+        desk, speaker.script = talk.desk, "Hello there."
+        told = [delta async for delta in desk.answer(talk.request())]
+        async with aclosing(desk.answer(talk.request())) as begun:
+            await anext(begun)
+            with pytest.raises(HoneError, match="wait already"):
+                await anext(desk.answer(talk.request()))
+        return told, desk.metrics.page()
+
+    told, page = asyncio.run(answers())
+    assert told[-1].answer.message.text == "Hello there."
+    assert f"hone_answer_tokens_total {told[-1].answer.num_tokens}\n" in page
+    assert "hone_first_token_seconds_count 2" in page
