@@ -45,7 +45,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
         ),
     ),
     "serving": (4, 1760, ("chat", "inference.base")),
-    "studio": (5, 650, ("chat", "inference.base", "serving")),
+    "studio": (5, 700, ("chat", "inference.base", "serving")),
     "training": (
         5,
         5050,

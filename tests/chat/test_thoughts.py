@@ -137,7 +137,7 @@ def test_the_fingerprint_sees_the_format_that_a_format_extends(made_codec):
     assert format_text("glm4_7.jinja") in source and format_text("glm4.jinja") in source
 
 
-@pytest.mark.parametrize("name", ["qwen3", "glm4_moe", "hunyuan", "llama3"])
+@pytest.mark.parametrize("name", ["qwen3", "glm4_moe", "hy3", "llama3"])
 def test_a_codec_asked_to_think_is_the_one_of_that_setting(name, made_codec):
     """Whatever the settings say; the last of them has no switch."""
     codec, question = made_codec(name), Conversation((message("user", "Hi"),))

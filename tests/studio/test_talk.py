@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -17,7 +18,7 @@ from hone.serving.metrics import Metrics
 from hone.serving.turns import Turns
 from hone.studio.pieces import Pieces
 from hone.studio.talk import Talk
-from tests.serving.servers import NAME
+from tests.serving.servers import NAME, Scripted
 
 TOOL = '{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}'
 SCRIPT = (
@@ -119,16 +120,20 @@ def test_pieces_are_the_parts_of_the_message_however_they_come(codec):
         assert "broken" in dict(told) and all(one.done for one in pieces.all)
 
 
-def test_the_desk_answers_in_turn_and_counts_what_it_answers(speaker):
+def test_the_desk_answers_in_turn_and_counts_what_it_answers(codec):
+    gate, speaker = threading.Semaphore(1), Scripted(codec)
+
     async def answers():
         talk = talk_of(speaker, api_max_waiting=0)
         talk.say("Hi")
         desk, speaker.script = talk.desk, "Hello there."
         told = [delta async for delta in desk.answer(talk.request())]
+        speaker.pause = gate.acquire
         async with aclosing(desk.answer(talk.request())) as begun:
             await anext(begun)
             with pytest.raises(HoneError, match="wait already"):
                 await anext(desk.answer(talk.request()))
+        gate.release(100)
         return told, desk.metrics.page()
 
     told, page = asyncio.run(answers())
