@@ -1,18 +1,25 @@
-"""How full packed rows are, and how evenly ranks share tokens: `python bench/packing.py [LENGTHS.npy]`.
+"""How full packed rows are, and how evenly ranks share tokens: `python bench/packing.py [LENGTHS.npy | SHARED_DATA_DIR]`.
 
-Knows no data: lengths are drawn, or those of the file, an array of tokens a row. CPU seconds of one thread.
+Lengths are drawn, or those of the file, an array of tokens a row, or of alpaca_en_demo with Llama 3.1's tokenizer,
+from the folder that has LLaMA-Factory's demo sets (llamafactory) and tokenizers (tokenizers). CPU seconds of one thread.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from hone.chat.codec import build_codec
+from hone.config import load
+from hone.data.build import build_data
 from hone.data.order import Steps
 from hone.data.pack import best_fit_bins
+from hone.models.tokenizer import load_tokenizer
+from hone.objectives.build import build_objective
 
 CAPACITY, MANY = 2048, 1_000_000
 
@@ -34,6 +41,23 @@ def show_packing(rng: np.random.Generator) -> None:
         bins = best_fit_bins(lengths, CAPACITY)
         seconds, least = time.process_time() - started, -(-int(lengths.sum()) // CAPACITY)
         print(f"| {name} | {seconds:.2f} | {lengths.sum() / (len(bins) * CAPACITY):.3%} | {len(bins) / least - 1:.3%} |")
+
+
+def of_alpaca(shared: Path) -> np.ndarray:
+    """Tokens of each row of alpaca_en_demo, as `stage: sft` has them."""
+    tokenizer = shared / "tokenizers" / "llama-3.1"
+    words = [
+        "stage=sft",
+        "template=llama3",
+        "dataset=alpaca_en_demo",
+        f"dataset_dir={shared / 'llamafactory'}",
+        "output_dir=none",
+    ]
+    run = load([f"model_name_or_path={tokenizer}", *words, "cutoff_len=2048"], "train")
+    codec, objective = build_codec(run.chat, load_tokenizer(run.model)), build_objective(run.objective)
+    with tempfile.TemporaryDirectory() as folder:
+        data = run.data.model_copy(update={"tokenized_path": folder})
+        return np.array(build_data(data, objective, codec, names=run.data.dataset, seed=0).lengths)
 
 
 def imbalance(steps: list[list[int]]) -> float:
@@ -58,7 +82,12 @@ def main() -> None:
     """Both tables."""
     rng = np.random.default_rng(0)
     show_packing(rng)
-    lengths = np.load(Path(sys.argv[1])) if len(sys.argv) > 1 else drawn(rng, 1000)["lognormal, median 150"]
+    given = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if given is None:
+        lengths = drawn(rng, 1000)["lognormal, median 150"]
+    else:
+        lengths = of_alpaca(given.resolve()) if given.is_dir() else np.load(given)
+    print(f"\n{len(lengths):,} rows of {lengths.min()} to {lengths.max()} tokens, median {np.median(lengths):.0f}")
     for micro, accumulation in ((2, 1), (2, 4), (8, 1)):
         show_shares(lengths, micro, accumulation)
 

@@ -1,7 +1,8 @@
-"""What hone's plan says of jobs whose memory is publicly known: `python bench/plan_facts.py FOLDER`, of real config.json files.
+"""What hone's plan says of jobs whose memory is publicly known, and of hone's own goals, of real config.json files:
 
-Loads no weight and needs no GPU: it is the plan of `hone check` for one sequence at once of the length given, without libraries
-and fragmentation. Attention is counted as the memory-efficient kernel of the machine this runs on has it.
+`python bench/plan_facts.py FOLDER [word ...]`, only jobs whose title holds every word. Loads no weight and needs no GPU: it is
+the plan of `hone check` for one sequence at once of the length given, without libraries and fragmentation. Attention is counted
+as the memory-efficient kernel of the machine this runs on has it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from plan_memory import make_tokenizer
 
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config import load
+from hone.models.checkpointing import Activations
 from hone.objectives.build import build_objective
 from hone.training.forecast import forecast
+from hone.training.memory import Memory
 
 QLORA = {"quantization_bit": 4, "double_quantization": True, "lora_rank": 16, "lora_target": "all", "bf16": True}
 LORA = {"lora_rank": 16, "lora_target": "all", "bf16": True}
@@ -32,6 +35,12 @@ JOBS: list[tuple[str, str, int, dict[str, Any]]] = [
     ("Llama-3-8B LoRA", "llama-3.1-8b", 2048, LORA),
     ("Llama-3-8B LoRA", "llama-3.1-8b", 32768, LORA),
     ("Llama-3-8B QLoRA", "llama-3.1-8b", 32768, QLORA),
+]
+SMALL = {**QLORA, "optim": "adamw_8bit"}
+GOALS: list[tuple[str, str, int, dict[str, Any], float]] = [  # of one H200, in GiB
+    ("goal: Llama-2-7B QLoRA", "llama-2-7b", 2048, SMALL, 5.4),
+    ("goal: Llama-3-8B QLoRA", "llama-3.1-8b", 2048, SMALL, 6.0),
+    ("goal: Llama-3-8B QLoRA", "llama-3.1-8b", 16_384, SMALL, 8.0),
 ]
 KINDS = ("kept", "selective", "full")
 
@@ -54,31 +63,38 @@ def find(folder: Path, name: str) -> Path:
     return sorted(found, key=lambda one: len(str(one)))[0]
 
 
-def main(folder: Path) -> None:
-    """A line a job and kind: GiB by part."""
-    print("| job | tokens | activations | GiB | of which weights | adapter, gradients, optimizer | activations | logits |")
-    print("|---|---|---|---|---|---|---|---|")
-    for title, name, length, settings in JOBS:
-        with tempfile.TemporaryDirectory() as place:
-            config = json.loads(find(folder, name).read_text())
-            (Path(place) / "config.json").write_text(json.dumps(config))
-            make_tokenizer().save_pretrained(place)
-            words = {"model_name_or_path": place, "stage": "sft", "dataset": "x", "output_dir": "o", "use_cpu": True, **settings}
-            words |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-            words |= {"fused_kernels": False}  # as on a GPU, where they have to be asked for
-            run = load(
-                [f"{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in words.items()], "train"
-            )
-            for kind in KINDS:
-                memory = forecast(
-                    run, build_objective(run.objective), OneRow(length), kind, device=torch.device("cpu"), world=1
-                ).memory
-                learned = memory.adapters + memory.gradients + memory.optimizer
-                parts = (memory.weights, learned, memory.activations, memory.logits)
-                cells = " | ".join(f"{size / 2**30:.2f}" for size in (sum(parts), *parts))
-                print(f"| {title} | {length:,} | {kind} | {cells} |", flush=True)
-        shutil.rmtree(place, ignore_errors=True)
+def plan(folder: Path, name: str, length: int, settings: dict[str, Any], kind: Activations) -> Memory:
+    """What the plan says of one sequence of `length` tokens through the model whose config is called `name`."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copy(find(folder, name), Path(place) / "config.json")
+        make_tokenizer().save_pretrained(place)
+        words = {"model_name_or_path": place, "stage": "sft", "dataset": "x", "output_dir": "o", "use_cpu": True, **settings}
+        words |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+        words |= {"fused_kernels": False}  # as on a GPU, where they have to be asked for
+        run = load([f"{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in words.items()], "train")
+        rows: Any = OneRow(length)
+        return forecast(run, build_objective(run.objective), rows, kind, device=torch.device("cpu"), world=1).memory
+
+
+def parts_of(memory: Memory) -> tuple[int, int, int, int]:
+    """Weights; adapter, gradients and optimizer; activations; logits."""
+    return memory.weights, memory.adapters + memory.gradients + memory.optimizer, memory.activations, memory.logits
+
+
+def main(folder: Path, words: list[str]) -> None:
+    """A line a job and kind: GiB by part, and the goal where there is one."""
+    print("| job | tokens | activations | GiB | of which weights | adapter, gradients, optimizer | activations | logits | goal |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    jobs = [(*job, 0.0) for job in JOBS] + GOALS
+    for title, name, length, settings, goal in jobs:
+        if not all(word in title for word in words):
+            continue
+        for kind in ("full",) if goal else KINDS:
+            parts = parts_of(plan(folder, name, length, settings, kind))
+            cells = " | ".join(f"{size / 2**30:.2f}" for size in (sum(parts), *parts))
+            told = f"{goal} {'reached' if sum(parts) <= goal * 2**30 else 'missed'}" if goal else ""
+            print(f"| {title} | {length:,} | {kind} | {cells} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

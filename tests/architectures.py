@@ -48,7 +48,9 @@ class Found:
     """fast, can_pack, by_sequence: what the policy settled on; leak: the self-test's packed difference, in nats.
 
     padded, packed, shared: gaps; None where the policy does not pack, or does not share what pairs begin with.
-    operated: the gap of padded batches with every operation fused that a self-check lets through; operations: those.
+    operated, together: the gaps of padded and of packed batches with every operation fused that a self-check lets through;
+    operations: those. halves: how far the gradients of all weights in bf16 are from those in fp32, as a part of them: of the
+    plain forward, and of the fused one on packed batches, or padded ones where it does not pack.
     targets, left: paths of linear layers that LoRA `all` adapts and leaves out; fused: names of experts' weights.
     saved, adapter, merged: largest logit difference after a reload of the whole model, of the adapter's folder into a like
     module, and of the adapter merged into the base.
@@ -64,7 +66,9 @@ class Found:
     packed: Gap | None
     shared: Gap | None
     operated: Gap
+    together: Gap | None
     operations: frozenset[str]
+    halves: tuple[float, float]
     targets: frozenset[str]
     left: frozenset[str]
     fused: frozenset[str]
@@ -150,7 +154,8 @@ def examine(family: str) -> Found:
     theirs = gradients(module, wanted)
     padded = gap(module, pad(parts, 0), wanted.detach(), theirs, policy)
     packed = gap(module, pack(parts), wanted.detach(), theirs, policy) if policy.can_pack else None
-    operated, operations = _fused(module, parts, wanted.detach(), theirs)
+    operated, together, operations = _fused(module, parts, wanted.detach(), theirs, policy)
+    halves = _halves(module, policy)
     shared = _shared(module, policy)
     module.zero_grad()
     router = _router(module)
@@ -163,18 +168,42 @@ def examine(family: str) -> Found:
         targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
     return Found(
         *(found.fast, policy.can_pack, policy.by_sequence, found.packed_difference, padded_only(module.config)),
-        *(padded, packed, shared, operated, operations),
+        *(padded, packed, shared, operated, together, operations, halves),
         *(targets, linear - targets, fused, saved, adapter, merged, router),
     )
 
 
 def _fused(
-    module: PreTrainedModel, parts: list[Encoded], wanted: Tensor, theirs: dict[str, Tensor]
-) -> tuple[Gap, frozenset[str]]:
+    module: PreTrainedModel, parts: list[Encoded], wanted: Tensor, theirs: dict[str, Tensor], found: Policy
+) -> tuple[Gap, Gap | None, frozenset[str]]:
     """Of a copy, which proves that one can be made."""
     twin = copy.deepcopy(module)
     operations = frozenset(fuse(twin, OPERATIONS).fused)
-    return gap(twin, pad(parts, 0), wanted, theirs, Policy(twin)), operations
+    policy = _like(found, twin)
+    together = gap(twin, pack(parts), wanted, theirs, policy) if policy.can_pack else None
+    return gap(twin, pad(parts, 0), wanted, theirs, policy), together, operations
+
+
+def _like(found: Policy, module: nn.Module) -> Policy:
+    """A policy of another module with what `found` has found."""
+    policy = Policy(module)
+    policy.can_pack, policy.by_sequence = found.can_pack, found.by_sequence
+    return policy
+
+
+def _halves(module: PreTrainedModel, found: Policy) -> tuple[float, float]:
+    """On sequences of which no router chooses otherwise in bf16, as it may where two experts are nearly even."""
+    parts = sequences((5, 7, 8))
+    theirs = gradients(module, plain(module, parts))
+    simple, fused = (copy.deepcopy(module).bfloat16() for _ in range(2))
+    fuse(fused, OPERATIONS)
+    policy = _like(found, fused)
+    batch = pack(parts) if policy.can_pack else pad(parts, 0)
+    rounded = gradients(simple, plain(simple, parts)), gradients(fused, policy.token_logprobs(batch).sum())
+    whole = sum(float(one.square().sum()) for one in theirs.values())
+    apart = (sum(float((ours[name] - one).square().sum()) for name, one in theirs.items()) for ours in rounded)
+    first, second = ((one / whole) ** 0.5 for one in apart)
+    return first, second
 
 
 def pairs() -> list[Example]:

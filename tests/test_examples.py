@@ -23,7 +23,8 @@ from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in ("api", "chat", "export", "predict"))
+NOT_TRAINED = ("api", "chat", "export", "export_gguf", "predict")
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in NOT_TRAINED)
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 
@@ -173,6 +174,13 @@ def test_chat_api_and_export_use_what_was_trained(llama3: str, tmp_path: Path, h
     whole = [f"model_name_or_path={merged}", "adapter_name_or_path=null", "max_new_tokens=4", "do_sample=false"]
     assert cli.main(["chat", str(EXAMPLES / "chat.yaml"), *whole, "--ask", "Hello?"]) == 0
     assert capsys.readouterr().out == from_adapter
+
+
+def test_it_is_exported_for_llamacpp(llama3: str, tmp_path: Path, here, capsys):
+    pytest.importorskip("llama_cpp", reason="needs the extra gguf: pip install hone-llm[gguf] builds llama.cpp")
+    said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
+    assert cli.main(["export", str(EXAMPLES / "export_gguf.yaml"), *said, f"tokenized_path={tmp_path / 'cache'}"]) == 0
+    assert "parity passed (q4_k_m)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)

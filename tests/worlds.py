@@ -12,12 +12,14 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from hone.training.launch import leave
+from tests.hosts import Host
 from tests.runs import write_run
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -71,24 +73,57 @@ def fork(world: int, job: Callable[..., object], *arguments: Any, beside: Path) 
 
     The imports, most of a small run's time, were done once, in the process that these are forked from.
     """
-    port, logs = free_port(), [beside.with_suffix(f".rank{rank}.log") for rank in range(world)]
-    processes = []
-    for rank, log_file in enumerate(logs):
+    port, ranks = free_port(), []
+    for rank in range(world):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = {name: str(value) for name, value in place.items()} if world > 1 else {}
-        processes.append(_FORKS.Process(target=_run, args=(job, arguments, str(log_file), variables)))
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(_LONGEST)
-        process.kill()
-    said = "".join(log_file.read_text() for log_file in logs)
-    assert [process.exitcode for process in processes] == [0] * world, said
+        ranks.append(start(job, *arguments, variables=variables, log_file=beside.with_suffix(f".rank{rank}.log")))
+    codes = [rank.end() for rank in ranks]
+    said = "".join(rank.said for rank in ranks)
+    assert codes == [0] * world, said
     return said
 
 
-def _run(job: Callable[..., object], arguments: tuple[Any, ...], log_file: str, variables: dict[str, str]) -> None:
+@dataclass
+class Process:
+    """A process that was started, and where it speaks."""
+
+    running: Any
+    log_file: Path
+
+    @property
+    def said(self) -> str:
+        """What it has said so far."""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def end(self, seconds: float = _LONGEST) -> int | None:
+        """Wait for it, and kill it where it does not end in time; its exit code."""
+        self.running.join(seconds)
+        self.running.kill()
+        self.running.join()
+        return self.running.exitcode
+
+
+def start(
+    job: Callable[..., object], *arguments: Any, variables: dict[str, str], log_file: Path, host: Host | None = None
+) -> Process:
+    """Start `job` in a process with these variables, in a host of its own where one is given."""
+    process = _FORKS.Process(target=_run, args=(job, arguments, str(log_file), variables, host))
+    process.start()
+    return Process(process, log_file)
+
+
+def start_training(words: list[str], **place: Any) -> Process:
+    """Start `hone train` with `words`; place: as for `start`."""
+    return start(_command, ["train", *words], **place)
+
+
+def _run(
+    job: Callable[..., object], arguments: tuple[Any, ...], log_file: str, variables: dict[str, str], host: Host | None
+) -> None:
+    if host:
+        host.enter()
     os.environ.update(variables)
     with open(log_file, "w") as opened:
         os.dup2(opened.fileno(), 1)
@@ -108,6 +143,10 @@ def _grouped(job: Callable[[], object]) -> NoReturn:
 
 
 def _train(file: str) -> int:
+    return _command(["train", file])
+
+
+def _command(words: list[str]) -> int:
     from hone import cli
 
-    return cli.main(["train", file])
+    return cli.main(words)

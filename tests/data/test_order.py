@@ -92,6 +92,20 @@ def test_a_step_learns_from_the_same_rows_however_it_is_divided(lengths, split, 
         assert sorted(seen) == list(range(len(lengths)))
 
 
+@settings(deadline=None)
+@given(many_lengths, st.sampled_from([None, 64]), st.booleans())
+def test_the_order_is_the_same_on_one_to_four_processes(lengths, capacity, fixed):
+    """A step of 12 on 1, 2, 3 and 4 processes: the same rows as a set, in every epoch, on no process twice."""
+    worlds = [
+        Steps(lengths, per_step=12, micro=1, world=world, seed=3, packing_capacity=capacity, fixed=fixed)
+        for world in (1, 2, 3, 4)
+    ]
+    for epoch in range(2):
+        for index in range(worlds[0].num_steps_per_epoch):
+            taken = [[row for rank in steps.step(epoch, index) for batch in rank for row in batch] for steps in worlds]
+            assert all(sorted(rows) == sorted(taken[0]) for rows in taken)
+
+
 def test_steps_can_be_asked_in_any_order():
     lengths = np.arange(1, 101)
     steps = Steps(lengths, per_step=8, micro=2, world=2, seed=1)

@@ -16,7 +16,7 @@ from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
 from hone.config.model import Quantization
 from hone.errors import ExportError, ModelError
-from hone.export import job
+from hone.export import ingredients, job
 from hone.export.folder import REPORT
 from tests.export.whole import leftovers, logits, run_export, tuned_logits
 
@@ -94,6 +94,20 @@ def test_a_run_that_held_the_base_in_few_bits_is_merged_into_the_original(tiny_m
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+def test_an_adapter_of_another_base_is_marked(tiny_model_dir, make_adapter, tmp_path) -> None:
+    """Of the same shapes: the merge is exact and says so, but the line that says so is marked, as are report and card."""
+    adapter = make_adapter(tiny_model_dir, "one")
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "someone/other-model"}))
+    report = run_export(tiny_model_dir, [adapter], tmp_path / "out")
+    marked = [line for line in report.lines() if "WARNING" in line]
+    assert "trained on someone/other-model" in marked[0] and marked[1].startswith("parity passed") and len(marked) == 2
+    assert json.loads((tmp_path / "out" / REPORT).read_text())["warnings"]
+    assert "WARNING" in (tmp_path / "out" / "README.md").read_text()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(tiny_model_dir)}))
+    assert not any("WARNING" in line for line in run_export(tiny_model_dir, [adapter], tmp_path / "out").lines())
+
+
 def test_stretched_positions_stay_in_the_config(tiny_model_dir, tmp_path) -> None:
     run_export(tiny_model_dir, [], tmp_path / "out", rope_scaling="linear")
     config = AutoModelForCausalLM.from_pretrained(tmp_path / "out").config
@@ -144,9 +158,9 @@ def test_the_base_and_the_adapter_are_never_overwritten(tiny_model_dir, make_ada
 
 def test_a_wrong_merge_is_told_by_its_figure_and_set_aside(tiny_model_dir, make_adapter, tmp_path, monkeypatch) -> None:
     """Without its additions the recipe gives the bare base."""
-    plan = job.plan_recipe
+    plan = ingredients.plan_recipe
     monkeypatch.setattr(
-        job,
+        ingredients,
         "plan_recipe",
         lambda *arguments, **named: replace(
             found := plan(*arguments, **named), steps=tuple(replace(step, additions=()) for step in found.steps)

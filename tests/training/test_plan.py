@@ -8,9 +8,12 @@ import math
 import pytest
 
 from hone.config.environment import Environment, read_environment
+from hone.config.model import ModelConfig
+from hone.config.run import Run
 from hone.config.train import TrainConfig
 from hone.errors import TrainingError
 from hone.training import plan
+from hone.training.elastic import shared_out
 from hone.training.launch import child_variables, count_world, torchrun_words, wants_launch
 from hone.training.progress import Progress
 from hone.training.results import plot_history, smooth, write_metrics
@@ -46,6 +49,13 @@ def test_precision_is_what_was_asked():
     ]
 
 
+def test_a_time_is_told_as_a_span_of_two_digits():
+    assert plan.in_words(0.4) == "0.36 to 0.68 seconds"
+    assert plan.in_words(100) == "90 to 170 seconds"
+    assert plan.in_words(600) == "9 to 17 minutes"
+    assert plan.in_words(36_000) == "9 to 17 hours" and plan.in_words(3_600_000) == "900 to 1,700 hours"
+
+
 def said(**variables: str) -> Environment:
     return read_environment(variables)[0]
 
@@ -60,9 +70,37 @@ def test_launch_keeps_arguments_whole_and_the_port_fixed():
     assert elastic[elastic.index("--max_restarts") + 1] == "2"
 
 
+def test_launch_says_who_holds_the_rendezvous_and_restarts_on_one_machine_too():
+    here = torchrun_words(said(RDZV_ID="7", NNODES="2", MASTER_ADDR="127.0.0.2"), ["train"], join_timeout=9)
+    assert here[here.index("--rdzv_conf") + 1] == "is_host=true,join_timeout=9"
+    there = torchrun_words(said(RDZV_ID="7", NNODES="2", MASTER_ADDR="192.0.2.1"), ["train"])
+    assert there[there.index("--rdzv_conf") + 1].startswith("is_host=false")
+    alone = torchrun_words(said(NPROC_PER_NODE="2", MAX_RESTARTS="3"), ["train"])
+    assert alone[alone.index("--max_restarts") + 1] == "3"
+
+
+def test_fewer_machines_accumulate_more_and_a_step_stays_the_same():
+    train = TrainConfig(per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    run = Run(model=ModelConfig(model_name_or_path="x"), train=train)
+    elastic = said(RDZV_ID="7", MIN_NNODES="1", MAX_NNODES="3")
+
+    def batch(world: int, *, fixed: bool = False, run: Run = run) -> tuple[int, int]:
+        found = shared_out(run, elastic, fixed=fixed, variables={"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": str(world)}).train
+        return found.per_device_train_batch_size, found.gradient_accumulation_steps
+
+    # 2 x 3 x 12 processes = 72 sequences a step
+    assert [batch(world) for world in (12, 8, 4)] == [(2, 3), (1, 9), (2, 9)]
+    with pytest.raises(TrainingError, match="the 72 sequences of a step are no multiple of 8"):
+        batch(8, fixed=True)
+    three = run.model_copy(update={"train": train.model_copy(update={"per_device_train_batch_size": 1})})
+    with pytest.raises(TrainingError, match=r"no multiple of 8\. Let per_device_train_batch_size x gradient_accumulation_steps"):
+        batch(8, run=three)
+    assert shared_out(run, said(), fixed=False, variables={"WORLD_SIZE": "4"}) is run
+
+
 def test_launch_is_wanted_once_only():
     assert wants_launch(said(FORCE_TORCHRUN="1"), use_cpu=True)
-    assert not wants_launch(said(FORCE_TORCHRUN="1", RANK="0", WORLD_SIZE="2"), use_cpu=True)
+    assert not wants_launch(said(FORCE_TORCHRUN="1", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"), use_cpu=True)
     assert not wants_launch(said(FORCE_TORCHRUN="1", TORCHELASTIC_RUN_ID="1"), use_cpu=True)
     assert not wants_launch(said(), use_cpu=True)
 

@@ -134,6 +134,14 @@ def load_trained(module: nn.Module, folder: Path) -> None:
         load_whole(module, folder)
 
 
+def saved_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The weights that `save_trained` writes, and those beside them that learn: all, or an adapter's own."""
+    if not _is_adapter(module):
+        return list(module.parameters())
+    own = (*OWN_WEIGHTS, "modules_to_save.")
+    return [weight for name, weight in module.named_parameters() if weight.requires_grad or any(mark in name for mark in own)]
+
+
 def without_adapter(module: nn.Module) -> AbstractContextManager[object]:
     """While it is held, `module` computes as the base under its adapter."""
     assert _is_adapter(module), "a module without an adapter has nothing to switch off"

@@ -22,6 +22,7 @@ _LATER = Table(
         "folders": "hone.adapters.folder:folders_of",
         "head": "hone.models.value_head:find_value_head",
         "learned_by": "hone.models.value_head:learned_by",
+        "gguf": "hone.inference.llamacpp:find_gguf",
         "embedder": "hone.inference.embed:build_embedder",
         "scorer": "hone.inference.score:build_scorer",
         "engine": "hone.inference.build:build_engine",
@@ -55,11 +56,13 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
         embedder = _LATER.load("embedder")(run.model, run.adapter, **numbers)
         return Served(name, embed=lambda texts, query: Vectors(*embedder.embed_counted(texts, query=query)))
-    head = _LATER.load("head")(run.model, adapters)
+    file = _LATER.load("gguf")(run.model, run.serve.infer_backend)
+    head = None if file else _LATER.load("head")(run.model, adapters)
     if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
         scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, num_together=num_together, **numbers)
+    numbers |= {"num_together": num_together, "backend": run.serve.infer_backend}
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, **numbers)
     for pair in run.api.api_adapters:
         engine.add_adapter(*pair.split("=", 1))
     return Served(name, engine=engine)

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     questions, rest = split_questions(arguments)
     run = load(rest, "chat")
     dtype, length = run.serve.infer_dtype, run.data.cutoff_len
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, dtype=dtype, length=length)
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, dtype=dtype, length=length, backend=run.serve.infer_backend)
     talk = _LATER.load("talk")(engine, run.generate)
     for question in questions:
         talk.say(question)

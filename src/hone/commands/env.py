@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import hone
+from hone.config.environment import DEFAULT_PORT, read_environment
 from hone.errors import HoneError
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "tokenizers", "safetensors", "pydantic")
@@ -53,8 +54,29 @@ def report() -> dict[str, str]:
     found["memory"] = _memory()
     found |= {name: _version(name) for name in PACKAGES}
     found |= _devices()
+    found["processes"] = _processes()
     found |= {name: _version(name) for name in OPTIONAL}
     return found
+
+
+def _processes() -> str:
+    """What the environment says of machines and processes, as `hone train` would take it."""
+    environment, mistakes = read_environment()
+    cluster, place = environment.cluster, f"{environment.master_addr}:{environment.master_port or DEFAULT_PORT}"
+    by = f" (by {cluster.scheduler})" if cluster.scheduler else ""
+    hosts = f"; machines {', '.join(cluster.hosts[:8])}{' and more' if len(cluster.hosts) > 8 else ''}" if cluster.hosts else ""
+    if mistakes:
+        return "; ".join(f"{mistake.key} {mistake.message}" for mistake in mistakes)
+    if environment.launched:
+        words = {**os.environ, **cluster.words}
+        return f"this is rank {words['RANK']} of {words['WORLD_SIZE']}, which meet at {place}{by}{hosts}"
+    each, meets = f"processes on each: {environment.num_processes_per_node or 'one a device'}", f"they meet at {place}"
+    if environment.rendezvous_id:
+        least, most = (number or environment.num_nodes for number in (environment.min_nodes, environment.max_nodes))
+        return f"{least} to {most} machines, {each}; {meets}, RDZV_ID {environment.rendezvous_id}{by}"
+    if environment.num_nodes > 1:
+        return f"machine {environment.node_rank} of {environment.num_nodes}, {each}; {meets}{by}{hosts}"
+    return f"this machine alone, {each.replace(' on each', '')}{by}{hosts}"
 
 
 def _version(package: str) -> str:

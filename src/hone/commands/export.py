@@ -5,8 +5,10 @@ Holds no logic: it reads the settings, and only then imports what merges, so tha
 
 from __future__ import annotations
 
+from typing import Any
+
 from hone import log
-from hone.config import load
+from hone.config import Run, load
 from hone.config.trained import other_than_trained
 from hone.table import Table
 
@@ -16,6 +18,8 @@ _LATER = Table(
         "tokenizer": "hone.models.tokenizer:load_tokenizer",
         "family": "hone.models.catalog:family_template",
         "codec": "hone.chat.codec:build_codec",
+        "objective": "hone.objectives.build:build_objective",
+        "data": "hone.data.build:build_data",
         "export": "hone.export.job:export",
     },
 )
@@ -28,14 +32,39 @@ def main(arguments: list[str]) -> int:
         log.info(f"note: {line}")
     tokenizer = _LATER.load("tokenizer")(run.model)
     family = _LATER.load("family")(run.model.model_name_or_path)
+    codec = _LATER.load("codec")(run.chat, tokenizer, family=family)
     report = _LATER.load("export")(
         run.model,
         run.adapter,
         run.export,
         dtype=run.serve.infer_dtype,
         tokenizer=tokenizer,
-        codec=_LATER.load("codec")(run.chat, tokenizer, family=family),
+        codec=codec,
         length=run.data.cutoff_len,
+        calibration=read_calibration(run, codec),
+        rows=read_rows(run, codec, run.data.eval_dataset, num_rows=64, length=run.data.cutoff_len),
     )
     print("\n".join(report.lines()))
     return 0
+
+
+def read_calibration(run: Run, codec: Any) -> list[Any]:
+    """Rows of export_quantization_dataset; none where it is not written."""
+    export, named = run.export, run.export.export_quantization_dataset
+    return read_rows(
+        run,
+        codec,
+        (named,) if named else (),
+        num_rows=export.export_quantization_nsamples,
+        length=export.export_quantization_maxlen,
+    )
+
+
+def read_rows(run: Run, codec: Any, names: tuple[str, ...], *, num_rows: int, length: int) -> list[Any]:
+    """The first `num_rows` sequences of the data sets `names`, cut at `length` tokens; none where none is named."""
+    if not names:
+        return []
+    data = run.data.model_copy(update={"cutoff_len": length})
+    found = _LATER.load("data")(data, _LATER.load("objective")(run.objective), codec, names=names, seed=run.train.seed)
+    rows = (sequence for index in range(len(found)) for sequence in found[index].sequences)
+    return [row for row, _ in zip(rows, range(num_rows), strict=False)]

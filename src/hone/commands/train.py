@@ -6,7 +6,7 @@ Holds no logic: it reads the settings, and only then imports what trains, so tha
 from __future__ import annotations
 
 from hone.config import load
-from hone.config.environment import read_environment
+from hone.config.environment import become_task
 from hone.errors import HoneError
 from hone.table import Table
 
@@ -18,11 +18,11 @@ def main(arguments: list[str]) -> int:
 
     Of processes that torchrun started, one tells an error that all of them meet.
     """
-    environment, _ = read_environment()
+    environment = become_task()
     try:
         run = load(arguments, "train")
         return _LATER.load("run")(run, environment, arguments)
     except HoneError as error:
-        if environment.launched and not _LATER.load("has_the_word")(str(error)):
+        if environment.launched and not _LATER.load("has_the_word")(error):
             return error.exit_code
         raise

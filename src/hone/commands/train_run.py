@@ -17,7 +17,7 @@ from hone.training.session import Session, carry_out, prepare, use_only
 def run_training(run: Run, environment: Environment, arguments: list[str]) -> int:
     """Train, here or in processes that are started with `arguments`; the code is that of `hone train`."""
     if wants_launch(environment, use_cpu=run.train.use_cpu):
-        return launch(environment, ["train", *arguments])
+        return launch(environment, ["train", *arguments], join_timeout=run.parallel.join_timeout)
     try:
         session = prepare(run, settings=to_yaml(run))
         code = _carried_out(run, session)

@@ -1,6 +1,6 @@
 """Environment: every environment variable the house listens to, read at this one door.
 
-Knows no setting of the tree; torchrun's own variables (RANK, WORLD_SIZE ...) and the hub's are read by their libraries.
+Knows no setting of the tree; what a scheduler says is translated by `cluster`; the hub's variables are read by its library.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hone.config.cluster import Cluster, recognised
 from hone.errors import ConfigError, Mistake
 
 REFUSED = {
@@ -20,6 +21,9 @@ REFUSED = {
     "USE_V1": "LLaMA-Factory's second generation has other keys; unset it and write those that `hone help` lists",
 }
 
+DEFAULT_PORT = 29500
+"""Fixed: a random one would differ between the machines of one run."""
+
 HUBS: dict[str, Literal["ms", "om"]] = {"USE_MODELSCOPE_HUB": "ms", "USE_OPENMIND_HUB": "om"}
 
 
@@ -28,7 +32,9 @@ class Environment:
     """What the environment says about starting processes and about strictness; LLaMA-Factory's names and defaults.
 
     num_processes_per_node and master_port: None where not said; rendezvous_id: "" for a fixed set of machines.
+    launched: this is one of the run's processes, started by torchrun or a scheduler. cluster: what a scheduler said.
     hub: where models and data sets come from: "hf" Hugging Face, "ms" ModelScope, "om" Modelers.
+    sharding: accelerate's variables, where `accelerate launch` started this process and was told of FSDP; else None.
     """
 
     allow_extra_args: bool
@@ -44,8 +50,10 @@ class Environment:
     max_restarts: int
     tune_torch: bool
     launched: bool
+    cluster: Cluster
     wandb_project: str
     hub: Literal["hf", "ms", "om"]
+    sharding: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,11 +126,14 @@ def is_true(text: str) -> bool:
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environment, list[Mistake]]:
-    """The environment, and a mistake for each variable that is not a number or asks for what is not here."""
+    """The environment, and a mistake for each variable that is not a number, contradicts another or asks for what is not here."""
     mistakes = [Mistake("environment", name, reason) for name, reason in REFUSED.items() if is_true(variables.get(name, ""))]
+    cluster = recognised(variables)
+    own = {name: value for name, value in variables.items() if value.strip() and name not in cluster.unsaid}
+    said = {**cluster.words, **own}
 
     def number(name: str) -> int | None:
-        text = variables.get(name, "").strip()
+        text = said.get(name, "").strip()
         if text and not text.isdecimal():
             mistakes.append(Mistake("environment", name, f'saw "{text}", wanted a whole number'))
         return int(text) if text.isdecimal() else None
@@ -136,15 +147,57 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> tuple[Environ
         num_nodes=number("NNODES") or 1,
         node_rank=number("NODE_RANK") or 0,
         num_processes_per_node=number("NPROC_PER_NODE"),
-        master_addr=variables.get("MASTER_ADDR", "127.0.0.1"),
+        master_addr=said.get("MASTER_ADDR", "127.0.0.1").strip(),
         master_port=number("MASTER_PORT"),
-        rendezvous_id=variables.get("RDZV_ID", ""),
+        rendezvous_id=said.get("RDZV_ID", ""),
         min_nodes=number("MIN_NNODES"),
         max_nodes=number("MAX_NNODES"),
         max_restarts=number("MAX_RESTARTS") or 0,
         tune_torch=is_true(variables.get("OPTIM_TORCH", "1")),
-        launched="TORCHELASTIC_RUN_ID" in variables or {"RANK", "WORLD_SIZE"} <= variables.keys(),
+        launched="TORCHELASTIC_RUN_ID" in said or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= said.keys(),
+        cluster=cluster,
         wandb_project=variables.get("WANDB_PROJECT", "llamafactory"),
         hub=HUBS[others[0]] if others else "hf",
+        sharding=_of_accelerate(variables) if is_true(variables.get("ACCELERATE_USE_FSDP", "")) else None,
     )
+    if not environment.launched:
+        mistakes += [Mistake("environment", *found) for found in _contradictions(environment)]
     return environment, mistakes
+
+
+def _contradictions(environment: Environment) -> list[tuple[str, str]]:
+    """(variable, what is wrong) of what is said of machines."""
+    least, most, machines = environment.min_nodes, environment.max_nodes, environment.num_nodes
+    found = []
+    if (least is None) != (most is None):
+        name, other = ("MAX_NNODES", "MIN_NNODES") if most is None else ("MIN_NNODES", "MAX_NNODES")
+        found.append((name, f"missing beside {other}; set both, or NNODES alone"))
+    elif least is not None and most is not None:
+        if not environment.rendezvous_id:
+            found.append(("MIN_NNODES", "has no effect without RDZV_ID; set that to any word, the same on all machines"))
+        if not 0 < least <= most:
+            found.append(("MIN_NNODES", f"is {least}, and MAX_NNODES is {most}; wanted 1 or more, and no more than MAX_NNODES"))
+    if not environment.rendezvous_id and environment.node_rank >= machines:
+        found.append(("NODE_RANK", f"is {environment.node_rank} of {machines} machines (NNODES); they count from 0"))
+    if environment.master_addr in ("127.0.0.1", "localhost") and machines > 1 and environment.node_rank:
+        found.append(("MASTER_ADDR", f"is this machine itself; with NNODES={machines} wanted the address of machine 0"))
+    return found
+
+
+def become_task() -> Environment:
+    """The environment of `hone train`. Where a scheduler started a process a device, this one gets torchrun's variables.
+
+    Libraries read them, and a line of the log is told by RANK 0. What means something else to a scheduler's pod is taken away.
+    """
+    environment, _ = read_environment()
+    words = environment.cluster.words
+    for name in environment.cluster.unsaid:
+        os.environ.pop(name, None)
+    if environment.launched and words:
+        port = str(environment.master_port or DEFAULT_PORT)
+        os.environ.update({**words, "MASTER_ADDR": environment.master_addr, "MASTER_PORT": port})
+    return environment
+
+
+def _of_accelerate(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in variables.items() if name.startswith(("FSDP_", "ACCELERATE_")) and text.strip()}

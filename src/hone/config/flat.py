@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from hone import log
+from hone.config.accelerate_file import Sharded
 from hone.config.arguments import read_arguments
 from hone.config.convert import Wrong, convert, shown
 from hone.config.environment import Environment, read_environment
@@ -60,11 +61,14 @@ def read(arguments: list[str], verb: str) -> Loaded:
     file_settings = alone.settings()
     settings = reading.settings()
     _fill_in(settings, verb)
+    sharded = Sharded(settings)
+    sharded.take(environment.sharding)
+    reading.mistakes += sharded.mistakes
     reading.mistakes += broken_rules(settings, verb, alone=file_settings, file=words_given.file, unfit=reading.unfit)
     if reading.mistakes:
         raise _told(sorted(reading.mistakes, key=_line))
     written = frozenset(knobs()[key].path for key in settings.given)
-    return Loaded(settings.build(), (*reading.notes, *notes_of(settings, file_settings)), written)
+    return Loaded(settings.build(), (*reading.notes, *sharded.notes, *notes_of(settings, file_settings)), written)
 
 
 def _told(mistakes: list[Mistake]) -> ConfigError:

@@ -215,6 +215,26 @@ NEEDS = (
         "while max_new_tokens is above 0; write max_new_tokens instead, or max_new_tokens: 0 beside it",
     ),
     Need(
+        ("gguf_type", "export_adapter_only", "export_quantization_dataset"),
+        lambda s: s["export_format"] == "gguf",
+        "without export_format: gguf; write that, or remove it",
+    ),
+    Need(
+        ("gguf_type", "export_quantization_dataset"),
+        lambda s: not s["export_adapter_only"],
+        "with export_adapter_only: true, which writes f32; write false there, or remove it",
+    ),
+    Need(
+        ("export_size",),
+        lambda s: s["export_format"] != "gguf",
+        "with export_format: gguf, which is one file; write export_format: huggingface, or remove it",
+    ),
+    Need(
+        ("export_quantization_nsamples", "export_quantization_maxlen"),
+        lambda s: s["export_quantization_dataset"] is not None,
+        "without export_quantization_dataset; write that, or remove it",
+    ),
+    Need(
         ("swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_api_key", "swanlab_logdir"),
         lambda s: "swanlab" in s["report_to"],
         "without report_to: swanlab; write that, or remove it",

@@ -11,6 +11,7 @@ from hone.config.knobs import ADAPTED, SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
+from hone.config.sharding_rules import of_sharding
 from hone.errors import Mistake
 
 SUM_TOLERANCE = 1e-6
@@ -34,6 +35,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *of_reward_model(settings),
         *of_drawing(settings),
         *_of_preference(settings),
+        *of_sharding(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"
@@ -215,6 +217,13 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    if verb == "export" and settings["gguf_type"].startswith("iq") and not settings["export_quantization_dataset"]:
+        yield (
+            "export_quantization_dataset",
+            f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
+        )
+    if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
+        yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     pairs = [pair.partition("=") for pair in settings["api_adapters"]]
     if wrong := next((name + sign + place for name, sign, place in pairs if not name.strip() or not place.strip()), None):
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"

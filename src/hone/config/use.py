@@ -9,6 +9,12 @@ from typing import Literal
 
 from hone.config.section import Section, knob
 
+GGUF_TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k"),
+    *("iq4_xs", "iq4_nl", "iq3_m", "iq3_xxs", "iq2_m", "iq2_xs"),
+)
+"""llama.cpp's names of number formats, finest first, those with an importance matrix last."""
+
 
 class GenerateConfig(Section):
     """How answers are drawn."""
@@ -63,7 +69,34 @@ class ExportConfig(Section):
     """Where and how a merged model is written."""
 
     export_dir: str | None = knob(None, "Folder into which the merged model is written.", example="saves/llama3-8b/merged")
-    export_size: int = knob(5, "Largest file of the exported weights.", unit="GB", gt=0)
+    export_format: Literal["huggingface", "gguf"] = knob(
+        "huggingface",
+        "What is written: safetensors that transformers, vLLM and SGLang load (huggingface), or one file that llama.cpp, Ollama "
+        "and LM Studio run, with an Ollama Modelfile beside it (gguf, which needs the extra of that name).",
+    )
+    gguf_type: Literal[GGUF_TYPES] = knob(
+        "q8_0",
+        "Number format of the weights in a GGUF file. f16 and q8_0 are nearly exact; q4_k_m is a quarter of f16 and the usual "
+        "choice for small machines; iq kinds are smaller still and need export_quantization_dataset.",
+    )
+    export_adapter_only: bool = knob(
+        False,
+        "Writes the LoRA adapter by itself as a GGUF file, to be put beside a GGUF file of its base (llama.cpp's --lora), in "
+        "place of the merged model. Numbers are kept in f32.",
+    )
+    export_quantization_dataset: str | None = knob(
+        None,
+        "Data set or file whose texts show which weights matter most: an importance matrix for the gguf_type. Take rows like "
+        "those the model will read. iq kinds need it, and the k kinds gain by it.",
+        example="alpaca_en_demo",
+    )
+    export_quantization_nsamples: int = knob(
+        128, "How many rows of export_quantization_dataset are read.", gt=0, level="advanced"
+    )
+    export_quantization_maxlen: int = knob(
+        1024, "Tokens at which a row of export_quantization_dataset is cut.", unit="tokens", gt=0, level="advanced"
+    )
+    export_size: int = knob(5, "Largest file of the exported weights; a GGUF file is one.", unit="GB", gt=0)
     export_device: Literal["cpu", "auto"] = knob(
         "cpu", "Where merging is computed. auto takes the accelerator, which is faster for large models."
     )
@@ -72,7 +105,11 @@ class ExportConfig(Section):
 class ServeConfig(Section):
     """Which engine answers."""
 
-    infer_backend: Literal["huggingface"] = knob("huggingface", "Engine that answers in chat and api.")
+    infer_backend: Literal["huggingface", "llamacpp"] = knob(
+        "huggingface",
+        "Engine that answers in chat and api: transformers (huggingface), or llama.cpp for a GGUF file (llamacpp), which a "
+        "model_name_or_path that ends in .gguf chooses by itself.",
+    )
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
         "auto",
         "Number format of the weights in chat, api and export. auto takes the checkpoint's own, or bfloat16 where that is "

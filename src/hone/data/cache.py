@@ -10,18 +10,17 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from hone import log
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.data.report import SetReport
+from hone.data.turn import turn
 
 FORMAT = "tokens-2"
 """Part of every key: raise it when the files change."""
@@ -198,17 +197,17 @@ def _crc32(path: Path) -> int:
 def find_or_build(root: Path, key: str, build: Callable[[Path], None], *, overwrite: bool) -> tuple[Entry, bool]:
     """The entry `key` under `root` and whether it was there; `build` writes a complete one into the folder it is given.
 
-    Of several processes one builds and the others wait for it. Without working locks (some network folders) several may build,
-    and the last to finish wins; each is right, as the key says what must be in it.
+    Of several processes one builds and the others wait for it, as `turn` says. Where several build, the last to finish wins;
+    each is right, as the key says what must be in it.
     """
     final = root / key[:2] / key
     if not overwrite and (entry := open_entry(final)) is not None:
         return entry, True
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final):
+    with turn(final, "encodes the same data") as alone:
         if not overwrite and (entry := open_entry(final)) is not None:
             return entry, True
-        for stale in final.parent.glob(f".{key}.*.part"):
+        for stale in final.parent.glob(f".{key}.*.part") if alone else ():
             shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed: the lock says that nobody writes now
         part = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{key}.", suffix=".part"))
         try:
@@ -237,17 +236,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def _locked(final: Path) -> Iterator[None]:
-    lock = FileLock(final.with_name(f".{final.name}.lock"))
-    try:
-        lock.acquire(timeout=5)
-    except Timeout:
-        log.once("another process encodes the same data; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -16,8 +16,10 @@ from transformers import PreTrainedTokenizerBase
 import hone
 from hone.config.model import ModelConfig
 from hone.errors import ExportError
+from hone.export.ingredients import Ingredients
 from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
+from hone.export.write import Product
 from hone.models.load import load_config
 from hone.models.rope import stretch
 from hone.models.score_head import ScoreHead
@@ -109,20 +111,25 @@ def copy_kept(base: Path, draft: Path) -> None:
             shutil.copyfile(path, draft / path.name)
 
 
-def write_card(draft: Path, *, name: str, base: str, adapters: Sequence[str], dtype: str, parity: str, scores: bool) -> None:
-    """README.md: what this model is made of, how to load it, and how exactly it is the trained one.
-
-    scores: the model scores texts and writes none.
-    """
-    task, kind = ("text-classification", "SequenceClassification") if scores else ("text-generation", "CausalLM")
-    made = "".join(f"- adapter, merged: `{adapter}`\n" for adapter in adapters)
+def write_card(draft: Path, name: str, parts: Ingredients, product: Product, *, dtype: str, said: Sequence[str]) -> None:
+    """README.md: what this model is made of, how to load it, and how exactly it is the trained one. said: further lines."""
+    task, kind = ("text-classification", "SequenceClassification") if parts.head else ("text-generation", "CausalLM")
+    made = "".join(f"- adapter, merged: `{adapter}`\n" for adapter in parts.folders)
+    library, use = (
+        "transformers",
+        (
+            f"```python\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
+            f'model = AutoModelFor{kind}.from_pretrained("this folder")\n```\n'
+        ),
+    )
+    if product.file is not None:
+        library, use = "gguf", f"```sh\nllama-cli -m {product.file.name} --jinja\nollama create {name} -f Modelfile\n```\n"
+    lines = "".join(f"- {line}\n" for line in (*product.notes, *said))
     text = (
-        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: {task}\ntags:\n- hone\n---\n\n"
+        f"---\nbase_model: {json.dumps(parts.name)}\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- hone\n---\n\n"
         f"# {name}\n\n"
-        f"- base model: `{base}`\n{made}- number format: {dtype}\n- written by hone {hone.__version__}\n- {parity}\n\n"
-        f"```python\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
-        f'model = AutoModelFor{kind}.from_pretrained("this folder")\n```\n'
+        f"- base model: `{parts.name}`\n{made}- number format: {dtype}\n- written by hone {hone.__version__}\n{lines}\n{use}"
     )
     (draft / "README.md").write_text(text, encoding="utf-8")
 

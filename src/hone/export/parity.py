@@ -7,6 +7,8 @@ Axes: T token, V vocabulary.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from hone.chat.codec import Codec
+from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, message
+from hone.config.use import GGUF_TYPES
 from hone.errors import ExportError
-from hone.export.source import torch_name
+from hone.export.source import DTYPES, torch_name
 from hone.models.load import auto_class
 from hone.models.score_head import NAME as SCORE
 from hone.models.score_head import ScoreHead
@@ -32,14 +36,18 @@ class Tolerance:
     divergence: float
 
 
+_FINE = {"F64": Tolerance(1e-3, 1e-6), "F32": Tolerance(1e-3, 1e-6), "F16": Tolerance(0.1, 1e-3), "BF16": Tolerance(0.5, 1e-2)}
+_BITS = {8: Tolerance(1.0, 0.05), 6: Tolerance(2.0, 0.1), 5: Tolerance(3.0, 0.2), 4: Tolerance(5.0, 0.5), 3: Tolerance(9.0, 2.0)}
 TOLERANCES = {
-    "F64": Tolerance(1e-3, 1e-6),
-    "F32": Tolerance(1e-3, 1e-6),
-    "F16": Tolerance(0.1, 1e-3),
-    "BF16": Tolerance(0.5, 1e-2),
+    **_FINE,
+    **{code.lower(): _FINE[code] for code in ("F32", "F16", "BF16")},
+    **{word: _BITS[max(3, int(re.search(r"\d", word)[0]))] for word in GGUF_TYPES[3:]},
 }
-"""By the number format of the exported weights. Both sides are computed in fp32, so that F32 differs by the order of sums alone
-(about 1e-5) and the others by one rounding of each weight: 2^-11 of it in F16, 2^-8 in BF16."""
+"""By the number format of the exported weights, safetensors' name of it or a word of gguf_type. Both sides compute in fp32, so
+that F32 differs by the order of sums alone (about 1e-5), and F16 and BF16 by one rounding of each weight: 2^-11 of it, 2^-8.
+
+Below 16 bits the limits are wide enough for random weights, which lose more by rounding than trained ones: they find a tensor
+in the wrong place or order, which makes another model, of several nats. How good a format is, the figures say."""
 
 CARRIED = 0.1
 """Largest share of the adapter's effect that may be lost or added: a model without its adapter is near, but another one."""
@@ -55,7 +63,8 @@ class Parity:
     0 the bare base, less than 1 also where a coarse number format rounds small changes away. wrong: weights that differ by more
     than rounding, and in how many rows. Of a model with a value head: score_difference, the largest of one value, and
     score_spread, the standard deviation of the reference's; a value sums over the hidden state as a logit does, and has its
-    tolerance.
+    tolerance. misread: prompts of which the exported tokenizer gives other ids. loss: mean negative log-prob of the tokens to be
+    learned of the rows that were given, in nats, of the trained model and of the exported one.
     """
 
     max_difference: float
@@ -69,6 +78,8 @@ class Parity:
     wrong: dict[str, int] = field(default_factory=dict)
     score_difference: float | None = None
     score_spread: float | None = None
+    misread: tuple[str, ...] = ()
+    loss: tuple[float, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -77,7 +88,13 @@ class Parity:
         near = self.max_difference <= allowed.difference * self.spread and self.divergence <= allowed.divergence
         if self.score_difference is not None and self.score_spread is not None:
             near = near and self.score_difference <= allowed.difference * self.score_spread
+        near = near and not self.misread
         return near and not self.wrong and (self.carried is None or abs(self.carried - 1) <= CARRIED)
+
+    @property
+    def format(self) -> str:
+        """The number format, for people."""
+        return torch_name(self.dtype) if self.dtype in DTYPES else self.dtype
 
     def __str__(self) -> str:
         allowed = TOLERANCES[self.dtype]
@@ -91,10 +108,15 @@ class Parity:
             effect = f"; {100 * self.carried:.2f} % of the adapter's own effect (KL {self.effect:.3g}) is in it"
         if self.score_difference is not None and self.score_spread is not None:
             effect += f"; largest difference of scores {self.score_difference:.3g} (their spread is {self.score_spread:.3g})"
+        if self.loss is not None:
+            before, after = map(math.exp, self.loss)
+            effect += f"; perplexity of the rows {before:.4g} trained, {after:.4g} exported"
+        if self.misread:
+            effect += f"; the exported tokenizer gives other ids for {len(self.misread)} prompts: {self.misread[0]!r}"
         if self.wrong:
             named = ", ".join(f"{name} ({rows} rows)" for name, rows in list(self.wrong.items())[:5])
             effect += f"; {len(self.wrong)} weights differ by more than rounding: {named}"
-        return f"parity {'passed' if self.passed else 'FAILED'} ({torch_name(self.dtype)}): {figures}{effect}"
+        return f"parity {'passed' if self.passed else 'FAILED'} ({self.format}): {figures}{effect}"
 
     def as_dict(self) -> dict[str, Any]:
         """For export_report.json."""
@@ -116,6 +138,29 @@ def probe_texts(codec: Codec) -> list[list[int]]:
     long = [part for asked, said in turns for part in (message("user", asked), message("assistant", said))]
     talks.append(Conversation(tuple(long)))
     return [encoded.ids.tolist() for encoded in codec.encode(talks)]
+
+
+def probe_prompts(codec: Codec) -> dict[str, list[int]]:
+    """Prompts as text and as the ids that the model reads; no answer stands in them, behind which a codec begins a new token."""
+    asked = (
+        *(
+            "What is the capital of France?",
+            "  two  spaces, 12345 + 6.7 = ?\n\n\tdef f(x):\n    return x  # ok",
+            "I'VE he'll we're",
+        ),
+        *("\u4f60\u597d\uff0c\u4e16\u754c\uff01 2026\u5e74", "na\u00efve \u0441\u043b\u043e\u0432\u043e \U0001f600", "x"),
+    )
+    talks = [Conversation((message("user", text),)) for text in asked]
+    talks.append(Conversation((message("system", "Be brief."), message("user", asked[0]))))
+    return {codec.template.render(talk, prompt=True).text: codec.prompt(talk) for talk in talks}
+
+
+def loss_of(logits_TV: Tensor, row: Encoded) -> tuple[float, int]:
+    """Sum of the negative log-probs of the tokens of a row that are to be learned, and how many they are."""
+    labels_T = torch.from_numpy(row.labels[1:].astype("int64"))
+    learned_T = labels_T != IGNORE
+    logprobs_TV = logits_TV[:-1][learned_T].log_softmax(-1)
+    return -logprobs_TV.gather(-1, labels_T[learned_T].unsqueeze(-1)).sum().item(), int(learned_T.sum())
 
 
 @torch.inference_mode()

@@ -68,8 +68,26 @@ def renders_alike(codec: Codec, tokenizer: PreTrainedTokenizerBase, template: st
     return True
 
 
-def written_template(codec: Codec) -> str | None:
-    """Jinja out of the pieces that the codec puts around each message; None where a message changes its neighbours' pieces."""
+@dataclass(frozen=True)
+class Around:
+    """Pieces of text that a format puts around messages.
+
+    head: before a first question; rule_head, rule_tail: around a system prompt; to_answer: from a question to its answer; stop:
+    what ends an answer, and to_question what follows before the next question; to_prompt: from the last question to the answer
+    that is asked for.
+    """
+
+    head: str
+    rule_head: str
+    rule_tail: str
+    to_answer: str
+    stop: str
+    to_question: str
+    to_prompt: str
+
+
+def around(codec: Codec) -> Around | None:
+    """The pieces that the codec puts around each message; None where a message changes its neighbours' pieces."""
     asked, answer = _ASKED.text, _SAID.text
     plain = _text(codec, (_ASKED, _SAID, _ASKED_AGAIN), prompt=True)
     ruled = _text(codec, (_RULE, _ASKED), prompt=True)
@@ -84,15 +102,24 @@ def written_template(codec: Codec) -> str | None:
     rule_tail = rule_rest.split(asked, 1)[0]
     if alone != head + asked + to_prompt:
         return None
+    return Around(head, rule_head, rule_tail, to_answer, stop, to_question.removeprefix(stop), to_prompt)
+
+
+def written_template(codec: Codec) -> str | None:
+    """Jinja out of the pieces that the codec puts around each message; None where there are none such."""
+    found = around(codec)
+    if found is None:
+        return None
     return (
         "{%- if messages[0]['role'] == 'system' -%}"
-        + _put(rule_head) + "{{- messages[0]['content'] -}}" + _put(rule_tail) + "{%- set turns = messages[1:] -%}"
-        + "{%- else -%}" + _put(head) + "{%- set turns = messages -%}{%- endif -%}"
+        + _put(found.rule_head) + "{{- messages[0]['content'] -}}" + _put(found.rule_tail) + "{%- set turns = messages[1:] -%}"
+        + "{%- else -%}" + _put(found.head) + "{%- set turns = messages -%}{%- endif -%}"
         + "{%- for message in turns -%}"
         + "{%- if message['role'] == 'user' -%}{{- message['content'] -}}"
-        + "{%- if not loop.last -%}" + _put(to_answer) + "{%- elif add_generation_prompt -%}" + _put(to_prompt) + "{%- endif -%}"
-        + "{%- elif message['role'] == 'assistant' -%}{{- message['content'] -}}" + _put(stop)
-        + "{%- if not loop.last -%}" + _put(to_question.removeprefix(stop)) + "{%- endif -%}"
+        + "{%- if not loop.last -%}" + _put(found.to_answer)
+        + "{%- elif add_generation_prompt -%}" + _put(found.to_prompt) + "{%- endif -%}"
+        + "{%- elif message['role'] == 'assistant' -%}{{- message['content'] -}}" + _put(found.stop)
+        + "{%- if not loop.last -%}" + _put(found.to_question) + "{%- endif -%}"
         + "{%- else -%}{{- raise_exception('this chat template knows system (first), user and assistant') -}}{%- endif -%}"
         + "{%- endfor -%}"
     )  # fmt: skip

@@ -40,6 +40,16 @@ class Written:
     num_tensors: int
 
 
+@dataclass(frozen=True)
+class Product:
+    """A model that was written. method: how it was merged; file: of a model that is one file; notes: what the user must know."""
+
+    written: Written
+    method: str
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
 def shards_of(slots: list[Slot], shard_bytes: int) -> list[list[Slot]]:
     """The slots in order, cut into files of at most `shard_bytes`; a larger tensor gets a file of its own."""
     shards: list[list[Slot]] = [[]]

@@ -19,6 +19,7 @@ from hone.config.model import ModelConfig
 from hone.config.trained import other_than_trained
 from hone.errors import ModelError
 from hone.inference.hf import HfEngine
+from hone.inference.llamacpp import build_llamacpp_engine, find_gguf
 from hone.inference.rows import why_not
 from hone.inference.together import TogetherEngine
 from hone.models.catalog import family_template
@@ -37,14 +38,18 @@ def build_engine(
     dtype: str = "auto",
     length: int | None = None,
     num_together: int = 1,
+    backend: str = "huggingface",
 ) -> HfEngine:
-    """The embedded engine, adapters on top of the base. dtype: as infer_dtype; "auto" takes the base's own.
+    """The engine in this process, adapters on top of the base; of a GGUF file, llama.cpp's.
 
-    length: the training's cutoff_len, by which rope_scaling stretches; None: twice the base's limit. num_together: answers that
-    are drawn at once where the model's answers can be; where they cannot, that is said, and they are drawn one by one.
+    backend: as infer_backend; dtype: as infer_dtype, "auto" takes the base's own. length: the training's cutoff_len, by which
+    rope_scaling stretches; None: twice the base's limit. num_together: answers that are drawn at once where the model's answers
+    can be; where they cannot, that is said, and they are drawn one by one.
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
+    if (file := find_gguf(model, backend)) is not None:
+        return _of_gguf(model, chat, adapter, file, num_together)
     _refuse_writing_nothing(model, adapter)
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")
@@ -60,6 +65,16 @@ def build_engine(
         log.info(f"note: answers of this model are drawn one by one, not {num_together} at once: {why}")
         return engine
     return TogetherEngine(module, codec, num_rows=num_together, base_name=name)
+
+
+def _of_gguf(model: ModelConfig, chat: ChatConfig, adapter: Adapter, file: Path, num_together: int) -> HfEngine:
+    if folders := folders_of(adapter):
+        raise ModelError(
+            f"adapter_name_or_path: {folders[0]} is not put onto a GGUF file; merge it: hone export with export_format: gguf"
+        )
+    if num_together > 1:
+        log.info(f"note: answers of a GGUF file are drawn one by one, not {num_together} at once")
+    return build_llamacpp_engine(model, chat, file)
 
 
 def _refuse_writing_nothing(model: ModelConfig, adapter: Adapter) -> None:

@@ -38,13 +38,17 @@ class HfEngine:
     num_together = 1
 
     def __init__(self, module: nn.Module, codec: Codec, *, base_name: str = ""):
-        self.module, self.codec = module, codec
-        self._adapters = Adapters(module, base_name)
+        self.module, self._adapters = module, Adapters(module, base_name)
         # The model's own file would fill in every number that a request leaves open, such as a penalty nobody asked for.
         self.module.generation_config = GenerationConfig()
         quiet_routers(module)
+        limit = module.config.get_text_config().to_dict().get("max_position_embeddings")
+        self._begin(codec, limit=limit, size=module.get_output_embeddings().weight.shape[0])
+
+    def _begin(self, codec: Codec, *, limit: int | None, size: int) -> None:
+        """What every engine of logits knows. limit: the longest text the model can hold, in tokens; size: V."""
+        self.codec, self._limit, self._size = codec, limit, size
         self._special = frozenset(number for number, token in codec.tokenizer.added_tokens_decoder.items() if token.special)
-        self._limit = module.config.get_text_config().to_dict().get("max_position_embeddings")
         self._turn = threading.Lock()
 
     @property
@@ -154,7 +158,7 @@ class HfEngine:
 
     def _guide(self, request: Request, prompt: list[int]) -> Guide | None:
         asked, conversation, codec = request.steering, request.conversation, self._codec(request)
-        size = self.module.get_output_embeddings().weight.shape[0]
+        size = self._size
         if asked.functions:
             assert isinstance(conversation, Conversation), "a text that is continued calls nothing"
             return Openings(call_openings(codec, conversation, asked.functions), size)

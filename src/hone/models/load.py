@@ -5,6 +5,7 @@ Does not know adapters, data or the optimizer.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +53,15 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     for_training: bool,
+    held: torch.device | None = None,
     activations: Activations = "kept",
     fused: Fusing = "auto",
     length: int | None = None,
     head: ScoreHead | None = None,
 ) -> PreTrainedModel:
-    """The model of `model` on `device`, weights in `dtype`; in evaluation mode unless for_training.
+    """The model of `model` for `device`, weights in `dtype`; in evaluation mode unless for_training.
 
+    held: where the weights are put until somebody moves them, where that is not `device`; "meta" for none of their numbers.
     activations: what is kept for the backward pass. fused: whether operations are, of a model that is trained.
     length: longest text in tokens, for rope_scaling.
     head: in place of the head of words one that scores texts: the model's own, or a new one where it has none.
@@ -72,16 +75,16 @@ def load_model(
         head.apply(config, load_tokenizer(model).pad_token_id)
     if model.rope_scaling:
         stretch(config, model.rope_scaling, length)
-    attention = choose_attention(model, config, device)
-    module = (
-        _random(model, config, dtype, attention, head)
-        if model.train_from_scratch
-        else _read(model, config, dtype, device, attention, head)
-    )
+    attention, held = choose_attention(model, config, device), held or device
+    if model.train_from_scratch or held.type == "meta":
+        with held if held.type == "meta" else nullcontext():
+            module = _random(model, config, dtype, attention, head)
+    else:
+        module = _read(model, config, dtype, held, attention, head)
     if model.flash_attn != "auto":
         keep_own(module)
     if not model.quantization:
-        module = module.to(device)
+        module = module.to(held)
     if for_training:
         module.config.use_cache = False
         module.train()
@@ -91,7 +94,7 @@ def load_model(
         _resize(module, model)
     if for_training and model.quantization:
         freeze(module)
-    if for_training:
+    if for_training and held == device:
         fuse(module, fused, device)
     recompute_activations(module, activations)
     log.info(f"loaded {model.model_name_or_path}: {describe(module)}")

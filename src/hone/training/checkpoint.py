@@ -34,11 +34,23 @@ def write_complete(
 
     Raises CheckpointError where the disk refuses; what was there before stays as it was.
     """
-    aside = folder.with_name(f".{folder.name}.writing")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write(aside)
+    with _whole_or_not(folder, called):
+        write(begin(folder))
+        complete(folder, about=about, called=called)
+
+
+def begin(folder: Path) -> Path:
+    """An empty folder aside, into which what will stand at `folder` is written, by one process or several."""
+    aside = aside_of(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def complete(folder: Path, *, about: dict[str, object] | None = None, called: str = "") -> None:
+    """Let what was written since `begin` appear; see `write_complete`."""
+    aside = aside_of(folder)
+    with _whole_or_not(folder, called):
         files = {str(path.relative_to(aside)): _describe(path) for path in sorted(aside.rglob("*")) if path.is_file()}
         manifest = aside / MANIFEST
         manifest.write_text(json.dumps({"files": files, **(about or {})}, indent=1), encoding="utf-8")
@@ -46,9 +58,24 @@ def write_complete(
             _sync(path)
         _replace(aside, folder)
         _sync(folder.parent)
+
+
+def aside_of(folder: Path) -> Path:
+    """Where `begin` makes the folder that `complete` lets appear."""
+    return folder.with_name(f".{folder.name}.writing")
+
+
+@contextmanager
+def _whole_or_not(folder: Path, called: str) -> Iterator[None]:
+    """Where something goes wrong nothing is left aside; the disk's refusal is a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        shutil.rmtree(aside_of(folder), ignore_errors=True)
+        raise
     except Exception as problem:
         free = _free_mib(folder.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside_of(folder), ignore_errors=True)
         if not isinstance(problem, _OF_THE_DISK) and type(problem) is not Exception:
             raise
         raise CheckpointError(

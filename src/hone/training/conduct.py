@@ -84,7 +84,7 @@ class Conductor:
 
     def _save(self, progress: Progress, *, to_go_on: bool) -> None:
         folder = self._keeper.save(progress, to_go_on=to_go_on)
-        self._records.say(f"saved {folder}")
+        self._records.say(f"{'saving' if self._keeper.is_saving else 'saved'} {folder}")
 
 
 def _due(every: int, step: int) -> bool:

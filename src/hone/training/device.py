@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hone.errors import MissingExtra, RunError
 from hone.training.engines.base import Hardware, Precision, open_engine
+from hone.training.engines.moments import load_moments
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
@@ -48,7 +49,7 @@ class Device:
             require_fp16(torch.device("cpu"))
         self._engine = open_engine(hardware)
         self._accelerator = self._engine.accelerator
-        self.device: torch.device = self._accelerator.device
+        self.device: torch.device = self._engine.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
         self.precision: Precision = hardware.precision
@@ -72,9 +73,18 @@ class Device:
         """Whether this process writes files."""
         return self.rank == 0
 
+    @property
+    def held(self) -> torch.device:
+        """Where weights lie from when they are read until `prepare` has them; "meta" where another process reads them."""
+        return self._engine.held
+
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """Move the module to the device, spread it over the processes, compute in the precision; the optimizer alike."""
         return self._engine.wrap(module, optimizer)
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """A frozen module beside the one that learns, spread over the processes where that one is in shards."""
+        return self._engine.share(module)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Within, products are taken in the run's precision, as in a prepared module's own forward."""
@@ -103,6 +113,22 @@ class Device:
     def load_whole(self, module: nn.Module, load: Callable[[], None]) -> None:
         """Call `load`, which writes whole weights into the unwrapped module, so that all processes have them."""
         self._engine.load_whole(module, load)
+
+    def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights that are saved, by name, as they lie on this process."""
+        return self._engine.parts(module)
+
+    def moments(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state by the names of the weights, as it lies on this process."""
+        return self._engine.moments(module, optimizer)
+
+    def place_moments(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+        """Put back what `moments` gave, or tensors that lie as those."""
+        load_moments(module, optimizer, state)
+
+    def group_aside(self) -> Any:
+        """A group of all processes for messages in host memory beside those of training; None where there is one process."""
+        return torch.distributed.new_group(backend="gloo") if self.world > 1 else None
 
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """The optimizer's state by the names of the weights; all processes call it, and rank 0's is complete."""

@@ -71,27 +71,34 @@ def _sums(
     """Of every figure, the loss among them, its sum and count over all processes."""
     sums = Sums()
     sums.add(dict.fromkeys(("loss", *objective.metrics), (0.0, 0.0)))  # a process without a row adds nothing
-    of_step = measure(objective, policy, device, ((batch, True) for batch in _batches(objective, tokens, device, layout)))
-    for batch in _batches(objective, tokens, device, layout):
+    of_step = measure(objective, policy, device, _batches(objective, tokens, device, layout))
+    for batch, counts in _batches(objective, tokens, device, layout):
         loss = objective.loss(policy, batch.beside(of_step).to(device.device))
-        sums.add({"loss": (loss.total, objective.count(batch)), **loss.metrics})
+        sums.add({"loss": (loss.total, objective.count(batch)), **loss.metrics}, counts)
     return sums.over(device)
 
 
-def _batches(objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> Iterator[Batch]:
-    for rows in _shares(len(tokens), layout.micro_batch, device, fixed=objective.mixes_rows):
-        yield lay_out(tokens, rows, packing=layout.packing, pad_id=layout.pad_id)
+def _batches(objective: Objective, tokens: TokenSet, device: Device, layout: Layout) -> Iterator[tuple[Batch, bool]]:
+    for rows, counts in shares(len(tokens), layout.micro_batch, device, fixed=objective.mixes_rows):
+        yield lay_out(tokens, rows, packing=layout.packing, pad_id=layout.pad_id), counts
 
 
-def _shares(num_rows: int, micro_batch: int, device: Device, *, fixed: bool) -> Iterator[list[int]]:
-    """This process's rows, `micro_batch` at a time: every world-th row, so that shares are alike.
+def shares(num_rows: int, micro_batch: int, device: Device, *, fixed: bool) -> list[tuple[list[int], bool]]:
+    """This process's rows, `micro_batch` at a time, each with whether it counts: every world-th row, so that shares are alike.
 
-    fixed: every world-th micro-batch of rows after each other, which are then the same on any number of processes.
+    fixed: every world-th micro-batch of rows after each other, which are then the same on any number of processes. All processes
+    have as many, as they go forward together where weights are in shards: what one has less is a repeat that does not count.
     """
+    mine, most = (_shares(num_rows, micro_batch, rank, device.data_world, fixed=fixed) for rank in (device.data_rank, 0))
+    spare = mine[-1] if mine else [0]
+    return [(rows, True) for rows in mine] + [(spare, False)] * (len(most) - len(mine))
+
+
+def _shares(num_rows: int, micro_batch: int, rank: int, world: int, *, fixed: bool) -> list[list[int]]:
     if fixed:
-        for start in range(device.data_rank * micro_batch, num_rows, device.data_world * micro_batch):
-            yield list(range(start, min(start + micro_batch, num_rows)))
-        return
-    mine = list(range(device.data_rank, num_rows, device.data_world))
-    for start in range(0, len(mine), micro_batch):
-        yield mine[start : start + micro_batch]
+        return [
+            list(range(start, min(start + micro_batch, num_rows)))
+            for start in range(rank * micro_batch, num_rows, world * micro_batch)
+        ]
+    mine = list(range(rank, num_rows, world))
+    return [mine[start : start + micro_batch] for start in range(0, len(mine), micro_batch)]

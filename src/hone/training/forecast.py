@@ -17,6 +17,7 @@ from hone.adapters.apply import attach, rest_output_head
 from hone.adapters.freeze import find_layers
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
+from hone.config.sharding import sharding_of
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Pair
@@ -31,6 +32,7 @@ from hone.models.sharing import unshared
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.depth import Pass, cut, find_alike, whole_pass
+from hone.training.engines.units import find_units
 from hone.training.largest import find_largest, longest_example
 from hone.training.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
 from hone.training.plan import precision_of
@@ -38,7 +40,7 @@ from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.rehearsal import Watch, rehearse, without_memory
 from hone.training.reward_model import whole_model
-from hone.training.sharding import ALONE, Sharding, by_ddp, units_of
+from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, units_of
 from hone.training.speed import speed_of
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +48,8 @@ _DRAWN = 3
 """Rows of logits, in fp32, that drawing the next token of an answer holds: as they came, mapped, and sorted or summed up."""
 _UPDATE_BYTES = 28
 """That Adam reads and writes a trained weight in fp32."""
+_UPDATE_OPERATIONS = 6
+"""Of each tensor that learns, in a step: its norm, its scaling, its update, its gradient kept and let go."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def forecast(
     shape, precision = shape_of(module), precision_of(run.train)
     fuse(module, run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
-    sharding = _sharding(attached, world)  # of all layers: a rehearsal leaves one of each kind
+    sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
     longest = longest_example(run, objective, tokens)
     packing, by_sequence = _packing(run, objective, module), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
@@ -97,7 +101,8 @@ def forecast(
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
     seconds *= run.train.gradient_accumulation_steps
-    seconds += weights.num_trained * _UPDATE_BYTES / speed_of(device, _TYPES[precision]).bytes
+    speed = speed_of(device, _TYPES[precision])
+    seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None)
 
 
@@ -125,14 +130,20 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         frozen=int(num_frozen * a_weight) if quantization else sum(one.numel() * one.element_size() for one in frozen),
         trained=sum(sizes),
         largest=max(sizes),
+        tensors=len(sizes),
         states=state_bytes(run.optimizer.kind, trained),
         beside=run.adapter.kind in ("lora", "oft"),
         expanded=max(linear) * base.itemsize if quantization else 0,
     )
 
 
-def _sharding(module: nn.Module, world: int) -> Sharding:
-    """What of the model one of the processes holds."""
+def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
+    """What of the model one of the processes holds. world: of those that share out the batches."""
+    parallel = run.parallel
+    if parallel.engine == "fsdp":
+        asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
+        units = units_of(module, find_units(module, asked.units))
+        return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
     if world == 1:
         return ALONE
     return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from hone import log
 from hone.errors import CheckpointError
-from hone.training import checkpoint
+from hone.training import checkpoint, shards
 from hone.training.checkpoint import STATE
 from hone.training.device import Device
 from hone.training.feed import Feed
@@ -50,12 +52,31 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Moving:
-    """What going on needs beside the weights. optimizer: by weights' names; random: by rank; feed: of the batches."""
+class Form:
+    """How checkpoints are written. kind: whole weights and moments, or shards of them, as they lie on the processes.
 
-    optimizer: dict[str, Any]
+    background: while training goes on. small: whether the whole weights, an adapter's, are written beside the shards too.
+    """
+
+    kind: Literal["whole", "shards"] = "whole"
+    background: bool = False
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What going on needs beside the weights. random: by rank; feed: of the batches; optimizer: by weights' names.
+
+    optimizer is None where it is in shards.
+    """
+
+    optimizer: dict[str, Any] | None
     random: list[dict[str, Any]]
     feed: dict[str, Any]
+
+
+Write = Callable[[Path], None]
+"""Puts files into a folder."""
 
 
 class Keeper:
@@ -66,12 +87,24 @@ class Keeper:
     """
 
     def __init__(
-        self, parts: Parts, plan: Plan, device: Device, *, settings: str, limit: int | None, only_model: bool, stale: list[Path]
+        self,
+        parts: Parts,
+        plan: Plan,
+        device: Device,
+        *,
+        settings: str,
+        limit: int | None,
+        only_model: bool,
+        stale: list[Path],
+        form: Form = Form(),
     ):
         self._parts, self._plan, self._device = parts, plan, device
         self._settings, self._limit, self._only_model, self._stale = settings, limit, only_model, stale
         self.folder = Path(plan.output_dir)
         self.last: Path | None = None
+        self._form, self._group = form, None
+        self._coming: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeper")
 
     def path(self, step: int) -> Path:
         """checkpoint-N of a step."""
@@ -82,43 +115,84 @@ class Keeper:
 
         to_go_on: the run stops here, so the optimizer's state is written also under save_only_model.
         """
-        target, moving = self.path(progress.step), None
+        self.settle()
+        target, moving, shards = self.path(progress.step), None, self._form.kind == "shards"
         if to_go_on or not self._only_model:
             states = self._device.gather(random_state())
-            optimizer = self._device.optimizer_state(self._parts.module, self._parts.optimizer)
+            optimizer = None if shards else self._device.optimizer_state(self._parts.module, self._parts.optimizer)
             moving = Moving(optimizer, states, self._parts.feed.state(progress.step))
-
-        def write() -> None:
-            about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
-            checkpoint.write_complete(target, partial(self._write, progress, moving), about=about)
-            with checkpoint.writing(self.folder):
-                self._tidy(target, progress.best_checkpoint)
-
-        self._on_main(write)
+        about = {"fingerprint": self._plan.fingerprint, "step": progress.step}
+        write, tidy = partial(self._write, progress, moving), partial(self._tidy, target, progress.best_checkpoint)
+        if shards:
+            self._save_shards(target, about, write, tidy, with_moments=moving is not None)
+        else:
+            self._on_main(lambda: (checkpoint.write_complete(target, write, about=about), tidy()), whole=True)
+        if to_go_on:
+            self.settle()
         self.last = target
         return target
 
-    def _on_main(self, write: Callable[[], None]) -> None:
-        """Call `write` on rank 0, with whole weights; CheckpointError on all where it could not."""
+    def _save_shards(
+        self, target: Path, about: dict[str, object], write: Write, tidy: Callable[[], None], *, with_moments: bool
+    ) -> None:
+        """Rank 0 writes what is small, every process its shards; rank 0 lets all of it appear when the last has written."""
+        module, device = self._parts.module, self._device
+        self._on_main(lambda: write(checkpoint.begin(target)), whole=self._form.small)
+        if self._group is None and self._form.background:
+            self._group = device.group_aside()
+        state = device.moments(module, self._parts.optimizer) if with_moments else {}
+        place = checkpoint.aside_of(target) / shards.FOLDER
+        writing = shards.write(
+            device.parts(module), state, place, group=self._group, alone=device.world == 1, background=self._form.background
+        )
+
+        def finish() -> None:
+            writing.wait()
+            if device.is_main:
+                checkpoint.complete(target, about=about)
+                tidy()
+
+        self._coming = self._writer.submit(finish)
+        if not self._form.background:
+            self.settle()
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is still being written."""
+        return self._coming is not None
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is still being written; CheckpointError on all processes where it could not be."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            self._agree(coming.result)
+
+    def _on_main(self, write: Callable[[], object], *, whole: bool) -> None:
+        """Call `write` on rank 0; CheckpointError on all where it could not. whole: with whole weights in the module."""
+        with self._device.whole(self._parts.module) if whole else nullcontext():
+            self._agree(write if self._device.is_main else lambda: None)
+
+    def _agree(self, write: Callable[[], object]) -> None:
+        """Call `write`; a CheckpointError of one process is one of all."""
         failure = ""
-        with self._device.whole(self._parts.module):
-            if self._device.is_main:
-                try:
-                    write()
-                except CheckpointError as problem:
-                    failure = str(problem)
-        if failure := self._device.gather(failure)[0]:
-            raise CheckpointError(failure)
+        try:
+            write()
+        except CheckpointError as problem:
+            failure = str(problem)
+        if failures := [text for text in self._device.gather(failure) if text]:
+            raise CheckpointError(failures[0])
 
     def _write(self, progress: Progress, moving: Moving | None, folder: Path) -> None:
         plan = self._plan
-        self._parts.save_weights(folder)
+        if self._form.kind == "whole" or self._form.small:
+            self._parts.save_weights(folder)
         state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
         (folder / STATE).write_text(dumps(state), encoding="utf-8")
         (folder / "run.yaml").write_text(self._settings, encoding="utf-8")
         if moving is None:
             return
-        torch.save(moving.optimizer, folder / OPTIMIZER)
+        if moving.optimizer is not None:
+            torch.save(moving.optimizer, folder / OPTIMIZER)
         torch.save(self._parts.schedule.state_dict(), folder / SCHEDULER)
         if (scaler := self._device.scaler_state()) is not None:
             torch.save(scaler, folder / SCALER)
@@ -128,15 +202,19 @@ class Keeper:
             torch.save(random_numbers, folder / _random_file(rank, len(moving.random)))
 
     def _tidy(self, newest: Path, best: str | None) -> None:
-        for folder in self._stale:
-            if folder.exists() and folder != newest:
-                checkpoint.discard(folder)
-        self._stale = []
-        checkpoint.prune(self.folder, self._limit, best)
+        with checkpoint.writing(self.folder):
+            for folder in self._stale:
+                if folder.exists() and folder != newest:
+                    checkpoint.discard(folder)
+            self._stale = []
+            checkpoint.prune(self.folder, self._limit, best)
 
     def restore(self, folder: Path) -> Progress:
         """Put a complete checkpoint's state back into the parts; returns its progress."""
+        place = folder / shards.FOLDER
         missing = [name for name in (OPTIMIZER, SCHEDULER) if not (folder / name).is_file()]
+        if missing == [OPTIMIZER] and place.is_dir() and shards.has_moments(place):
+            missing = []
         if missing:
             raise CheckpointError(
                 f"{folder} has no {' and no '.join(missing)}: it was saved with save_only_model: true and cannot be continued. "
@@ -167,10 +245,15 @@ class Keeper:
 
     def load_best(self, best: str) -> None:
         """Put the best checkpoint's weights back into the module."""
+        self.settle()
         self._load_weights(Path(best))
 
     def _load_weights(self, folder: Path) -> None:
-        self._device.load_whole(self._parts.module, partial(self._parts.load_weights, folder))
+        module, place = self._parts.module, folder / shards.FOLDER
+        if place.is_dir():
+            shards.read_weights(place, self._device.parts(module))
+        else:
+            self._device.load_whole(module, partial(self._parts.load_weights, folder))
 
     def _load_keeping_settings(self, folder: Path) -> None:
         """Moments and the schedule's step come from the checkpoint; rates, decay and the like from this run's settings.
@@ -178,8 +261,11 @@ class Keeper:
         The schedule would otherwise bring its old numbers back, and a changed learning_rate would do nothing.
         """
         optimizer, schedule = self._parts.optimizer, self._parts.schedule
-        peaks = list(schedule.base_lrs)
-        self._device.load_optimizer_state(self._parts.module, optimizer, _load(folder / OPTIMIZER))
+        module, peaks = self._parts.module, list(schedule.base_lrs)
+        if (folder / OPTIMIZER).is_file():
+            self._device.load_optimizer_state(module, optimizer, _load(folder / OPTIMIZER))
+        else:
+            self._load_shards(folder / shards.FOLDER)
         schedule.load_state_dict(_load(folder / SCHEDULER))
         schedule.base_lrs = peaks
         rates = [peak * factor(schedule.last_epoch) for peak, factor in zip(peaks, schedule.lr_lambdas, strict=True)]
@@ -187,9 +273,15 @@ class Keeper:
             group["lr"] = rate
         schedule._last_lr = rates
 
+    def _load_shards(self, place: Path) -> None:
+        module, optimizer, weights = self._parts.module, self._parts.optimizer, self._device.parts(self._parts.module)
+        learned = [name for name, weight in weights.items() if weight.requires_grad]
+        self._device.place_moments(module, optimizer, shards.read_moments(place, weights, learned))
+
     def finish(self) -> None:
         """Write the trained weights into output_dir itself, so that a half-written file never stands there."""
-        self._on_main(self._write_final)
+        self.settle()
+        self._on_main(self._write_final, whole=True)
 
     def _write_final(self) -> None:
         aside = self.folder / ".final.writing"

@@ -1,4 +1,4 @@
-"""Launch: whether a command must run as several processes, and starting them under torchrun.
+"""Launch: whether a command must run as several processes, and starting them under torchrun, on one machine or many.
 
 Does not know what the processes will do, nor how the environment is read.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -16,65 +17,99 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import parse_args, run
 
+import hone
 from hone import log
-from hone.config.environment import Environment
+from hone.config.environment import DEFAULT_PORT, Environment
+from hone.errors import TrainingError
+from hone.training.address import is_here, outward_address, own_address, require_free, require_reachable
+from hone.training.meeting import Meeting, Member, differing, meet
 from hone.training.signals import SIGNALS, StopRequest
-
-DEFAULT_PORT = 29500
-"""Fixed: a random one would differ between the machines of one run."""
 
 _TUNED = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
 """What OPTIM_TORCH gives the processes, where the user has not said otherwise."""
 
 
 def wants_launch(environment: Environment, *, use_cpu: bool) -> bool:
-    """True outside torchrun where FORCE_TORCHRUN is set or this machine has more than one accelerator."""
+    """True outside torchrun where it is asked for, or where there are several machines or accelerators."""
     if environment.launched:
         return False
-    return environment.force_torchrun or (not use_cpu and torch.accelerator.device_count() > 1)
+    several = environment.num_nodes > 1 or bool(environment.rendezvous_id)
+    return environment.force_torchrun or several or (not use_cpu and torch.accelerator.device_count() > 1)
 
 
 def count_world(environment: Environment, *, use_cpu: bool) -> int:
     """Processes that `hone train` would have here."""
     if not wants_launch(environment, use_cpu=use_cpu):
-        return 1
+        return int(environment.cluster.words.get("WORLD_SIZE", "1")) if environment.launched else 1
     return _processes_here(environment) * (environment.max_nodes or environment.num_nodes)
 
 
-def torchrun_words(environment: Environment, arguments: list[str]) -> list[str]:
+def torchrun_words(environment: Environment, arguments: list[str], *, join_timeout: int = 60) -> list[str]:
     """What torchrun is told to run `hone <arguments>` once a device, with LLaMA-Factory's variables."""
-    port = environment.master_port or DEFAULT_PORT
+    address, port = master_of(environment)
     # SIGTERM and SIGINT are ours, see `launch`.
     words = ["--nproc_per_node", str(_processes_here(environment)), "--signals_to_handle", "SIGHUP,SIGQUIT"]
+    words += ["--max_restarts", str(environment.max_restarts)]
     if environment.rendezvous_id:
         elastic = environment.min_nodes and environment.max_nodes
         nodes = f"{environment.min_nodes}:{environment.max_nodes}" if elastic else str(environment.num_nodes)
         words += ["--nnodes", nodes, "--rdzv_id", environment.rendezvous_id, "--rdzv_backend", "c10d"]
-        words += ["--rdzv_endpoint", f"{environment.master_addr}:{port}", "--max_restarts", str(environment.max_restarts)]
+        # torch guesses from host names who holds the rendezvous, and gives out its own name as its address.
+        words += ["--rdzv_endpoint", f"{address}:{port}", "--local_addr", own_address(address)]
+        words += ["--rdzv_conf", f"is_host={str(is_here(address)).lower()},join_timeout={join_timeout}"]
     else:
         words += ["--nnodes", str(environment.num_nodes), "--node_rank", str(environment.node_rank)]
-        words += ["--master_addr", environment.master_addr, "--master_port", str(port)]
+        words += ["--master_addr", address, "--master_port", str(port)]
     return [*words, "-m", "hone", *arguments]
 
 
+def master_of(environment: Environment) -> tuple[str, int]:
+    """Where the run's machines meet. A first machine that calls itself localhost gives an address that the others can use."""
+    address, port = environment.master_addr, environment.master_port or DEFAULT_PORT
+    several = environment.num_nodes > 1 or (environment.max_nodes or 1) > 1
+    return (outward_address() if several and address in ("127.0.0.1", "localhost") else address), port
+
+
+def meet_machines(environment: Environment, seconds: float) -> Meeting | None:
+    """See that torchrun's machines can meet before it waits ten minutes for them; the store where they do.
+
+    Raises TrainingError that names the machines that did not come, the port that is taken or the address that is not there.
+    """
+    address, port = master_of(environment)
+    if environment.rendezvous_id:
+        require_free(port) if is_here(address) else require_reachable(address, port, seconds, "the machine that is MASTER_ADDR")
+        return None
+    if environment.num_nodes == 1:
+        require_free(port)
+        return None
+    about = {"hone": hone.__version__, "NNODES": str(environment.num_nodes), "MAX_RESTARTS": str(environment.max_restarts)}
+    member = Member("machine", environment.node_rank, environment.num_nodes, about)
+    return meet(member, address=address, port=port, seconds=seconds, judge=differing)
+
+
 def child_variables(environment: Environment, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the processes: the user's own, after OPTIM_TORCH's."""
-    return {**(_TUNED if environment.tune_torch else {}), **variables}
+    """The variables of the processes: the user's own, after OPTIM_TORCH's; how many machines there may be, whoever said it."""
+    elastic = {"MIN_NNODES": environment.min_nodes, "MAX_NNODES": environment.max_nodes, "RDZV_ID": environment.rendezvous_id}
+    told = {name: str(value) for name, value in elastic.items() if value and environment.max_nodes}
+    return {**(_TUNED if environment.tune_torch else {}), **variables, **told}
 
 
-def launch(environment: Environment, arguments: list[str]) -> int:
+def launch(environment: Environment, arguments: list[str], *, join_timeout: int) -> int:
     """Run `hone <arguments>` once a device, torchrun being this process; returns the exit code. Arguments stay whole.
 
     The first SIGTERM or Ctrl-C is handed on and waited for, however long the step and the save take: the processes save a
     checkpoint and end. A second one ends them now. The code is then 128 + the signal; else that of the process that failed first.
     """
-    words = torchrun_words(environment, arguments)
-    log.info(f"starting {words[1]} processes: torchrun {' '.join(words)}")
+    words = torchrun_words(environment, arguments, join_timeout=join_timeout)
+    log.info(f"starting {words[1]} processes: torchrun {shlex.join(words)}")
     os.environ.update(child_variables(environment, os.environ))
+    meeting = meet_machines(environment, join_timeout)
     _quiet_torchrun()
     before = {number: signal.signal(number, _end_now) for number in SIGNALS}
     try:
@@ -84,7 +119,11 @@ def launch(environment: Environment, arguments: list[str]) -> int:
         return 128 + stopped.sigval
     except ChildFailedError as failed:
         return 128 + request.signal if request.signal else _code_of(failed)
+    except (DistError, RendezvousError) as problem:
+        raise TrainingError(_lost(environment, join_timeout, problem)) from problem
     finally:
+        if meeting is not None:
+            meeting.rest()
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
@@ -100,6 +139,19 @@ def _hand_on(_: int) -> None:
 def _end_now(number: int, _: FrameType | None) -> None:
     """What torchrun does at a signal: end the processes, kill those that stay."""
     raise SignalException("asked twice to stop", signal.Signals(number))
+
+
+def _lost(environment: Environment, seconds: int, problem: Exception) -> str:
+    """What to say where torchrun lost the other machines or did not find them."""
+    address, port = master_of(environment)
+    if isinstance(problem, RendezvousError) and "timed out" in str(problem).lower():
+        least = environment.min_nodes or environment.num_nodes
+        place = f"{address}:{port} (RDZV_ID {environment.rendezvous_id})"
+        return f"fewer than {least} machines came to {place} within {seconds} s (join_timeout)"
+    return (
+        f"the machine at {address}:{port}, where the run's machines meet, has gone or cannot be reached any more "
+        f"({str(problem).splitlines()[0][:160]}). Once it is back, the same command continues from the newest complete checkpoint"
+    )
 
 
 def _quiet_torchrun() -> None:

@@ -78,7 +78,8 @@ class Memory:
 class Weights:
     """Of a whole model, in bytes as they will be held. largest: of those that learn; beside: they are an adapter.
 
-    states: of the optimizer; expanded: of the largest weight held in few bits, once it is turned back into numbers for a product.
+    states: of the optimizer; tensors: how many learn; expanded: of the largest weight held in few bits, once it is turned into
+    numbers for a product.
     """
 
     num: int
@@ -89,6 +90,7 @@ class Weights:
     states: int
     beside: bool
     expanded: int = 0
+    tensors: int = 0
 
 
 def sized(size: int, whole: int) -> str:

@@ -91,8 +91,8 @@ class Plan:
             f"log          {often(self.log_every)}; evaluate {self._when()}; save {often(self.save_every)}",
             f"activations  {_ACTIVATIONS[self.activations]}",
             f"chosen       {self._chosen()}: {self.why}",
-            f"time         about {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all: "
-            "a first estimate",
+            f"time         {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all, "
+            "by an estimate, where nothing else runs",
             f"memory       about {sized(total, total)} a process at its highest{held} "
             f"(free now: {sized(self.available_bytes, total)})",
             *(f"             {line}" for line in self.memory.lines()),
@@ -147,12 +147,22 @@ _ACTIVATIONS = {
 _PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+SPAN = (0.9, 1.7)
+"""Between which times its estimate a step was measured on a CPU (bench/plan_time.py); on a GPU it is assumed."""
+
+
 def in_words(seconds: float) -> str:
-    """ "40 seconds", "12 minutes", "7.5 hours"."""
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} seconds"
+    """The span of an estimate: "0.36 to 0.68 seconds", "11 to 20 minutes", "7.2 to 14 hours"."""
+    low, high = (share * seconds for share in SPAN)
+    unit, length = next(
+        ((unit, length) for unit, length in (("hours", 3600), ("minutes", 60)) if low >= 2 * length), ("seconds", 1)
+    )
+    return f"{_short(low / length)} to {_short(high / length)} {unit}"
+
+
+def _short(number: float) -> str:
+    """Two digits: "0.36", "7.2", "140"."""
+    return f"{float(f'{number:.2g}'):,.10g}"
 
 
 def versions() -> dict[str, str]:

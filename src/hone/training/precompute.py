@@ -30,7 +30,7 @@ from hone.models.reference import Reference
 from hone.objectives.base import REFERENCE, Objective
 from hone.training.device import Device
 from hone.training.draft import Material
-from hone.training.evaluate import Layout
+from hone.training.evaluate import Layout, shares
 from hone.training.feed import lay_out
 from hone.training.identity import Fingerprint
 
@@ -114,11 +114,11 @@ def _compute(
     tokens: TokenSet, rows: np.ndarray, width: int, objective: Objective, policy: Policy, device: Device, layout: Layout
 ) -> np.ndarray:
     """fp32 [len(rows), width], the rows shared among the processes."""
-    mine, size = rows[device.data_rank :: device.data_world].tolist(), layout.micro_batch
     found = [np.zeros((0, width), np.float32)]
-    for start in range(0, len(mine), size):
-        batch = lay_out(tokens, mine[start : start + size], packing=layout.packing, pad_id=layout.pad_id)
-        found.append(objective.reference_sums(policy, batch.to(device.device)).float().cpu().numpy().reshape(-1, width))
+    for places, counts in shares(len(rows), layout.micro_batch, device, fixed=False):
+        batch = lay_out(tokens, rows[places].tolist(), packing=layout.packing, pad_id=layout.pad_id)
+        numbers = objective.reference_sums(policy, batch.to(device.device)).float().cpu().numpy().reshape(-1, width)
+        found.append(numbers[: len(places) * counts])
     whole = np.zeros((len(rows), width), np.float32)
     for rank, numbers in enumerate(device.gather_data(np.concatenate(found))):
         whole[rank :: device.data_world] = numbers

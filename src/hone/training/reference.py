@@ -113,7 +113,8 @@ def load_beside(run: Run, device: Device, model: ModelConfig, adapters: tuple[st
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision_of(run.train)]
     module = load_model(model, dtype=dtype, device=device.device, for_training=False, length=run.data.cutoff_len)
     adapter = Lora(adapter_name_or_path=adapters) if adapters else Full()
-    return Policy(attach(module, adapter, base_name=hub_name(model), trainable=False).requires_grad_(False), router_loss=0.0)
+    frozen = attach(module, adapter, base_name=hub_name(model), trainable=False).requires_grad_(False)
+    return Policy(device.share(frozen), router_loss=0.0)
 
 
 def require_same_tokens(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:

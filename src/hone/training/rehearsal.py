@@ -35,17 +35,37 @@ _WITH_COPY = {_aten.logsumexp.default}
 """Operations that make a tensor as large as their first within themselves."""
 
 
+THIN = 32
+"""A product is thin where one side of a matrix has no more than so many numbers, as an adapter's; then the rest waits for it."""
+
+_INVOLVED = ("silu", "gelu", "sigmoid", "tanh", "exp", "pow", "rsqrt", "softplus", "_softmax", "_log_softmax", "logsumexp")
+"""How the names of operations begin that compute more of a number than a CPU does while it reads it."""
+
+
 @dataclass(frozen=True)
 class Speed:
-    """What a device was seen to do in a second: operations of products, bytes of memory; and the least time of an operation."""
+    """What a device was seen to do in a second. flops, thin, attention: operations of products, of thin ones, of attention.
+
+    bytes, involved: bytes that are read and written by plain operations, and by those that compute more of each number.
+    least_seconds: of one operation, however small.
+    """
 
     flops: float
+    thin: float
+    attention: float
     bytes: float
+    involved: float
     least_seconds: float
 
-    def seconds(self, flops: float, size: int) -> float:
-        """Of one operation that takes that many and moves that many bytes, whichever is the longer."""
-        return max(flops / self.flops, size / self.bytes, self.least_seconds)
+    def seconds(self, name: str, flops: float, size: int, sides: tuple[int, ...]) -> float:
+        """Of one operation that takes so many and moves so many bytes, whichever is the longer. sides: of its matrices."""
+        rate = self.flops
+        if name.startswith(ATTENTION):
+            rate = self.attention
+        elif sides and min(sides) <= THIN:
+            rate = self.thin
+        width = self.involved if name.startswith(_INVOLVED) else self.bytes
+        return max(flops / rate, size / width) + self.least_seconds
 
 
 @dataclass
@@ -152,16 +172,26 @@ class Watch(TorchDispatchMode):
         """The time of an operation that writes something."""
         if func in _NO_WORK:
             return
-        count = flop_registry.get(func._overloadpacket)
-        flops = count(*args, **kwargs, out_val=out) if count and func is not _aten._grouped_mm.default else 0
-        if func is _aten._grouped_mm.default:
-            flops = 2 * args[0].numel() * out.shape[-1]
+        flops = _operations(func, args, kwargs, out)
         size = sum(one.numel() * one.element_size() for one in tensors)
-        seconds = self._speed.seconds(flops, size)
+        sides = tuple(side for one in tensors if flops and one.dim() > 1 for side in one.shape[-2:])
+        seconds = self._speed.seconds(func.__name__, flops, size, sides)
         if func.__name__.startswith(ATTENTION):
             self.segments[-1].attention_seconds += seconds
         else:
             self.segments[-1].other_seconds += seconds
+
+
+def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
+    """Of products, as torch counts them; of some it does not know (2.13, 2026-11)."""
+    if func is _aten._grouped_mm.default:
+        return 2 * args[0].numel() * out.shape[-1]
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return 4 * args[0].numel() * args[1].shape[-2]
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        return 10 * args[1].numel() * args[2].shape[-2]
+    count = flop_registry.get(func._overloadpacket)
+    return count(*args, **kwargs, out_val=out) if count else 0
 
 
 def _numbers(indices: Any) -> list[Any]:

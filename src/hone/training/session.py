@@ -17,9 +17,11 @@ from torch import nn
 
 from hone import log
 from hone.adapters.apply import attach, save_trained
+from hone.config.adapter import Adapted
 from hone.config.environment import read_environment
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
+from hone.config.sharding import parts_layers, sharding_of
 from hone.data.order import Steps
 from hone.data.sample import Pair
 from hone.errors import CheckpointError, RunError
@@ -40,12 +42,13 @@ from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.elastic import shared_out
 from hone.training.engines.base import Hardware
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
 from hone.training.hold import hold
-from hone.training.keeper import Keeper, Parts, dumps
+from hone.training.keeper import Form, Keeper, Parts, dumps
 from hone.training.loop import Work, fit
 from hone.training.means import require_means
 from hone.training.plan import Plan, precision_of
@@ -53,6 +56,7 @@ from hone.training.precision import settled
 from hone.training.precompute import rows_taken, with_reference
 from hone.training.predict import FILE as PREDICTED
 from hone.training.predict import Predictions
+from hone.training.preflight import HINT, digest, join, prove_sum, same_data
 from hone.training.progress import Progress
 from hone.training.prompts import answers_at_once, ready_to_draw
 from hone.training.randomness import be_deterministic, seed_all
@@ -95,8 +99,12 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
     run = settled(run)
-    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits for another
-    device = open_device(run)
+    meeting = join(run, settings)
+    choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits in a collective
+    meeting.wait("the look at output_dir")
+    with meeting.within("the first sum over all processes", HINT):
+        device = open_device(run)
+        prove_sum(device)
     start = device.gather(choice)[0]
     seed_all(run.train.seed)
     if run.train.full_determinism:
@@ -105,6 +113,8 @@ def prepare(run: Run, *, settings: str) -> Session | str:
         device.use_tf32(run.train.tf32)
     require_means(run, device.device)
     material = gather_material(run)
+    same_data(meeting, digest(material.tokens))
+    run = shared_out(run, read_environment()[0], fixed=material.objective.mixes_rows)
     if material.objective.has_labels and not material.tokens.trained.any():
         raise RunError("nothing would be trained: no token of the data is learned; `hone check` shows the samples")
     if run.train.do_train and (problem := material.objective.problem_of(material.tokens)):
@@ -216,8 +226,9 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         dtype=dtype,
         device=device.device,
         for_training=True,
+        held=device.held,
         activations=activations,
-        fused=run.train.fused_kernels,
+        fused=False if parts_layers(run.parallel) else run.train.fused_kernels,
         length=run.data.cutoff_len,
         head=head,
     )
@@ -295,7 +306,15 @@ def make_keeper(
         limit=run.train.save_total_limit,
         only_model=run.train.save_only_model,
         stale=start.stale,
+        form=_form_of(run),
     )
+
+
+def _form_of(run: Run) -> Form:
+    """An adapter is small: it is written whole unless it is to be written while training goes on."""
+    parallel, adapted = run.parallel, isinstance(run.adapter, Adapted)
+    sharded = parallel.engine == "fsdp" and sharding_of(parallel).sharded and not adapted
+    return Form("shards" if sharded or parallel.save_async else "whole", parallel.save_async, adapted)
 
 
 def carry_out(session: Session) -> Outcome:
@@ -328,6 +347,7 @@ def _train(session: Session) -> Outcome:
         feeding = session.feed.steps(progress.step, progress.step if tired else plan.num_steps)
         stopped = fit(session.work, feeding, progress, conductor, lambda: bool(request.signal))
     records.close()
+    session.keeper.settle()
     cause = max(device.gather(request.signal))  # a scheduler may signal one process alone
     if stopped and progress.step < plan.num_steps:
         device.close()

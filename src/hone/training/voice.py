@@ -13,17 +13,21 @@ from datetime import timedelta
 from torch.distributed import DistStoreError, TCPStore
 
 from hone import log
+from hone.training.meeting import JointError
 
 _PATIENCE_SECONDS = 1.0
 """How long another process waits for the first one to say the same."""
 
 
-def has_the_word(message: str) -> bool:
-    """Whether this process tells `message`: rank 0 where it comes to it in time, else whoever comes first; each message once.
+def has_the_word(error: Exception) -> bool:
+    """Whether this process tells `error`: rank 0 where it comes to it in time, else whoever comes first; each message once.
 
-    Processes agree through torchrun's own store, which stands before they have joined. Without one, each tells its own.
+    Processes agree through torchrun's own store, which stands before they have joined. Without one, each tells its own. What
+    the preflight told all of them is told once a machine, without asking: the store that told it may have gone.
     """
-    store = _store()
+    if isinstance(error, JointError):
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    message, store = str(error), _store()
     if store is None:
         return True
     key = f"hone/told/{hashlib.sha256(message.encode()).hexdigest()}"
@@ -34,11 +38,19 @@ def has_the_word(message: str) -> bool:
     return store.add(key, 1) == 1
 
 
+_torchruns: list[tuple[str, int]] = []
+
+
+def keep_torchruns_store() -> None:
+    """Go on asking torchrun's store, which outlives every process, when MASTER_ADDR and MASTER_PORT become another one's."""
+    _torchruns[:] = [(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))]
+
+
 def _store() -> TCPStore | None:
     """torchrun's store; None where it holds none for its processes, or has gone."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = _torchruns[0] if _torchruns else (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     try:
         return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
     except DistStoreError:

@@ -22,10 +22,15 @@ from torch import Tensor, nn
 from hone.config.parallel import ParallelConfig
 from hone.errors import TrainingError
 from hone.table import Table
+from hone.training.engines.moments import gather_moments, weight_names
 
 Precision = Literal["no", "bf16", "fp16"]
 
-ENGINES = Table("engine", {"ddp": "hone.training.engines.ddp:DdpEngine"}, error=TrainingError)
+ENGINES = Table(
+    "engine",
+    {"ddp": "hone.training.engines.ddp:DdpEngine", "fsdp": "hone.training.engines.fsdp:FsdpEngine"},
+    error=TrainingError,
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,16 @@ class Engine(ABC):
         self.hardware = hardware
         self.accelerator = self.join()
         require_world(self.accelerator)
+        found = self.accelerator.device
+        self.device = torch.device("cpu") if found.type == "cpu" else found  # accelerate numbers CPUs by process
 
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """Meet the other processes. handlers, more: what else accelerate is told."""
         hardware, parallel = self.hardware, self.hardware.parallel
+        # The settings have it. accelerate would wrap by it, and transformers leave the weights of all processes but one empty.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
         group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.ddp_timeout), backend=parallel.ddp_backend)
-        AcceleratorState._reset_state()  # accelerate keeps it for good, and then refuses a later run of another precision
+        AcceleratorState._reset_state(True)  # accelerate keeps it for good: a later run may have another precision or group
         return Accelerator(
             cpu=hardware.use_cpu or not torch.accelerator.is_available(),
             mixed_precision=hardware.precision,
@@ -66,12 +75,21 @@ class Engine(ABC):
             **more,
         )
 
+    @property
+    def held(self) -> torch.device:
+        """Where weights lie from when they are read until `wrap` has them; "meta" where another process reads them."""
+        return self.device
+
     @abstractmethod
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[nn.Module, Any]:
         """The module, on the device, spread over the processes and computing in the precision; the optimizer over its weights.
 
         Raises TrainingError where what comes out is not what was asked for.
         """
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """A frozen module beside the one that learns, spread over the processes where this engine spreads weights."""
+        return module
 
     def autocast(self) -> AbstractContextManager[None]:
         """Within, products are taken in the run's precision, as in a wrapped module's own forward."""
@@ -119,6 +137,17 @@ class Engine(ABC):
         All processes call it; it raises on all what `load` raised on one.
         """
 
+    def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights that are saved, by name, as they lie on this process, whole or in shards.
+
+        Raises TrainingError where this engine's are of no form that torch.distributed.checkpoint knows.
+        """
+        raise TrainingError("save_async: checkpoints in shards are for DDP and FSDP; leave it out")
+
+    def moments(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
+        """As `optimizer_state`, every tensor as it lies on this process."""
+        return gather_moments(module, optimizer)
+
     @abstractmethod
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """Moments by the name of the weight, whole; see `moments`. All processes call it, rank 0's is complete."""
@@ -126,6 +155,12 @@ class Engine(ABC):
     @abstractmethod
     def load_optimizer_state(self, module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
         """Put back what any engine's `optimizer_state` gave, on any number of processes; every process has all of it."""
+
+
+def named(module: nn.Module, weights: list[nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The weights by name, each once."""
+    names = weight_names(module)
+    return {names[id(weight)]: weight for weight in weights}
 
 
 def require_world(accelerator: Accelerator) -> None:

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from hone.adapters.apply import saved_weights
 from hone.errors import TrainingError
-from hone.training.engines.base import Engine
+from hone.training.engines.base import Engine, named
 from hone.training.engines.moments import gather_moments, load_moments
 
 
@@ -59,6 +60,10 @@ class DdpEngine(Engine):
     def load_whole(self, module: nn.Module, load: Callable[[], None]) -> None:
         """Each process reads for itself."""
         load()
+
+    def parts(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """See Engine."""
+        return named(module, saved_weights(module))
 
     def optimizer_state(self, module: nn.Module, optimizer: Any) -> dict[str, Any]:
         """See Engine."""
