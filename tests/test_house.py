@@ -44,7 +44,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 1760, ("chat", "inference.base")),
+    "serving": (4, 1780, ("chat", "inference.base")),
     "studio": (5, 700, ("chat", "inference.base", "serving")),
     "training": (
         5,
