@@ -16,7 +16,7 @@ from hone.config.optimizer import OptimizerConfig
 from hone.optim.build import build_optimizer
 
 SHAPES = ((512, 512), (512, 128), (512, 128), (512, 512), (512, 1376), (512, 1376), (1376, 512))
-KINDS = ("adamw_torch", "adamw_8bit", "lion_32bit", "lion_8bit", "adafactor", "rmsprop", "sgd")
+KINDS = ("adamw_torch", "adamw_bf16", "adamw_8bit", "lion_32bit", "lion_8bit", "adafactor", "rmsprop", "sgd")
 
 
 def weights(layers: int, rank: int, dtype: torch.dtype) -> nn.ParameterList:

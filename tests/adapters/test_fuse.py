@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hone.adapters import fuse
@@ -227,7 +228,7 @@ def test_a_layer_whose_parts_are_watched_calls_them():
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(4, torch.float32), (8, torch.float32), (4, torch.bfloat16), (8, torch.bfloat16)])
-def test_a_base_in_few_bits_is_called_as_it_is(bits, dtype, tmp_path):
+def test_a_base_in_few_bits_is_computed_as_by_itself(bits, dtype, tmp_path):
     """In bf16 two sums rounded to 8 bits, forward and backward, through one layer."""
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
@@ -239,6 +240,29 @@ def test_a_base_in_few_bits_is_called_as_it_is(bits, dtype, tmp_path):
     assert all(isinstance(layer, Fused) for layer in layers(module))
     mixed = dtype != torch.float32
     assert same_as_peft(module, mixed=mixed) < (0.03 if mixed else 1e-5)
+
+
+@pytest.mark.parametrize("quantization", [Quantization(), Quantization(bit=8, method="fp8")], ids=["nf4", "fp8"])
+def test_weights_in_few_bits_are_turned_back_for_each_pass_and_not_kept(quantization, tmp_path):
+    """So the addition goes into the layer's own products, and neither the layer's forward nor its backward is needed."""
+    if quantization.method == "bnb":
+        pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=99, hidden_size=64, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = ModelConfig(model_name_or_path=str(tmp_path), quantization=quantization)
+    module = tuned(load_model(model, dtype=torch.float32, device=torch.device("cpu"), for_training=True), Lora())
+    layer = next(one for path, one in module.named_modules() if path.endswith("up_proj"))
+    wanted = layer(torch.ones(1, 5, 64))
+
+    def called(x: Tensor) -> Tensor:
+        raise AssertionError("the layer's own forward")
+
+    layer.base_layer.forward = called
+    kept: list[int] = []
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        assert torch.equal(layer(torch.ones(1, 5, 64)), wanted)
+    assert max(kept) < 64 * 192, "64 inputs to 192 outputs, which are kept in their few bits alone"
 
 
 def reached(module: nn.Module, ids: Tensor) -> tuple[set[str], Tensor]:

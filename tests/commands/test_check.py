@@ -129,7 +129,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
         ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
         ({"fp16": True}, "", "fp16: true needs an accelerator, and this run is on the CPU"),
-        ({"tf32": True}, "", "tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on cpu"),
+        ({"tf32": True}, "", "tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on CPU"),
         ({"lr_scheduler_kwargs": {"least": 1}}, "", 'lr_scheduler_kwargs: cosine has no number "least"'),
         (
             {"val_size": 0.2, "eval_strategy": "steps", "early_stopping_steps": 2, "metric_for_best_model": "rouge"},

@@ -13,6 +13,7 @@ import torch
 from hone.config.model import ModelConfig
 from hone.models.load import load_model
 from hone.models.prepared import CAPACITIES, KEPT, bound_prepared
+from hone.training.speed import speed_of
 
 CPU = torch.device("cpu")
 
@@ -57,6 +58,19 @@ def test_what_the_user_has_set_stands(unset, monkeypatch, tiny_model_dir):
     load(tiny_model_dir)
     assert os.environ["LRU_CACHE_CAPACITY"] == "512"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(KEPT)
+
+
+def test_the_plans_own_product_comes_after_the_bound(unset, monkeypatch):
+    """The capacities are read at the first product of a process: one before would leave them at 1,024 for the whole run."""
+    product, seen = torch.mm, []
+
+    def noted(*factors: torch.Tensor) -> torch.Tensor:
+        seen.append([os.environ.get(name) for name in CAPACITIES])
+        return product(*factors)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    speed_of.__wrapped__(CPU, torch.bfloat16)
+    assert seen and all(names == [str(KEPT)] * 2 for names in seen)
 
 
 def test_an_accelerator_needs_none_of_it(unset):

@@ -298,7 +298,7 @@ def test_a_step_without_a_trained_token_names_its_rows():
     class Alone:
         total = staticmethod(list)
 
-    batch = SimpleNamespace(rows=[3], num_tokens=4)
+    batch = SimpleNamespace(known=SimpleNamespace(rows=[3], num_tokens=4))
     work = SimpleNamespace(
         device=Alone(), objective=SimpleNamespace(count=lambda batch: 0), name_rows=lambda rows: f"rows {rows}"
     )

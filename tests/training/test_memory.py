@@ -66,6 +66,7 @@ def test_the_total_is_all_parts_and_what_is_held_already_is_no_need():
         ("adamw_torch", 2 * 4 * (64 * 128 + 100)),
         ("sgd", 0),
         ("adafactor", 4 * (64 + 128 + 100)),
+        ("adamw_bf16", 2 * 2 * (64 * 128 + 100)),
         ("adamw_8bit", 2 * (64 * 128 + 4 * 32) + 2 * 4 * 100),
         ("paged_lion_8bit", 64 * 128 + 4 * 32 + 4 * 100),
     ],
@@ -75,7 +76,7 @@ def test_states_of_optimizers_are_counted(kind, wanted):
     assert state_bytes(kind, [torch.empty(64, 128), torch.empty(100)]) == wanted
 
 
-@pytest.mark.parametrize("kind", ["adamw_torch", "adafactor", "rmsprop"])
+@pytest.mark.parametrize("kind", ["adamw_torch", "adamw_bf16", "adafactor", "rmsprop"])
 def test_states_are_those_that_the_optimizer_makes(kind):
     from hone.config.optimizer import OptimizerConfig
     from hone.optim.build import build_optimizer

@@ -42,6 +42,7 @@ _LORA = Table(
         "add": "hone.adapters.lora:add_frozen",
         "on": "hone.adapters.lora:adapter_on",
         "fuse": "hone.adapters.fuse:fuse",
+        "ahead": "hone.adapters.ahead:turn_back_ahead",
     },
 )
 """Of adapters of either kind of peft's. Imported where one is there, and with it what knows peft."""
@@ -69,11 +70,13 @@ def attach(
     base_name: str,
     trainable: bool = True,
     trained_dtype: torch.dtype = torch.float32,
+    ahead: bool = False,
 ) -> nn.Module:
     """The module with what is trained on it; the base is changed in place.
 
     base_name: what the user calls the base, written into the adapter. trainable=False: for use; nothing has a gradient, adapters
-    are merged (a quantized base carries them beside). trained_dtype: of the weights that learn.
+    are merged (a quantized base carries them beside). trained_dtype: of the weights that learn. ahead: on a GPU, weights in 4
+    bits are turned back beside the computation of the layer before.
     Raises ModelError for names that match nothing, adapters that cannot be read or belong to another base.
     """
     module = METHODS.load(adapter.kind)(module, adapter, base_name=base_name, trainable=trainable)
@@ -88,6 +91,8 @@ def attach(
     log.once(str(report))
     if _is_adapter(module):
         _LORA.load("fuse")(module)
+        if ahead:
+            _LORA.load("ahead")(module)
     return module
 
 

@@ -17,7 +17,9 @@ from torch.func import functional_call
 from torch.nn.modules.module import Module
 
 from hone import log
+from hone.adapters.four_bits import FourBits
 from hone.kernels import lora_linear
+from hone.kernels.lora_linear import Held
 
 _TOKENS = 5
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -37,8 +39,11 @@ class Fused:
         dropout = self.lora_dropout[name]
         share = dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
         weight = _frozen_weight(base)
-        if lora_linear.product_dtype(x, *([down, up] if weight is None else [weight, down, up])) is None:
+        dtype = lora_linear.product_dtype(x, *([weight] if isinstance(weight, Tensor) else []), down, up)
+        if dtype is None:
             return super().forward(x)
+        if isinstance(weight, Held) and not weight.restores(dtype):
+            weight = None
         if weight is None:
             return lora_linear.beside(x, base(x), down, up, self.scaling[name], share)
         return lora_linear.linear(x, weight, base.bias, down, up, self.scaling[name], share)
@@ -87,12 +92,20 @@ def _is_watched(layer: LoraLayer, name: str) -> bool:
     )
 
 
-def _frozen_weight(base: Module) -> Tensor | None:
-    """[O, D] of a plain linear layer, or of GPT-2's, which holds it turned; None where the layer alone knows it, or it learns."""
+def _frozen_weight(base: Module) -> Tensor | Held | None:
+    """[O, D] of a plain linear layer, or of GPT-2's, which holds it turned, or where it lies in few bits what turns it back.
+
+    None where the layer alone knows it, or it learns; on a GPU bitsandbytes' products may be better than ours from 4 bits, until
+    it was measured (`ahead` puts ours there where they are asked for).
+    """
     if any(weight.requires_grad for weight in base.parameters(recurse=False)):
         return None
     if type(base) is nn.Linear:
         return base.weight
+    if isinstance(base, Held):
+        return base
+    if type(base).__name__ == "Linear4bit":
+        return vars(base).get("four_bits") or (FourBits(base) if base.weight.device.type == "cpu" else None)
     return base.weight.T if type(base).__name__ == "Conv1D" else None
 
 

@@ -16,14 +16,17 @@ class Quantization(Section):
     bit: Literal[4, 8] = knob(
         4,
         "Holds the frozen weights in this many bits, which divides the memory they take by four (4) or two (8). Set "
-        "it where the base model does not fit; needs bitsandbytes and finetuning_type lora.",
+        "it where the base model does not fit; needs finetuning_type lora or oft, and bitsandbytes but for quantization_method: "
+        "fp8.",
         flat="quantization_bit",
         unit="bits",
     )
-    method: Literal["bnb"] = knob(
+    method: Literal["bnb", "fp8"] = knob(
         "bnb",
-        "Library that quantizes while loading. Only bitsandbytes (bnb) is here; a checkpoint that is already "
-        "quantized needs no key.",
+        "What quantizes while loading: bitsandbytes (bnb), or, with quantization_bit: 8, hone itself, in floating point of 8 "
+        "bits (fp8), without a package. On NVIDIA GPUs from Ada on, with bf16: true, its products are taken in 8 bits too, which "
+        "rounds activations and has not run on a device yet; elsewhere weights are turned back for each product. A checkpoint "
+        "that is already quantized needs no key.",
         flat="quantization_method",
         level="advanced",
     )

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from hone.config.section import Section, knob
 
 OptimizerKind = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit",
-    "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit", "adafactor", "sgd", "adagrad", "rmsprop",
+    "adamw_torch", "adamw_torch_fused", "adamw_bf16", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_32bit",
+    "paged_adamw_8bit", "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit",
+    "adafactor", "sgd", "adagrad", "rmsprop",
 ]  # fmt: skip
 ScheduleKind = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -25,8 +26,9 @@ class OptimizerConfig(Section):
     kind: OptimizerKind = knob(
         "adamw_torch",
         "Optimizer, by its Hugging Face name. adamw_torch and adamw_torch_fused are one, fused but for fp16 and devices "
-        "where torch cannot. The 8bit and paged ones need bitsandbytes and take less memory; "
-        "adafactor takes the least, and learns slower.",
+        "where torch cannot. adamw_bf16 holds its states in bfloat16, half as large, and rounds them, and weights under "
+        "pure_bf16, up or down at random, so that small updates are not lost. The 8bit and paged ones need bitsandbytes and take "
+        "less memory; adafactor takes the least, and learns slower.",
         flat="optim",
     )
     learning_rate: float = knob(

@@ -79,6 +79,10 @@ def _of_quantization(settings: Settings) -> Iterator[Finding]:
         yield "resize_vocab", "embeddings of a quantized model cannot grow; remove quantization_bit, or this and the added tokens"
     if settings["train_from_scratch"]:
         yield "train_from_scratch", "random weights cannot be quantized while loading; remove quantization_bit, or this"
+    if settings["quantization_method"] == "fp8" and settings["quantization_bit"] != 8:
+        yield "quantization_method", "fp8 has 8 bits; write quantization_bit: 8, or quantization_method: bnb"
+    if settings["quantization_method"] == "fp8" and settings["use_dora"]:
+        yield "use_dora", "needs the lengths of the base's weights, which peft cannot read from fp8; remove one of them"
     if settings["finetuning_type"] not in ADAPTED:
         return
     if settings["pissa_init"]:

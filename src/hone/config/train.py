@@ -72,7 +72,8 @@ class TrainConfig(Section):
     fp16: bool = knob(False, "Computes in float16 with loss scaling. For older GPUs without bfloat16.")
     pure_bf16: bool = knob(
         False,
-        "Keeps trained weights in bfloat16 too, which halves their memory; small updates can be lost in rounding.",
+        "Keeps trained weights in bfloat16 too, which halves their memory; small updates are lost in rounding, but for optim: "
+        "adamw_bf16.",
         level="advanced",
     )
     tf32: bool | None = knob(
@@ -98,8 +99,8 @@ class TrainConfig(Section):
         "auto",
         "Computes norms, rotary position codes and gated products in fewer passes over memory, with less kept for the backward "
         "pass, wherever a module is proven to compute the same. auto does so on a CPU, where it was measured to pay. Write true "
-        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and false to leave all as the family "
-        "computes it.",
+        "to do so on a GPU too, in Triton kernels that have not run on a device yet, and to have weights in 4 bits turned back "
+        "there beside the computation of the layer before; false leaves all as the family computes it.",
         level="advanced",
     )
     neftune_noise_alpha: float | None = knob(

@@ -119,6 +119,12 @@ class Batch:
         """The same batch in memory that stays where it is, from which a CUDA device copies while it computes."""
         return self._each(Tensor.pin_memory)
 
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, in order."""
+        found: list[Tensor] = []
+        self._each(lambda tensor: found.append(tensor) or tensor)
+        return found
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         laid = {name: change(getattr(self, name)) for name in _TENSORS}
         values_E = None if self.values_E is None else change(self.values_E)

@@ -8,7 +8,7 @@ Axes: T token, D width of the input, O width of the output, R rank. `*` stands f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hone.kernels.cpu_product import product, watched
+
+
+@runtime_checkable
+class Held(Protocol):
+    """Frozen weights that lie in another form, and are turned back for each pass."""
+
+    def restores(self, dtype: torch.dtype) -> bool:
+        """Whether products in `dtype` are to be taken from what `restored` gives."""
+
+    def restored(self, dtype: torch.dtype) -> Tensor:
+        """[O, D] in `dtype`."""
 
 
 def reference(
@@ -34,15 +45,22 @@ def product_dtype(x: Tensor, *weights: Tensor) -> torch.dtype | None:
 
 
 def linear(
-    x: Tensor, weight_OD: Tensor, bias_O: Tensor | None, down_RD: Tensor, up_OR: Tensor, scaling: float, dropout: float = 0.0
+    x: Tensor,
+    weight_OD: Tensor | Held,
+    bias_O: Tensor | None,
+    down_RD: Tensor,
+    up_OR: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
 ) -> Tensor:
     """The same as `reference`, with gradients of x, down and up alone, in the type of `product_dtype`.
 
     For the backward pass it keeps x, which needs no copy where it has that type, R numbers a token, and a byte for each input
-    where some are dropped (the same ones as functional.dropout drops).
+    where some are dropped (the same ones as functional.dropout drops); never weights that were turned back.
     """
-    assert not weight_OD.requires_grad and (bias_O is None or not bias_O.requires_grad), "a frozen layer"
-    dtype = product_dtype(x, weight_OD, down_RD, up_OR)
+    plain = [weight_OD] if isinstance(weight_OD, Tensor) else []
+    assert not any(weight is not None and weight.requires_grad for weight in (*plain, bias_O)), "a frozen layer"
+    dtype = product_dtype(x, *plain, down_RD, up_OR)
     assert dtype is not None, "types that differ outside autocast"
     return _Lora.apply(x, None, weight_OD, bias_O, down_RD, up_OR, _Form(scaling, dropout, dtype))
 
@@ -72,7 +90,7 @@ class _Lora(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         result: Tensor | None,
-        weight_OD: Tensor | None,
+        weight_OD: Tensor | Held | None,
         bias_O: Tensor | None,
         down: Tensor,
         up: Tensor,
@@ -86,7 +104,7 @@ class _Lora(torch.autograd.Function):
         low_RT = down_RD @ seen_TD.T
         if weight_OD is not None:
             bias = None if bias_O is None else bias_O.to(form.dtype)
-            y_TO = product(x_TD, weight_OD.to(form.dtype), bias)
+            y_TO = product(x_TD, _numbers(weight_OD, form.dtype), bias)
             # A checkpoint that keeps products alone has y already, and takes a change of it for a mistake.
             into = {} if watched() else {"out": y_TO}
             y_TO = torch.addmm(y_TO, low_RT.T, up_OR.T, alpha=form.scaling, **into)
@@ -94,7 +112,8 @@ class _Lora(torch.autograd.Function):
             y_TO = _added(result.reshape(-1, up.shape[0]), low_RT, up_OR, form.scaling)
         ctx.form, ctx.shape, ctx.dtypes = form, x.shape, (x.dtype, down.dtype, up.dtype)
         keeps_x, keeps_low = ctx.needs_input_grad[4], ctx.needs_input_grad[5]
-        ctx.save_for_backward(x_TD if keeps_x else None, mask_TD, low_RT if keeps_low else None, weight_OD, down_RD, up_OR)
+        ctx.held, plain_OD = (None, weight_OD) if isinstance(weight_OD, Tensor) else (weight_OD, None)
+        ctx.save_for_backward(x_TD if keeps_x else None, mask_TD, low_RT if keeps_low else None, plain_OD, down_RD, up_OR)
         return y_TO.reshape(*x.shape[:-1], up.shape[0])
 
     @staticmethod
@@ -111,10 +130,15 @@ class _Lora(torch.autograd.Function):
             seen_TD = x_TD if mask_TD is None else _dropped(x_TD, mask_TD, form.dropout)
             of_down_RD = _scaled(of_low_RT @ seen_TD, ctx.dtypes[1], form.scaling)
         if ctx.needs_input_grad[0]:
+            weight_OD = ctx.held if weight_OD is None else weight_OD
             of_x = _of_input(slope_TO, weight_OD, of_low_RT, down_RD, mask_TD, form).to(ctx.dtypes[0]).reshape(ctx.shape)
         if ctx.needs_input_grad[1]:
             of_result = gradient
         return of_x, of_result, None, None, of_down_RD, of_up_OR, None
+
+
+def _numbers(weight_OD: Tensor | Held, dtype: torch.dtype) -> Tensor:
+    return weight_OD.to(dtype) if isinstance(weight_OD, Tensor) else weight_OD.restored(dtype)
 
 
 def _added(result_TO: Tensor, low_RT: Tensor, up_OR: Tensor, scaling: float) -> Tensor:
@@ -133,14 +157,14 @@ def _dropped(tensor_TD: Tensor, mask_TD: Tensor, share: float) -> Tensor:
 
 
 def _of_input(
-    slope_TO: Tensor, weight_OD: Tensor | None, of_low_RT: Tensor, down_RD: Tensor, mask_TD: Tensor | None, form: _Form
+    slope_TO: Tensor, weight_OD: Tensor | Held | None, of_low_RT: Tensor, down_RD: Tensor, mask_TD: Tensor | None, form: _Form
 ) -> Tensor:
     """[T, D]: through the frozen layer, where its weight is given, and through the addition."""
     if weight_OD is not None and mask_TD is None:
-        return product(slope_TO, weight_OD.to(form.dtype).T).addmm_(of_low_RT.T, down_RD, alpha=form.scaling)
+        return product(slope_TO, _numbers(weight_OD, form.dtype).T).addmm_(of_low_RT.T, down_RD, alpha=form.scaling)
     added_TD = of_low_RT.T @ down_RD
     if mask_TD is not None:
         added_TD = _dropped(added_TD, mask_TD, form.dropout)
     if weight_OD is None:
         return added_TD.mul_(form.scaling)
-    return product(slope_TO, weight_OD.to(form.dtype).T).add_(added_TD, alpha=form.scaling)
+    return product(slope_TO, _numbers(weight_OD, form.dtype).T).add_(added_TD, alpha=form.scaling)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from hone.kernels.cpu_product import prefers_onednn
+from hone.kernels.machine import AMPERE, capability_of
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -165,7 +166,7 @@ def _takes_groups(query_BHqD: Tensor, value_BKkD: Tensor, *, masked: bool) -> bo
     """Whether torch's fast kernels for this device take fewer heads of keys than of queries."""
     if query_BHqD.device.type == "cuda":
         small = query_BHqD.element_size() == 2 and query_BHqD.shape[3] == value_BKkD.shape[3] <= 256
-        return small and not masked and torch.cuda.get_device_capability(query_BHqD.device) >= (8, 0)
+        return small and not masked and capability_of(query_BHqD.device) >= AMPERE
     return query_BHqD.device.type == "cpu"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from hone import log
+from hone.kernels.machine import AMPERE, capability_of
 from hone.kernels.packed_attention import Layout, by_piece, keys_seen
 
 Form = Callable[[Tensor, Tensor, Tensor, Layout, float], Tensor]
@@ -35,7 +36,7 @@ def supports(device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -
     width, value_width = shape
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0) and width == value_width <= 256 and width % 8 == 0
+    return capability_of(device) >= AMPERE and width == value_width <= 256 and width % 8 == 0
 
 
 def form_for(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, scale: float) -> Form:

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
+from hone.kernels.machine import AMPERE, HOPPER, capability_of
 
 _PACKAGES = {
-    "fa2": ("flash_attn", "flash-attn", "flash_attention_2"),
-    "fa3": ("flash_attn_interface", "flash-attn-3", "flash_attention_3"),
+    "fa2": ("flash_attn", "flash-attn", "flash_attention_2", AMPERE),
+    "fa3": ("flash_attn_interface", "flash-attn-3", "flash_attention_3", HOPPER),
 }
-"""Import name, package and transformers' name."""
+"""Import name, package, transformers' name, and the oldest hardware."""
 
 
 def choose_attention(model: ModelConfig, config: PretrainedConfig, device: torch.device) -> str | None:
@@ -35,11 +36,14 @@ def choose_attention(model: ModelConfig, config: PretrainedConfig, device: torch
         if supported is not None and "sdpa" not in supported:
             raise ModelError(f"flash_attn: {config.model_type} has no sdpa attention; write flash_attn: auto")
         return "sdpa"
-    module, package, name = _PACKAGES[asked]
+    module, package, name, oldest = _PACKAGES[asked]
     if find_spec(module) is None:
         raise ModelError(f"flash_attn: {asked} needs the package {package}; install it, or write flash_attn: auto")
     if device.type == "cpu":
         raise ModelError(f"flash_attn: {asked} does not run on the CPU; write flash_attn: auto")
+    if capability_of(device) < oldest:
+        generation = "Ampere" if oldest == AMPERE else "Hopper"
+        raise ModelError(f"flash_attn: {asked} needs an NVIDIA GPU of {generation} or newer; write flash_attn: auto")
     if supported is not None and "flash" not in supported:
         raise ModelError(f"flash_attn: {config.model_type} has no flash attention; write flash_attn: auto")
     return name

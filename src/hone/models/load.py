@@ -23,10 +23,11 @@ from hone.models.attention import choose_attention
 from hone.models.attention_packed import keep_own
 from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.embeddings import resize_vocab
+from hone.models.float8 import Float8Linear, hold_in_float8
 from hone.models.fused import Fusing, fuse
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
 from hone.models.prepared import bound_prepared
-from hone.models.quantize import freeze, quantization_config
+from hone.models.quantize import freeze, in_float8, quantization_config
 from hone.models.rope import stretch
 from hone.models.score_head import NAME, ScoreHead, draw_head, is_scoring
 from hone.models.tokenizer import load_tokenizer
@@ -83,7 +84,9 @@ def load_model(
         module = _read(model, config, dtype, held, attention, head)
     if model.flash_attn != "auto":
         keep_own(module)
-    if not model.quantization:
+    if in_float8(model.quantization):
+        hold_in_float8(module, held, () if head is None else (NAME,))
+    if model.quantization is None or in_float8(model.quantization):
         module = module.to(held)
     if for_training:
         module.config.use_cache = False
@@ -153,6 +156,7 @@ def describe(module: PreTrainedModel) -> Loaded:
     size = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *module.buffers()])
     kinds = {str(weight.dtype).removeprefix("torch.") for weight in weights if weight.is_floating_point()}
     bits = sorted({type(weight).__name__ for weight in weights} & {"Params4bit", "Int8Params"})
+    bits += ["float8"] if any(isinstance(inner, Float8Linear) for inner in module.modules()) else []
     return Loaded(
         architecture=type(module).__name__,
         num_weights=module.num_parameters(),
@@ -182,9 +186,10 @@ def _read(
 ) -> PreTrainedModel:
     place, is_new = model.model_name_or_path, head is not None and not is_scoring(config)
     arguments: dict[str, Any] = {**hub_arguments(model), "config": config, "dtype": dtype, "attn_implementation": attention}
-    if model.quantization:
+    bnb = model.quantization is not None and not in_float8(model.quantization)
+    if bnb:
         arguments["quantization_config"] = quantization_config(model.quantization, dtype, None if head is None else [NAME])
-    if model.quantization or device.type != "cpu":
+    if bnb or (device.type != "cpu" and not model.quantization):  # what is held in float8 goes there layer by layer
         arguments["device_map"] = {"": str(device)}  # straight to the device, never whole in host memory
     transformers_logging.disable_progress_bar()
     spoken = transformers_logging.get_verbosity()

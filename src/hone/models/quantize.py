@@ -1,4 +1,4 @@
-"""Weights held in 4 or 8 bits by bitsandbytes while they are loaded, and frozen for an adapter on top.
+"""Weights held in 4 or 8 bits, by bitsandbytes while they are loaded, and frozen for an adapter on top.
 
 Does not know adapters; the only file that needs bitsandbytes to hold weights.
 """
@@ -32,6 +32,11 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype, whole: l
         bnb_4bit_quant_storage=torch.uint8,
         llm_int8_skip_modules=whole,
     )
+
+
+def in_float8(quantization: Quantization | None) -> bool:
+    """Whether weights are held in 8 bits of floating point, for which no package is needed."""
+    return quantization is not None and quantization.method == "fp8"
 
 
 def freeze(module: nn.Module) -> None:

@@ -6,35 +6,25 @@ scale_parameter and relative_step off, which is how `optim: adafactor` has alway
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hone.optim.own import Own
+
 _FLOOR, _CLIP, _POWER = 1e-30, 1.0, -0.8
 
 
-class Adafactor(torch.optim.Optimizer):
+class Adafactor(Own):
     """lr and weight_decay a group; state a weight: one number a row and one a column, or a whole copy for vectors."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step; closure computes the loss again, as torch allows."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._follow(weight, group["lr"], group["weight_decay"])
-        return loss
-
-    def _follow(self, weight: Tensor, rate: float, decay: float) -> None:
+    def follow(self, weight: Tensor, group: dict[str, Any], number: int) -> None:
+        """Shazeer & Stern's algorithm 4, with the rate given."""
+        rate, decay = group["lr"], group["weight_decay"]
         gradient, state = weight.grad.float(), self.state[weight]
         if not state:
             state["step"] = 0

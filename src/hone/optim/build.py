@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from hone.config.optimizer import OptimizerConfig
 from hone.errors import ConfigError, Mistake
 from hone.optim.adafactor import Adafactor
+from hone.optim.adamw_bf16 import AdamWBf16
 from hone.optim.bnb import build_bnb, require_bitsandbytes
 from hone.optim.groups import parameter_groups
 from hone.optim.schedules import SCHEDULES, Factor, Span
@@ -34,6 +35,11 @@ def _adamw(groups: Groups, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
 def _fused_adamw(groups: Groups, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
     betas = (optimizer.adam_beta1, optimizer.adam_beta2)
     return torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=betas, eps=optimizer.adam_epsilon, fused=True)
+
+
+def _adamw_bf16(groups: Groups, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
+    betas = (optimizer.adam_beta1, optimizer.adam_beta2)
+    return AdamWBf16(groups, lr=optimizer.learning_rate, betas=betas, eps=optimizer.adam_epsilon)
 
 
 def _adafactor(groups: Groups, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
@@ -55,6 +61,7 @@ def _rmsprop(groups: Groups, optimizer: OptimizerConfig) -> torch.optim.Optimize
 OPTIMIZERS: dict[str, Builder] = {
     "adamw_torch": _adamw,
     "adamw_torch_fused": _adamw,
+    "adamw_bf16": _adamw_bf16,
     "adafactor": _adafactor,
     "sgd": _sgd,
     "adagrad": _adagrad,

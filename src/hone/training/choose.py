@@ -12,6 +12,7 @@ import torch
 
 from hone.config.run import Run
 from hone.data.build import TokenSet
+from hone.kernels.machine import has_host_memory
 from hone.models.checkpointing import Activations
 from hone.objectives.base import Objective
 from hone.training.forecast import Forecast, forecast
@@ -91,7 +92,7 @@ def divisors(number: int) -> list[int]:
 
 def _every(device: torch.device) -> list[Activations]:
     """From the fastest to the one that takes least."""
-    return ["kept", "selective", "full", *(["offloaded"] if device.type == "cuda" else [])]
+    return ["kept", "selective", "full", *(["offloaded"] if has_host_memory(device.type) else [])]
 
 
 def _kinds(run: Run, device: torch.device) -> list[Activations]:

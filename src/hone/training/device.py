@@ -29,24 +29,10 @@ def require_trackers(names: tuple[str, ...]) -> None:
             raise MissingExtra(name, "track" if name == "tensorboard" else "", f"report_to: {name}")
 
 
-def require_fp16(device: torch.device) -> None:
-    """RunError where float16 with loss scaling does not run."""
-    if device.type == "cpu":
-        raise RunError("fp16: true needs an accelerator, and this run is on the CPU; write bf16: true, or leave it out")
-
-
-def require_tf32(device: torch.device) -> None:
-    """RunError where the hardware has no TF32."""
-    if not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise RunError(f"tf32: true needs an NVIDIA GPU of Ampere or newer, this run is on {device}; leave it out")
-
-
 class Device:
     """One process's view of the run's hardware; also reduces numbers over all processes."""
 
     def __init__(self, hardware: Hardware):
-        if hardware.precision == "fp16" and (hardware.use_cpu or not torch.accelerator.is_available()):
-            require_fp16(torch.device("cpu"))
         self._engine = open_engine(hardware)
         self._accelerator = self._engine.accelerator
         self.device: torch.device = self._engine.device

@@ -18,6 +18,7 @@ from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
 from hone.errors import DataError, RunError
+from hone.kernels.machine import machine_of
 from hone.models.catalog import family_template
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
@@ -29,6 +30,7 @@ from hone.training import plan as planning
 from hone.training.choose import Choice
 from hone.training.conduct import choose_metric
 from hone.training.evaluate import metric_names
+from hone.training.fallbacks import fallbacks
 from hone.training.identity import fingerprint
 from hone.training.plan import Plan
 from hone.training.prompts import prompt_steps
@@ -141,12 +143,14 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
 
 def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, device: torch.device, world: int) -> Plan:
     """The plan of a run on `world` processes with a device each. run: settled by `choice`."""
-    train, tokens = run.train, material.tokens
+    train, tokens, machine = run.train, material.tokens, machine_of(device)
     per_epoch = steps.num_steps_per_epoch * (material.objective.reuses if isinstance(material.objective, OnPolicy) else 1)
     num_steps, num_epochs = planning.count_steps(train, per_epoch)
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     return Plan(
         device=str(device.type),
+        machine=str(machine),
+        fallbacks=fallbacks(run, machine),
         world=world,
         precision=planning.precision_of(train),
         trained_dtype="bfloat16" if train.pure_bf16 else "float32",

@@ -16,6 +16,7 @@ from hone.data.batch import Batch, pack, pad, share
 from hone.data.build import TokenSet
 from hone.data.order import Steps
 from hone.models.policy import Packing
+from hone.training.courier import Courier, Sent
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ AHEAD = 2
 
 
 class Feed:
-    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1. pins: whether they are copied to a CUDA device."""
+    """`feed.steps(k, n)` yields the micro-batches of steps k to n - 1, on the device where a courier brings them there."""
 
-    def __init__(self, tokens: TokenSet, steps: Steps, *, rank: int, packing: Packing, pad_id: int, pins: bool = False):
+    def __init__(
+        self, tokens: TokenSet, steps: Steps, *, rank: int, packing: Packing, pad_id: int, courier: Courier | None = None
+    ):
         self.tokens, self._steps, self._rank = tokens, steps, rank
-        self._packing, self._pad_id, self._pins = packing, pad_id, pins
+        self._packing, self._pad_id, self._courier = packing, pad_id, courier
 
     def step(self, number: int) -> list[MicroBatch]:
         """This process's micro-batches of step `number` (0 is the run's first); as many as on every other process."""
@@ -57,8 +60,14 @@ class Feed:
         mine, most = ranks[self._rank], max(len(batches) for batches in ranks)
         spare = (mine or ranks[0])[-1]
         wanted = [(rows, True) for rows in mine] + [(spare, False)] * (most - len(mine))
-        made = [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
-        return [replace(micro, batch=micro.batch.pinned()) for micro in made] if self._pins else made
+        return [MicroBatch(lay_out(self.tokens, rows, packing=self._packing, pad_id=self._pad_id), real) for rows, real in wanted]
+
+    def _sent(self, number: int) -> list[tuple[MicroBatch, Sent | None]]:
+        """The micro-batches of a step, on their way to the device."""
+        return [(micro, self._courier.send(micro.batch) if self._courier else None) for micro in self.step(number)]
+
+    def _received(self, step: list[tuple[MicroBatch, Sent | None]]) -> list[MicroBatch]:
+        return [replace(micro, batch=self._courier.receive(sent)) if self._courier else micro for micro, sent in step]
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint must hold so that step `step` can come next: nothing, it follows from its number."""
@@ -78,11 +87,11 @@ class Feed:
         """
         numbers = iter(range(first, end))
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as worker:
-            coming = deque(worker.submit(self.step, number) for number in islice(numbers, AHEAD))
+            coming = deque(worker.submit(self._sent, number) for number in islice(numbers, AHEAD))
             try:
                 while coming:
-                    batches = coming.popleft().result()
-                    coming.extend(worker.submit(self.step, number) for number in islice(numbers, 1))
-                    yield batches
+                    step = coming.popleft().result()
+                    coming.extend(worker.submit(self._sent, number) for number in islice(numbers, 1))
+                    yield self._received(step)
             finally:
                 worker.shutdown(wait=True, cancel_futures=True)

@@ -133,7 +133,7 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         tensors=len(sizes),
         states=state_bytes(run.optimizer.kind, trained),
         beside=run.adapter.kind in ("lora", "oft"),
-        expanded=max(linear) * base.itemsize if quantization else 0,
+        expanded=(2 if run.train.fused_kernels is True else 1) * max(linear) * base.itemsize if quantization else 0,
     )
 
 

@@ -131,7 +131,7 @@ def take_step(work: Work, batches: list[MicroBatch], *, stop: bool = False) -> S
 
     Raises TrainingError, before any weight changes, where the loss or the gradient is not a finite number.
     """
-    device, real = work.device, [micro.batch for micro in batches if micro.counts]
+    device, real = work.device, [micro.batch.known for micro in batches if micro.counts]
     counts = [sum(work.objective.count(batch) for batch in real), sum(batch.num_tokens for batch in real)]
     items, tokens, samples, stops = device.total([*counts, sum(len(batch.rows) for batch in real), float(stop)])
     if not items:

@@ -10,12 +10,14 @@ import torch
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.errors import RunError
+from hone.kernels.machine import has_host_memory, machine_of
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
-from hone.models.quantize import quantization_config
+from hone.models.quantize import in_float8, quantization_config
 from hone.models.rope import stretch
 from hone.optim.build import require_optimizer
-from hone.training.device import require_fp16, require_tf32, require_trackers
+from hone.training.device import require_trackers
+from hone.training.fallbacks import require_states
 from hone.training.results import require_plots
 
 
@@ -25,22 +27,19 @@ def require_means(run: Run, device: torch.device) -> None:
     choose_attention(run.model, config, device)
     if run.model.rope_scaling:
         stretch(config, run.model.rope_scaling, run.data.cutoff_len)
-    if run.model.quantization:
+    if run.model.quantization and not in_float8(run.model.quantization):
         quantization_config(run.model.quantization, torch.float32)
     require_optimizer(run.optimizer)
     require_trackers(run.track.report_to)
-    if run.train.fp16:
-        require_fp16(device)
+    require_states(run, machine_of(device))
     require_host_memory(run, device)
-    if run.train.tf32:
-        require_tf32(device)
     if run.track.plot_loss:
         require_plots()
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:
     """RunError where activations are to wait in host memory and are there already."""
-    if run.train.gradient_checkpointing_kind == "offloaded" and device.type != "cuda":
+    if run.train.gradient_checkpointing_kind == "offloaded" and not has_host_memory(device.type):
         raise RunError(
             "gradient_checkpointing_kind: offloaded moves activations from a GPU to host memory, and this run is on "
             f"{device.type}; write full, or selective"

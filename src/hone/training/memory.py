@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hone.models.prepared import KEPT
+from hone.optim.adamw_bf16 import CHUNK, SCRATCH
 from hone.training.sharding import Sharding, share
 
 _HEAP_SHARE = {"kept": 0.12, "recomputed": 0.06}
@@ -160,13 +161,15 @@ def state_bytes(kind: str, weights: Iterable[Tensor]) -> int:
         elif "8bit" in kind and weight.numel() >= _SMALLEST:
             total += _MOMENTS.get(kind, 2) * (weight.numel() + 4 * -(-weight.numel() // _BLOCK))
         else:
-            width = 4 if "bit" in kind or "paged" in kind else weight.element_size()
+            width = 2 if kind == "adamw_bf16" else 4 if "bit" in kind or "paged" in kind else weight.element_size()
             total += _MOMENTS.get(kind, 2) * weight.numel() * width
     return total
 
 
 def step_scratch(kind: str, weights: Weights, device: torch.device) -> int:
     """What an optimizer's step holds beside weights, gradients and states: torch's take all weights at once on a GPU."""
+    if kind == "adamw_bf16":
+        return SCRATCH * min(CHUNK, weights.largest * weights.num_trained // weights.trained)
     if kind not in ("adamw_torch", "adagrad", "rmsprop"):
         return 4 * weights.largest if kind == "adafactor" else 0
     return weights.trained if device.type == "cuda" else 2 * weights.largest

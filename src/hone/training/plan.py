@@ -37,6 +37,8 @@ class Plan:
     """
 
     device: str
+    machine: str
+    fallbacks: tuple[str, ...]
     world: int
     precision: Precision
     trained_dtype: str
@@ -81,7 +83,8 @@ class Plan:
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
         total = self.memory.total
         return [
-            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}",
+            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
+            *(f"falls back   {line}" for line in self.fallbacks),
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
             f"{self.trained_tokens_per_epoch:,} trained; {self._evaluated()}",

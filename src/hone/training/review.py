@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.laws import LawResult, check_laws, contradicts, official_for
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
+from hone.kernels.machine import device_of, machine_of
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.choose import choose
 from hone.training.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
@@ -85,8 +84,8 @@ def _heading(sample: Shown) -> str:
 
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
-    run = settled(run)
-    device = torch.device("cpu") if run.train.use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    device = device_of(use_cpu=run.train.use_cpu)
+    run = settled(run, machine_of(device))
     if run.train.do_train:
         require_free_output(run)
     require_means(run, device)

@@ -28,6 +28,7 @@ from hone.errors import CheckpointError, RunError
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
+from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
@@ -40,6 +41,7 @@ from hone.training import checkpoint
 from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.conduct import Conductor, choose_metric
+from hone.training.courier import courier_for
 from hone.training.device import Device
 from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.elastic import shared_out
@@ -98,7 +100,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
 
     settings: the run's resolved settings, to be kept beside every checkpoint.
     """
-    run = settled(run)
+    run = settled(run, machine_of(device_of(use_cpu=run.train.use_cpu)))
     meeting = join(run, settings)
     choice = _look_at_output(run) if log.rank() == 0 else NOTHING  # before any process waits in a collective
     meeting.wait("the look at output_dir")
@@ -161,8 +163,8 @@ def make_feed(
     if sampling is None:
         if policy.packing == "shared":
             _tell_shared(material)
-        pins = device.device.type == "cuda"
-        return Feed(material.tokens, steps, rank=device.data_rank, packing=policy.packing, pad_id=material.pad_id, pins=pins)
+        courier, rank = courier_for(device.device), device.data_rank
+        return Feed(material.tokens, steps, rank=rank, packing=policy.packing, pad_id=material.pad_id, courier=courier)
     assert isinstance(objective, OnPolicy)
     micro = run.train.per_device_train_batch_size
     sampler = make_sampler(run, policy, module, device.rank)
@@ -233,7 +235,8 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
         head=head,
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
-    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype)
+    ahead = run.train.fused_kernels is True
+    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype, ahead=ahead)
 
 
 def load_dtype(run: Run) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hone.kernels.packed_attention import by_piece, end_to_end
+from hone.models.prepared import bound_prepared
 from hone.training.rehearsal import Speed
 
 _TRIES = 9
@@ -41,6 +42,7 @@ _TRIED = {"cpu": _Sizes(256, 512, 8, 4, 192, 64, 2**21), "cuda": _Sizes(8192, 81
 @cache
 def speed_of(device: torch.device, dtype: torch.dtype) -> Speed:
     """The best of a few tries: what the device can do, not what it happened to be doing."""
+    bound_prepared(device)  # the plan's product is the first of the process, and oneDNN reads its capacities then
     sizes = _TRIED.get(device.type, _TRIED["cpu"])
     like = (device, dtype)
     shapes = ((sizes.rows, sizes.width), (sizes.width, sizes.width), (sizes.width, sizes.thin))

@@ -1,0 +1,103 @@
+"""Weights in 8 bits of floating point: exact to come back, near to what they were, and products of both forms alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from hone.kernels import float8
+from hone.kernels.float8 import held, linear, restored, supports, trial
+
+CPU = torch.device("cpu")
+
+
+def drawn(outputs: int = 48, inputs: int = 40) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(outputs, inputs) * torch.logspace(-6, 2, outputs).unsqueeze(1)
+
+
+def test_weights_are_held_within_a_sixteenth_and_come_back_exactly_in_any_type():
+    """e4m3 has 3 bits after the first: half a unit is 2^-4 of a number; below 2^-6 of its range it is 2^-10 of the scale."""
+    weight = drawn()
+    bits, scale = held(weight)
+    assert bits.dtype == torch.uint8 and torch.equal(scale.log2(), scale.log2().round())
+    found = restored(bits, scale, torch.float32)
+    assert ((found - weight).abs() <= (weight.abs() * 2**-4).maximum(scale.unsqueeze(1) * 2**-10)).all()
+    assert torch.equal(restored(bits, scale, torch.bfloat16).float(), found)
+
+
+def test_a_row_of_zeros_and_the_largest_numbers_are_held():
+    weight = torch.stack([torch.zeros(16), torch.full((16,), 3e38), torch.full((16,), 448.0), torch.full((16,), 449.0)])
+    found = restored(*held(weight), torch.float32)
+    assert torch.equal(found[0], weight[0]) and torch.equal(found[2], weight[2])
+    torch.testing.assert_close(found, weight, rtol=2**-4, atol=0)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_layer_is_that_of_the_weights_that_are_held_forward_and_backward(biased):
+    """The same products in the same type: 1e-6 of fp32 sums."""
+    bits, scale = held(drawn())
+    bias = torch.randn(48) if biased else None
+    x, slope = torch.randn(3, 7, 40, requires_grad=True), torch.randn(3, 7, 48)
+    mine = linear(x, bits, scale, bias, torch.float32)
+    theirs = torch.nn.functional.linear(x, restored(bits, scale, torch.float32), bias)
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(y, x, slope)[0] for y in (mine, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-5)
+
+
+def test_nothing_but_the_weights_is_kept_for_the_backward_pass():
+    bits, scale = held(drawn())
+    kept = []
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor):
+        linear(torch.randn(5, 40, requires_grad=True), bits, scale, None, torch.float32)
+    assert set(kept) == {bits.data_ptr(), scale.data_ptr()}
+
+
+def test_products_in_8_bits_do_the_same_but_for_rounding_what_comes_in():
+    """torch multiplies e4m3 on a CPU too, by the same function."""
+    assert trial(CPU) == ""
+
+
+def test_the_trial_finds_a_scale_that_is_lost(monkeypatch):
+    multiplied = float8.multiplied
+    monkeypatch.setattr(
+        float8, "multiplied", lambda left, right, scale, dtype: multiplied(left, right, torch.ones_like(scale), dtype)
+    )
+    assert trial(CPU).startswith("differ by")
+
+
+def test_the_trial_finds_a_device_that_cannot(monkeypatch):
+    def refuses(*tensors: object, **how: object) -> None:
+        raise RuntimeError("no products of Float8_e4m3fn here")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuses)
+    assert trial(CPU) == "fail here (no products of Float8_e4m3fn here)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "shape", "wanted"),
+    [
+        ((8, 9), torch.bfloat16, (64, 32), True),
+        ((9, 0), torch.bfloat16, (64, 32), True),
+        ((8, 0), torch.bfloat16, (64, 32), False),
+        ((9, 0), torch.float16, (64, 32), False),
+        ((9, 0), torch.bfloat16, (64, 40), False),
+    ],
+)
+def test_where_there_are_products_in_8_bits(capability, dtype, shape, wanted, monkeypatch):
+    monkeypatch.setattr(float8, "capability_of", lambda device: capability)
+    assert supports(torch.device("cuda"), dtype, shape) is wanted
+
+
+def test_a_layer_takes_products_in_8_bits_where_the_trial_passes(monkeypatch):
+    bits, scale = held(drawn(48, 64))
+    x = torch.randn(9, 64).bfloat16()
+    plain = linear(x, bits, scale, None, torch.bfloat16)
+    monkeypatch.setattr(float8, "capability_of", lambda device: (9, 0))
+    float8._passes.cache_clear()
+    found = linear(x, bits, scale, None, torch.bfloat16)
+    float8._passes.cache_clear()
+    assert not torch.equal(found, plain)
+    assert float((found - plain).norm() / plain.norm()) < 0.05
