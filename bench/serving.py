@@ -25,7 +25,7 @@ from hone.inference.together import TogetherEngine
 from hone.models.stand_in import stand_in_tokenizer
 from hone.serving.app import build_app
 from hone.serving.asked import Terms
-from hone.serving.routes import Served
+from hone.serving.desk import Served
 from hone.serving.server import open_socket, serve
 
 

@@ -44,7 +44,8 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 1650, ("chat", "inference.base")),
+    "serving": (4, 1780, ("chat", "inference.base")),
+    "studio": (5, 700, ("chat", "inference.base", "serving")),
     "training": (
         5,
         8650,
@@ -77,6 +78,7 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "fastapi": "serving/web",
     "starlette": "serving/web",
     "uvicorn": "serving/web",
+    "nicegui": "studio/web",
     "pydantic": "config serving",
     "triton": "kernels/gpu/rms_norm kernels/gpu/rope kernels/gpu/gated",
 }

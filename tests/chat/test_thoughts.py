@@ -5,12 +5,16 @@ Does not check the laws, which every row keeps in test_laws.
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
+from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, Message, Text, Think, ToolResult, message
 from hone.chat.probes import probes
 from hone.chat.survey import tokens_of
 from hone.chat.table import format_text, rows
+from hone.config.chat import ChatConfig
 from tests.chat.conftest import asked, said
 
 PROBES = {probe.name: probe.conversation for probe in probes()}
@@ -131,3 +135,30 @@ def test_an_empty_thought_that_ends_the_line_begins_no_second_one(made_codec):
 def test_the_fingerprint_sees_the_format_that_a_format_extends(made_codec):
     source = made_codec("glm4_7").template.source
     assert format_text("glm4_7.jinja") in source and format_text("glm4.jinja") in source
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm4_moe", "hy3", "llama3"])
+def test_a_codec_asked_to_think_is_the_one_of_that_setting(name, made_codec):
+    """Whatever the settings say; the last of them has no switch."""
+    codec, question = made_codec(name), Conversation((message("user", "Hi"),))
+    for enable in (True, False):
+        chat = ChatConfig(template=name, enable_thinking=enable)
+        set_so, asked_so = build_codec(chat, codec.tokenizer), codec.asked_to_think(enable)
+        assert asked_so.prompt(question) == set_so.prompt(question)
+        assert asked_so.template.reading == set_so.template.reading
+        assert asked_so.asked_to_think(not enable).prompt(question) == codec.asked_to_think(not enable).prompt(question)
+    assert codec.asked_to_think(None) is codec
+    assert codec.thinks_on_demand == (codec.asked_to_think(True).prompt(question) != codec.asked_to_think(False).prompt(question))
+    assert codec.thinks_on_demand == (name != "llama3")
+
+
+def test_a_tokenizers_own_template_is_asked_to_think_where_it_listens(tiny_tokenizer):
+    silent = build_codec(ChatConfig(), tiny_tokenizer)
+    assert not silent.thinks_on_demand
+    listens = copy.deepcopy(tiny_tokenizer)
+    opened = "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    listens.chat_template = tiny_tokenizer.chat_template.replace("assistant\n", opened)
+    codec, question = build_codec(ChatConfig(), listens), Conversation((message("user", "Hi"),))
+    assert codec.thinks_on_demand
+    assert codec.prompt(question) == codec.asked_to_think(True).prompt(question)
+    assert listens.decode(codec.asked_to_think(False).prompt(question)).endswith("</think>\n\n")

@@ -177,3 +177,18 @@ def test_texts_of_a_batch_are_continued_as_single_ones_are(module, codec) -> Non
     assert engine.generate_many(requests) == [deltas[-1].answer for deltas in alone]
     for deltas in alone:
         assert "".join(delta.text for delta in deltas) == deltas[-1].answer.message.text
+
+
+def test_a_request_is_answered_with_a_thought_or_without_as_it_asks(parrot, tiny_tokenizer) -> None:
+    codec = build_codec(ChatConfig(template="qwen3"), tiny_tokenizer)
+    engine, question = HfEngine(parrot, codec), ask("Hi").conversation
+    assert engine.thinks_on_demand
+    parrot.script = (*tiny_tokenizer.encode("Hello", add_special_tokens=False), codec.stop_ids[0])
+    told = {}
+    for thinks in (None, True, False):
+        prompt = codec.asked_to_think(thinks).prompt(question)
+        parrot.after = len(prompt)
+        *_, last = engine.generate(Request(question, GREEDY, thinks=thinks))
+        told[thinks] = last.answer.num_prompt
+        assert last.answer.num_prompt == len(prompt) and last.answer.message == message("assistant", "Hello")
+    assert told[None] == told[True] < told[False], "an empty thought stands in the prompt of an answer without one"

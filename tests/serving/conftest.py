@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from hone.chat.codec import build_codec
 from hone.config.chat import ChatConfig
 from hone.inference.hf import HfEngine
-from hone.serving.routes import Served
+from hone.serving.desk import Served
 from tests.serving.servers import NAME, Scripted, live
 
 

@@ -15,9 +15,9 @@ from hone.chat.codec import Codec
 from hone.config.use import ApiConfig, GenerateConfig
 from hone.inference.base import Answer, Delta, Request
 from hone.inference.hearing import Hearing
-from hone.serving.app import build_app
+from hone.serving.app import Site, build_app
 from hone.serving.asked import Terms
-from hone.serving.routes import Served
+from hone.serving.desk import Served
 from hone.serving.server import open_socket, serve
 
 NAME = "tiny"
@@ -36,6 +36,10 @@ class Scripted:
     num_drawn: int = 0
     adapters: tuple[str, ...] = ()
 
+    @property
+    def thinks_on_demand(self) -> bool:
+        return self.codec.thinks_on_demand
+
     def add_adapter(self, name: str, place: str) -> None:
         assert name not in self.adapters
         self.adapters += (name,)
@@ -46,8 +50,9 @@ class Scripted:
     def generate(self, request: Request) -> Iterator[Delta]:
         self.asked.append(request)
         text = isinstance(request.conversation, str)
-        prompt = self.codec.text_prompt(request.conversation) if text else self.codec.prompt(request.conversation)
-        hearing = Hearing(self.codec, request, prompt)
+        codec = self.codec.asked_to_think(request.thinks)
+        prompt = codec.text_prompt(request.conversation) if text else codec.prompt(request.conversation)
+        hearing = Hearing(codec, request, prompt)
         finished = False
         try:
             for token in [*self.codec.tokenizer.encode(self.script, add_special_tokens=False), self.codec.stop_ids[0]]:
@@ -80,12 +85,17 @@ class Live:
 
 @contextmanager
 def live(
-    served: Served, *, settings: GenerateConfig | None = None, key: str = "", num_running: int = 1, **limits: object
+    served: Served,
+    *,
+    settings: GenerateConfig | None = None,
+    key: str = "",
+    num_running: int = 1,
+    site: Site | None = None,
+    **limits: object,
 ) -> Iterator[Live]:
     """The server, until the block ends; its answers have then come to their end."""
-    app = build_app(
-        served, Terms(settings or GenerateConfig(max_new_tokens=200), ApiConfig(**limits)), key=key, num_running=num_running
-    )
+    terms = Terms(settings or GenerateConfig(max_new_tokens=200), ApiConfig(**limits))
+    app = build_app(served, terms, key=key, num_running=num_running, site=site)
     servers = []
     with open_socket("127.0.0.1", 0, key=key) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -16,7 +16,7 @@ import torch
 from hone.chat.message import Conversation, message
 from hone.inference.together import TogetherEngine
 from hone.serving.answers import LOWEST
-from hone.serving.routes import Served
+from hone.serving.desk import Served
 from hone.serving.shapes import Cards, ChatCompletion, Completion
 from tests.serving.servers import NAME, live
 

@@ -13,7 +13,7 @@ import pytest
 from hone.config.environment import read_api_environment
 from hone.errors import ConfigError, HoneError
 from hone.serving.access import is_loopback
-from hone.serving.routes import Served, Vectors
+from hone.serving.desk import Served, Vectors
 from hone.serving.server import open_socket
 from tests.serving.servers import NAME, Scripted, live, until
 

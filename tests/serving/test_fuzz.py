@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from hone.serving.routes import Served, Vectors
+from hone.serving.desk import Served, Vectors
 from tests.serving.servers import NAME, Scripted, live
 
 schemathesis = pytest.importorskip("schemathesis")

@@ -30,9 +30,10 @@ Learn = Literal["answers", "last", "all"]
 class Codec:
     """`codec.encode([conversation])[0].ids`; made by `build_codec`. Raises TemplateError for what cannot be written."""
 
-    def __init__(self, tokenizer: Any, template: Template):
+    def __init__(self, tokenizer: Any, template: Template, tokens: Tokens | None = None):
         self.tokenizer, self.template = tokenizer, template
-        self._tokens = Tokens(tokenizer)
+        self._tokens = tokens or Tokens(tokenizer)
+        self._asked: dict[bool, Codec] = {}
         self._encode = Encoder(self._tokens).encode
         self._decoder = Decoder(self._tokens, template.reading, self.stop_ids, lambda: self._answer_place)
 
@@ -46,6 +47,20 @@ class Codec:
         """Ids that a conversation still ends with after its last answer's stop token: a line's end, or nothing."""
         whole = self.encode([Conversation((message("user", "a"), message("assistant", "a")))], learn="last")[0]
         return tuple(whole.ids[int(np.flatnonzero(whole.labels != IGNORE)[-1]) + 1 :].tolist())
+
+    def asked_to_think(self, enable: bool | None) -> Codec:
+        """The codec of another enable_thinking, for one conversation; None: this one."""
+        if enable is None:
+            return self
+        if enable not in self._asked:
+            self._asked[enable] = Codec(self.tokenizer, self.template.asked_to_think(enable), self._tokens)
+        return self._asked[enable]
+
+    @cached_property
+    def thinks_on_demand(self) -> bool:
+        """Whether the format asks in one way for an answer with a thought, and in another for one without."""
+        asked = Conversation((message("user", "a"),))
+        return self.asked_to_think(True).prompt(asked) != self.asked_to_think(False).prompt(asked)
 
     @property
     def control(self) -> tuple[str, ...]:

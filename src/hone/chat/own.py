@@ -63,6 +63,10 @@ class OwnTemplate:
             )
         return cls(text, dict(tokenizer.special_tokens_map), controls, chat, tokenizer.eos_token or "")
 
+    def asked_to_think(self, enable: bool) -> OwnTemplate:
+        """See Template."""
+        return replace(self, settings=self.settings.model_copy(update={"enable_thinking": enable}))
+
     @cached_property
     def source(self) -> str:
         """The Jinja text, the settings, and the date where the template writes it."""

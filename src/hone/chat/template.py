@@ -38,6 +38,7 @@ class Template(Protocol):
     stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for eos.
     render: prompt=True ends with what the model continues from; rewritten answers are not learned in it. rewritten: indices of
     answers that are not written as they were said, because something follows. reading: how an answer becomes a message.
+    asked_to_think: the template with another enable_thinking.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Template(Protocol):
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered: ...
     def rewritten(self, conversation: Conversation) -> frozenset[int]: ...
+    def asked_to_think(self, enable: bool) -> Template: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class NamedTemplate:
     def name(self) -> str:
         """The row's name."""
         return self.row.name
+
+    def asked_to_think(self, enable: bool) -> NamedTemplate:
+        """See Template."""
+        return replace(self, thinking=replace(self.thinking, enable=enable))
 
     @property
     def passage_end(self) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hone.config import Run, load
-from hone.config.environment import read_api_environment
-from hone.serving.app import build_app
+from hone.config.environment import ApiEnvironment, read_api_environment
+from hone.errors import HoneError
+from hone.serving.app import Site, build_app
 from hone.serving.asked import Terms
-from hone.serving.routes import Served, Vectors
+from hone.serving.desk import Served, Vectors
 from hone.serving.server import open_socket, serve
 from hone.table import Table
 
@@ -31,13 +32,20 @@ _LATER = Table(
 
 def main(arguments: list[str]) -> int:
     """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
-    run, told = load(arguments, "api"), read_api_environment()
+    return serve_run(load(arguments, "api"), read_api_environment())
+
+
+def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> int:
+    """Serve the run's model, with the pages of a site beside the API. Raises: HoneError where pages have nobody to answer."""
     with open_socket(told.host, told.port, key=told.key) as socket:
         served = load_served(run, told.name, num_together=told.num_running)
+        if site is not None and served.engine is None:
+            raise HoneError(f"{run.model.model_name_or_path} gives vectors or scores and no answers; hone api serves it")
         num_running = served.engine.num_together if served.engine is not None else 1
         terms = Terms(run.generate, run.api)
-        app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path)
-        serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells)
+        app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path, site=site)
+        page = site.pages.root if site is not None else ""
+        serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells, page=page)
     return 0
 
 

@@ -12,6 +12,7 @@ LINES = {
     "check": "look at everything before training: samples, lengths, plan, memory",
     "chat": "talk to a model in the terminal",
     "api": "serve a model by OpenAI's protocol",
+    "webchat": "talk to a model on a page in the browser, beside the API",
     "export": "merge adapters into the model and write it",
     "parity": "compare an exported model with the trained one",
     "render": "show what a chat format makes of a conversation",
@@ -28,6 +29,7 @@ USAGE = {
     "check": "[FILE.yaml] [key=value ...] [--json]",
     "chat": "[FILE.yaml] [key=value ...] [--ask TEXT]",
     "api": "[FILE.yaml] [key=value ...]   (API_HOST, API_PORT, API_KEY, API_MODEL_NAME, MAX_CONCURRENT: the environment)",
+    "webchat": "[FILE.yaml] [key=value ...]   (its address and key: the environment, as for api)",
     "export": "[FILE.yaml] [key=value ...]",
     "parity": "TRAINED EXPORTED [FILE.yaml] [key=value ...]   (folders; an adapter's; a .gguf file)",
     "render": "[--template NAME] --tokenizer DIR FILE.json   (FILE: messages and tools; - for standard input)",
@@ -41,7 +43,6 @@ USAGE = {
 }
 VERBS = Table("command", {verb: f"hone.commands.{verb}:main" for verb in LINES})
 NOT_HERE = {  # verbs of LLaMA-Factory that this version does not have
-    "webchat": "hone chat or hone api",
     "webui": "hone train with a YAML file",
     "eval": "hone train with do_eval: true",
 }

@@ -78,9 +78,22 @@ class ApiEnvironment:
 NO_MEDIA = "is about pictures and other files, which `hone api` does not read in this version; unset it"
 
 
-def read_api_environment(variables: Mapping[str, str] = os.environ) -> ApiEnvironment:
-    """The API's part of the environment. Raises: ConfigError for variables that are wrong or ask for what is not here."""
-    mistakes = []
+GRADIO = {
+    "GRADIO_SERVER_NAME": "write API_HOST",
+    "GRADIO_SERVER_PORT": "write API_PORT",
+    "GRADIO_ROOT_PATH": "write FASTAPI_ROOT_PATH",
+    "GRADIO_SHARE": "unset it: the page is served on no other machine",
+}
+"""LLaMA-Factory's variables of its web pages, and what to write."""
+
+
+def read_api_environment(variables: Mapping[str, str] = os.environ, *, pages: bool = False) -> ApiEnvironment:
+    """The API's part of the environment. Raises: ConfigError for variables that are wrong or ask for what is not here.
+
+    pages: whether pages for browsers are served beside it, for which GRADIO's variables would be meant.
+    """
+    asked = {name: what for name, what in GRADIO.items() if pages and variables.get(name, "").strip() not in ("", "0", "False")}
+    mistakes = [Mistake("environment", name, f"is Gradio's, which is not used; {what}") for name, what in asked.items()]
 
     def number(name: str, default: int, most: int) -> int:
         text = variables.get(name, "").strip() or str(default)

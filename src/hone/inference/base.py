@@ -41,7 +41,8 @@ class Steering:
 class Request:
     """What to answer and how. conversation: a text is continued as it is, and what follows it is not read for thoughts and calls.
 
-    seed: of the draw, None for a new one each time. adapter: one of the engine's `adapters`, "" for the base.
+    seed: of the draw, None for a new one each time. adapter: one of the engine's `adapters`, "" for the base. thinks: with a
+    thought or without one, where the engine `thinks_on_demand`; None for the way of the settings.
     """
 
     conversation: Conversation | str
@@ -49,6 +50,7 @@ class Request:
     seed: int | None = None
     steering: Steering = Steering()
     adapter: str = ""
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,14 @@ class Delta:
 class Engine(Protocol):
     """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own.
 
-    adapters: names that a request may ask for beside the base.
+    adapters: names that a request may ask for beside the base. thinks_on_demand: whether the chat format has a switch for
+    thoughts.
     """
 
     num_together: int
+
+    @property
+    def thinks_on_demand(self) -> bool: ...
 
     @property
     def adapters(self) -> tuple[str, ...]: ...

@@ -56,6 +56,11 @@ class HfEngine:
         """See Engine."""
         return self._adapters.names
 
+    @property
+    def thinks_on_demand(self) -> bool:
+        """See Engine."""
+        return self.codec.thinks_on_demand
+
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
         with self._turn:
@@ -75,7 +80,7 @@ class HfEngine:
         num_new = self._num_new(request, prompt)
         steer = self._steer(request, prompt)
         shown = not request.settings.skip_special_tokens
-        hearing = Hearing(self.codec, request, prompt, hidden=frozenset() if shown else self._special)
+        hearing = Hearing(self._codec(request), request, prompt, hidden=frozenset() if shown else self._special)
         with self._adapters.using(request.adapter), closing(self._ids(request, prompt, num_new, steer)) as drawn:
             for token in drawn:
                 yield hearing.take(token, steer.told.popleft() if steer is not None and steer.told else None)
@@ -126,8 +131,11 @@ class HfEngine:
         ]
 
     def _prompt(self, request: Request) -> list[int]:
-        asked = request.conversation
-        return self.codec.text_prompt(asked) if isinstance(asked, str) else self.codec.prompt(asked)
+        asked, codec = request.conversation, self._codec(request)
+        return codec.text_prompt(asked) if isinstance(asked, str) else codec.prompt(asked)
+
+    def _codec(self, request: Request) -> Codec:
+        return self.codec.asked_to_think(request.thinks)
 
     def _num_new(self, request: Request, prompt: list[int]) -> int:
         return answer_length(request.settings, len(prompt), self._limit)
@@ -149,15 +157,15 @@ class HfEngine:
         return Steer(asked, len(prompt), repetition_penalty=penalty, guide=guide, name=lambda id: self.codec.text_of([id]))
 
     def _guide(self, request: Request, prompt: list[int]) -> Guide | None:
-        asked, conversation = request.steering, request.conversation
+        asked, conversation, codec = request.steering, request.conversation, self._codec(request)
         size = self._size
         if asked.functions:
             assert isinstance(conversation, Conversation), "a text that is continued calls nothing"
-            return Openings(call_openings(self.codec, conversation, asked.functions), size)
+            return Openings(call_openings(codec, conversation, asked.functions), size)
         if not asked.json_schema:
             return None
-        grammar = Grammar(self.codec, asked.json_schema, size)
-        return Behind(grammar, self.codec.thought_is_closed) if self.codec.thought_is_open(prompt) else grammar
+        grammar = Grammar(codec, asked.json_schema, size)
+        return Behind(grammar, codec.thought_is_closed) if codec.thought_is_open(prompt) else grammar
 
     def _upto_stop(self, ids: list[int]) -> list[int]:
         """The ids of one answer of a batch: what follows its stop token is padding."""
@@ -172,7 +180,7 @@ class HfEngine:
         if isinstance(asked, str):
             said = message("assistant", self.codec.text_of([token for token in ids if token not in self._special]))
         else:
-            said = self.codec.parse(ids, tools=asked.tools, prompt=prompt)
+            said = self._codec(request).parse(ids, tools=asked.tools, prompt=prompt)
         return Answer(said, self._finish(ids, prompt), len(prompt), len(ids))
 
     def _finish(self, ids: list[int], prompt: list[int], *, ended: bool = False) -> Finish:

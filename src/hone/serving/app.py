@@ -5,14 +5,17 @@ Does not know how a model is loaded, nor on which address it is served.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import hone
 from hone.errors import HoneError
-from hone.serving.access import Access
+from hone.serving.access import Access, Pages
 from hone.serving.asked import Terms
+from hone.serving.desk import Desk, Served
 from hone.serving.metrics import Meter, Metrics
 from hone.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, LoadAdapter, ScoreRequest, UnloadAdapter
 from hone.serving.refusal import Refusal, error_body
-from hone.serving.routes import Gone, Routes, Served
+from hone.serving.routes import Gone, Routes
 from hone.serving.turns import Turns
 from hone.serving.web import CORSMiddleware, FastAPI, HTTPException, JSONResponse, RequestValidationError, Response
 from hone.serving.web import Request as Http
@@ -23,15 +26,30 @@ FIELDS = sorted({name for kind in ASKED for name in kind.model_fields})
 MEGABYTE = 1_000_000
 
 
-def build_app(served: Served, terms: Terms, *, key: str = "", num_running: int = 1, root_path: str = "") -> FastAPI:
+class Site(Protocol):
+    """Pages beside the API, and how they come into the app."""
+
+    pages: Pages
+
+    def mount(self, app: FastAPI, desk: Desk, key: str) -> None:
+        """Put them there; what is asked on them is answered at the desk."""
+        ...
+
+
+def build_app(
+    served: Served, terms: Terms, *, key: str = "", num_running: int = 1, root_path: str = "", site: Site | None = None
+) -> FastAPI:
     """The app that serves one model. key: see Access; num_running: requests that are answered at once."""
     limits, metrics = terms.limits, Metrics()
     app = FastAPI(title="hone", version=hone.__version__, description="OpenAI's protocol over one model.", root_path=root_path)
-    routes = Routes(served, terms, Turns(num_running, limits.api_max_waiting), metrics)
-    app.include_router(routes.router())
+    desk = Desk(served, terms, Turns(num_running, limits.api_max_waiting), metrics)
+    app.include_router(Routes(desk).router())
     paths = frozenset(_documented(app, key)["paths"])
+    if site is not None:
+        site.mount(app, desk, key)
     # The last one added is the first to be asked.
-    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE))
+    pages = site.pages if site is not None else None
+    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE), pages=pages)
     if limits.api_cors_origins:
         app.add_middleware(
             CORSMiddleware,

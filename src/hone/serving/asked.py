@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from hone.chat.message import Conversation
 from hone.chat.openai import conversation_from_openai
@@ -26,6 +29,15 @@ class Terms:
 
     settings: GenerateConfig
     limits: ApiConfig
+
+
+def read_chat(fields: dict[str, Any]) -> ChatRequest:
+    """The request that these fields are. Raises: Refusal where one of them is wrong."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as fault:
+        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in fault.errors()[:8]]
+        raise Refusal(400, "; ".join(told)) from fault
 
 
 def chat_requests(asked: ChatRequest, terms: Terms, adapter: str = "") -> list[Request]:

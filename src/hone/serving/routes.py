@@ -14,7 +14,6 @@ import traceback
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +21,8 @@ from hone import log
 from hone.errors import HoneError
 from hone.inference.base import Delta, Engine, Request
 from hone.serving.answers import ChatChoice, Growing, Reply, TextChoice
-from hone.serving.asked import Terms, chat_requests, completion_requests
-from hone.serving.metrics import Metrics
+from hone.serving.asked import chat_requests, completion_requests
+from hone.serving.desk import Desk
 from hone.serving.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -35,7 +34,7 @@ from hone.serving.protocol import (
 )
 from hone.serving.refusal import Refusal, error_body
 from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, LetGo, Scores, documented
-from hone.serving.turns import Turns, taken_in_turn
+from hone.serving.turns import taken_in_turn
 from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
 from hone.serving.web import Request as Http
 
@@ -54,28 +53,6 @@ OF_WORK = OF_NAME | {
 }
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """Vectors of texts, and the tokens that were read."""
-
-    rows: list[list[float]]
-    num_tokens: int
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model by its name and what it can do; None for what it cannot.
-
-    embed: vectors of texts, which are queries or not. score: a number a text, each cut at a number of tokens, None for nowhere.
-    """
-
-    name: str
-    engine: Engine | None = None
-    embed: Callable[[Sequence[str], bool], Vectors] | None = None
-    score: Callable[[Sequence[str], int | None], list[float]] | None = None
-    created: int = field(default_factory=lambda: int(time.time()))
-
-
 class Gone(Exception):
     """The client has left."""
 
@@ -83,8 +60,9 @@ class Gone(Exception):
 class Routes:
     """`Routes(...).router()`; one for each app."""
 
-    def __init__(self, served: Served, terms: Terms, turns: Turns, metrics: Metrics):
-        self._served, self._terms, self._turns, self._metrics = served, terms, turns, metrics
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._served, self._terms, self._turns, self._metrics = desk.served, desk.terms, desk.turns, desk.metrics
 
     def router(self) -> APIRouter:
         """Every path."""
@@ -116,16 +94,16 @@ class Routes:
 
     async def models(self) -> dict[str, Any]:
         """The model, and the adapters beside it."""
-        return {"object": "list", "data": [self._card(name) for name in (self._served.name, *self._adapters)]}
+        return {"object": "list", "data": [self._card(name) for name in self._desk.names]}
 
     async def model(self, name: str) -> dict[str, Any]:
         """The model by its name."""
-        self._adapter(name)
+        self._desk.adapter(name)
         return self._card(name)
 
     async def chat(self, asked: ChatRequest, http: Http) -> Response:
         """The next message of a conversation, whole or streamed."""
-        adapter = self._adapter(asked.model)
+        adapter = self._desk.adapter(asked.model)
         engine = self._require(self._served.engine, "answers")
         requests = chat_requests(asked, self._terms, adapter)
         choices = [ChatChoice(index, request) for index, request in enumerate(requests)]
@@ -133,7 +111,7 @@ class Routes:
 
     async def completion(self, asked: CompletionRequest, http: Http) -> Response:
         """What follows a text, whole or streamed."""
-        adapter = self._adapter(asked.model)
+        adapter = self._desk.adapter(asked.model)
         engine = self._require(self._served.engine, "answers")
         requests = completion_requests(asked, self._terms, adapter)
         echoes = [str(request.conversation) if asked.echo else "" for request in requests]
@@ -142,7 +120,7 @@ class Routes:
 
     async def embedding(self, asked: EmbeddingRequest, http: Http) -> Response:
         """A vector for each text."""
-        self._adapter(asked.model)
+        self._desk.adapter(asked.model)
         embed = self._require(self._served.embed, "vectors")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         self._require_few(texts, "input")
@@ -156,7 +134,7 @@ class Routes:
     async def evaluation(self, asked: ScoreRequest, http: Http) -> Response:
         """A reward model's number for each text."""
         if asked.model != "model":  # what LLaMA-Factory's and hone's own PPO write
-            self._adapter(asked.model)
+            self._desk.adapter(asked.model)
         score = self._require(self._served.score, "scores")
         self._require_few(asked.messages, "messages")
         scores = await self._once(http, lambda: score(asked.messages, asked.max_length))
@@ -182,28 +160,14 @@ class Routes:
         engine = self._require(self._served.engine, "answers")
         if self._terms.limits.api_adapter_folder is None:
             raise Refusal(403, "this server lets no adapters go while it runs (api_adapter_folder)", param="lora_name")
-        if asked.lora_name not in self._adapters:
+        if asked.lora_name not in self._desk.adapters:
             raise Refusal(404, f"there is no adapter {asked.lora_name[:200]!r} here", param="lora_name", code="model_not_found")
         engine.remove_adapter(asked.lora_name)
         return JSONResponse({"id": asked.lora_name, "object": "model", "deleted": True})
 
-    @property
-    def _adapters(self) -> tuple[str, ...]:
-        return self._served.engine.adapters if self._served.engine is not None else ()
-
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self._served.created, "owned_by": "hone"}
         return card if name == self._served.name else card | {"parent": self._served.name}
-
-    def _adapter(self, name: str | None) -> str:
-        """The adapter that a model's name stands for, "" for the base. Raises: Refusal."""
-        if name is None or name == self._served.name:
-            return ""
-        if name not in self._adapters:
-            named = ", ".join((f"{self._served.name} (API_MODEL_NAME)", *self._adapters))
-            told = f"there is no model {name[:200]!r} here; this server serves {named}"
-            raise Refusal(404, told, param="model", code="model_not_found")
-        return name
 
     def _require(self, ability: T | None, what: str) -> T:
         if ability is None:

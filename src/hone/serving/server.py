@@ -44,11 +44,13 @@ def serve(
     name: str,
     seconds: float,
     tells: bool,
+    page: str = "",
     started: Callable[[uvicorn.Server], None] = lambda _: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; answers that have begun come to their end, for `seconds` at most, or to a second signal.
 
-    tells: every request is a line on standard error. started: called with the server before it runs.
+    tells: every request is a line on standard error. page: path of a page for browsers, "" for none. started: called with the
+    server before it runs.
     """
     lines = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     lines["handlers"]["access"]["stream"] = "ext://sys.stderr"
@@ -63,7 +65,8 @@ def serve(
     server = uvicorn.Server(config)
     started(server)
     host, port = listening.getsockname()[:2]
-    log.info(f"serving {name} on http://{_in_url(host)}:{port}/v1 (its description: /docs)")
+    address = f"http://{_in_url(host)}:{port}"
+    log.info(f"serving {name} on {address}/v1 (its description: /docs)" + (f"; to chat, open {address}{page}/" if page else ""))
     server.run(sockets=[listening])
 
 

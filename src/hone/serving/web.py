@@ -12,7 +12,7 @@ try:
     from fastapi import APIRouter, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.middleware.cors import CORSMiddleware
-    from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
     from starlette.exceptions import HTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ModuleNotFoundError as fault:
@@ -23,11 +23,13 @@ __all__ = [
     "ASGIApp",
     "CORSMiddleware",
     "FastAPI",
+    "HTMLResponse",
     "HTTPException",
     "JSONResponse",
     "Message",
     "PlainTextResponse",
     "Receive",
+    "RedirectResponse",
     "Request",
     "RequestValidationError",
     "Response",
