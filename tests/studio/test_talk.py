@@ -133,7 +133,7 @@ def test_the_desk_answers_in_turn_and_counts_what_it_answers(codec):
             await anext(begun)
             with pytest.raises(HoneError, match="wait already"):
                 await anext(desk.answer(talk.request()))
-        gate.release(100)
+            gate.release(100)  # before it is closed, which waits for the model to see that nobody listens
         return told, desk.metrics.page()
 
     told, page = asyncio.run(answers())
