@@ -30,7 +30,8 @@ SCRIPT = (
 
 def talk_of(speaker, **limits) -> Talk:
     settings = GenerateConfig(temperature=0.5, top_p=0.9, max_new_tokens=50)
-    return Talk.begin(Desk(Served(NAME, engine=speaker), Terms(settings, ApiConfig(**limits)), Turns(1, 1), Metrics()))
+    terms = Terms(settings, ApiConfig(**limits))
+    return Talk.begin(Desk(Served(NAME, engine=speaker), terms, Turns(1, terms.limits.api_max_waiting), Metrics()))
 
 
 def test_what_the_panel_shows_at_first_is_what_the_server_was_started_with(speaker):
@@ -128,6 +129,8 @@ def test_the_desk_answers_in_turn_and_counts_what_it_answers(codec):
         talk.say("Hi")
         desk, speaker.script = talk.desk, "Hello there."
         told = [delta async for delta in desk.answer(talk.request())]
+        while desk.turns.running:  # its thread gives the turn back a moment after the last word
+            await asyncio.sleep(0.001)
         speaker.pause = gate.acquire
         async with aclosing(desk.answer(talk.request())) as begun:
             await anext(begun)
