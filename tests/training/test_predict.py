@@ -64,7 +64,8 @@ def test_what_was_broken_off_is_gone_on_with(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "drawn_batch", lambda *a, **k: taken.append(len(a[1])) or plain(*a, **k))
     assert take(asked, tmp_path, **drawn) == 0
     assert lines(asked) == whole and taken == [3, 1], "the batch that was not whole, and the last one"
-    assert take(asked, tmp_path, **drawn, seed=5) == 0
+    assert take(asked, tmp_path, **drawn, seed=5) == 1 and lines(asked) == whole
+    assert take(asked, tmp_path, **drawn, seed=5, overwrite_output_dir=True) == 0
     assert lines(asked) != whole and taken == [3, 1, 3, 3, 1], "another seed is another job"
 
 

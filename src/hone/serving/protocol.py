@@ -169,7 +169,9 @@ class LoadAdapter(Asked):
     """POST /v1/load_lora_adapter, as vLLM has it."""
 
     lora_name: Annotated[str, Field(pattern=r"^[^\s,=][^,=]{0,199}$")] = Field(description="What requests write as model.")
-    lora_path: Text = Field(description="Under the server's api_adapter_folder.")
+    lora_path: Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")] = Field(
+        description="A folder under the server's api_adapter_folder, from there or from the root."
+    )
 
 
 class UnloadAdapter(Asked):

@@ -147,7 +147,7 @@ class Routes:
         engine, folder = self._require(self._served.engine, "answers"), self._terms.limits.api_adapter_folder
         if folder is None:
             raise Refusal(403, "this server takes in no adapters while it runs (api_adapter_folder)", param="lora_path")
-        place, home = Path(asked.lora_path).resolve(), Path(folder).resolve()
+        place, home = Path(folder, asked.lora_path).resolve(), Path(folder).resolve()
         if not place.is_relative_to(home) or not place.is_dir():
             raise Refusal(403, "lora_path is no folder under the server's api_adapter_folder", param="lora_path")
         if asked.lora_name == self._served.name:

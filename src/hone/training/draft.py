@@ -152,6 +152,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
         machine=str(machine),
         fallbacks=fallbacks(run, machine),
         world=world,
+        spread=_spread(run, world),
         precision=planning.precision_of(train),
         trained_dtype="bfloat16" if train.pure_bf16 else "float32",
         num_rows=len(tokens),
@@ -188,6 +189,15 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
         output_dir=train.output_dir,
         fingerprint=fingerprint(run, tokens, world=world, fills_rows=fills_rows(run), data_seed=data_seed(run)),
     )
+
+
+def _spread(run: Run, world: int) -> str:
+    parallel = run.parallel
+    if world == 1:
+        return ""
+    if parallel.tensor_parallel_size > 1:
+        return f"tensor parallel over {parallel.tensor_parallel_size}" + (", weights in shares" if parallel.fsdp else "")
+    return {"ddp": "DDP", "fsdp": "weights in shares: FSDP2", "zero": "DeepSpeed's ZeRO"}[parallel.engine]
 
 
 def never_learns(run: Run, plan: Plan) -> str:

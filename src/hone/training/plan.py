@@ -32,7 +32,7 @@ class Plan:
     model's own layers, not by a formula; fits: into the memory that is free; instead: settings that would, where it does not.
     unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
     share: of those to which answers are drawn.
-    layout: how sequences lie in a batch.
+    layout: how sequences lie in a batch. spread: how the model lies on several processes, in words; "" for one.
     per_step: examples (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
@@ -40,6 +40,7 @@ class Plan:
     machine: str
     fallbacks: tuple[str, ...]
     world: int
+    spread: str
     precision: Precision
     trained_dtype: str
     num_rows: int
@@ -82,8 +83,9 @@ class Plan:
         held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
         often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
         total = self.memory.total
+        spread = f" ({self.spread})" if self.spread else ""
         return [
-            f"device       {self.world} x {self.device}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
+            f"device       {self.world} x {self.device}{spread}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
             *(f"falls back   {line}" for line in self.fallbacks),
             f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "

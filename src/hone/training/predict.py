@@ -113,6 +113,7 @@ class Predictions:
         job = hashlib.sha256(json.dumps([*facts, self._run.train.seed, self._codec.fingerprint]).encode()).hexdigest()
         state = self._folder / _STATE
         same = state.is_file() and state.read_text(encoding="utf-8") == job
+        self._refuse_to_replace(same)
         self._device.gather(None)  # all have looked before one changes it
         parts = [*self._folder.glob(f".{FILE}.*"), self._folder / FILE]
         found = {line["number"]: line for part in parts if same and part.is_file() for line in _lines(part)}
@@ -125,8 +126,20 @@ class Predictions:
                 part.unlink(missing_ok=True)
             write_whole(self._folder / FILE, "".join(json.dumps(found[one], ensure_ascii=False) + "\n" for one in sorted(found)))
             write_whole(state, job)
+            if not found:  # figures of the answers that are gone
+                (self._folder / "predict_results.json").unlink(missing_ok=True)
         self._device.gather(None)
         return set(found)
+
+    def _refuse_to_replace(self, same: bool) -> None:
+        """Answers of another job may have taken hours: they go only with a word, or where the model is trained anew."""
+        if same or self._run.train.do_train or self._run.train.overwrite_output_dir:
+            return
+        if (self._folder / FILE).is_file() and next(_lines(self._folder / FILE), None):
+            raise TrainingError(
+                f"{self._folder / FILE} holds answers of another job (another model, data, sampling or batch size); write "
+                "overwrite_output_dir: true to replace them, or another output_dir"
+            )
 
     def _gathered(self, wanted: int) -> dict[str, float]:
         """The parts of all processes in order in one file; the means, on every process."""
