@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import yaml
@@ -130,15 +131,26 @@ def test_other_data_are_named_by_set():
     assert all("rows of b: 0 on rank 0" in str(error) and "rows of a" not in str(error) for error in gather(2, work))
 
 
+@dataclass
+class Summed:
+    """A device whose sum is given."""
+
+    sum: float
+    rank: int = 1
+    world: int = 4
+    data_world: int = 4
+
+    def total(self, values: list[float]) -> list[float]:
+        return [self.sum]
+
+
 def test_a_sum_that_is_wrong_is_told():
-    class Device:
-        rank, world = 1, 3
-
-        def total(self, values: list[float]) -> list[float]:
-            return [5.0]
-
-    with pytest.raises(TrainingError, match="over 3 processes gave 5, not 6"):
-        preflight.prove_sum(Device())
+    """Of 1 to 4 it is 10; where two processes share their batches, each pair counts once."""
+    preflight.prove_sum(Summed(10.0))
+    preflight.prove_sum(Summed(5.0, data_world=2))
+    for wrong, parts, wanted in ((9.0, 4, 10), (10.0, 2, 5)):
+        with pytest.raises(TrainingError, match=f"over 4 processes gave {wrong:g}, not {wanted}"):
+            preflight.prove_sum(Summed(wrong, data_world=parts))
 
 
 def test_who_holds_a_port_is_named():
