@@ -5,11 +5,13 @@ Does not know the data nor how anything is computed; `hone check` and `hone trai
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
-from hone.errors import RunError
+from hone.errors import MissingExtra, RunError
 from hone.kernels.machine import has_host_memory, machine_of
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
@@ -35,6 +37,8 @@ def require_means(run: Run, device: torch.device) -> None:
     require_host_memory(run, device)
     if run.track.plot_loss:
         require_plots()
+    if run.parallel.engine == "zero" and find_spec("deepspeed") is None:
+        raise MissingExtra("deepspeed", "deepspeed", "deepspeed")
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:
