@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,17 @@ class _Left(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         return torch.full((input_ids.shape[0],), self.left.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """int64 [B, T] twice: prompts with padding before them, so that all end at one place, and 1 where they are no padding."""
+    longest = max(map(len, prompts))
+    ids_BT = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, ids in enumerate(prompts):
+        ids_BT[row, longest - len(ids) :] = torch.as_tensor(ids, dtype=torch.int64)
+        mask_BT[row, longest - len(ids) :] = 1
+    return ids_BT, mask_BT
 
 
 def drawn_batch(

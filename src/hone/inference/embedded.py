@@ -21,6 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from hone.inference.drawing import left_padded
 from hone.inference.rollout import Drawn, Prompt, Sampling
 from hone.inference.sampling import quiet_routers
 
@@ -112,12 +113,7 @@ def choose(logprobs_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def _draw_batch(causal: nn.Module, prompts: list[Prompt], sampling: Sampling) -> list[Drawn]:
-    longest = max(len(one.ids) for one in prompts)
-    ids_BT = torch.full((len(prompts), longest), sampling.pad_id, dtype=torch.int64)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, one in enumerate(prompts):
-        ids_BT[row, longest - len(one.ids) :] = torch.as_tensor(one.ids, dtype=torch.int64)
-        mask_BT[row, longest - len(one.ids) :] = 1
+    ids_BT, mask_BT = left_padded([one.ids for one in prompts], sampling.pad_id)
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=sampling.num_new, eos_token_id=list(sampling.stop_ids), pad_token_id=sampling.pad_id
     )
@@ -128,7 +124,7 @@ def _draw_batch(causal: nn.Module, prompts: list[Prompt], sampling: Sampling) ->
         generation_config=settings,
         logits_processor=LogitsProcessorList([draw]),
     )
-    new_BT = out_BT[:, longest:].cpu().numpy().astype(np.int32)
+    new_BT = out_BT[:, ids_BT.shape[1] :].cpu().numpy().astype(np.int32)
     figures = (torch.stack(found, dim=1).cpu().numpy() for found in (draw.logprobs, draw.drawn_logprobs, draw.entropies))
     return [_upto_stop(*row, sampling=sampling) for row in zip(new_BT, *figures, strict=True)]
 

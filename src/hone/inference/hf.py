@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-import torch
 from torch import nn
 from transformers import GenerationConfig
 
@@ -22,7 +21,7 @@ from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
 from hone.inference.base import Answer, Delta, Finish, Request, Steering
-from hone.inference.drawing import drawn_batch, stream_ids
+from hone.inference.drawing import drawn_batch, left_padded, stream_ids
 from hone.inference.grammar import Grammar
 from hone.inference.hearing import Hearing
 from hone.inference.sampling import answer_length, generation_config, quiet_routers
@@ -118,16 +117,13 @@ class HfEngine:
         return [answers[i] for i in range(len(requests))]
 
     def _batch(self, requests: list[Request], prompts: list[list[int]]) -> list[Answer]:
-        longest = max(map(len, prompts))
         settings = self._settings(requests[0], self._num_new(requests[0], prompts[0]))
-        pad = settings.pad_token_id
-        ids_BT = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=self.module.device)
-        mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=self.module.device)
+        ids_BT, mask_BT = (part.to(self.module.device) for part in left_padded(prompts, settings.pad_token_id))
         with self._turn:
             out_BT = drawn_batch(self.module, ids_BT, mask_BT, settings, seed=requests[0].seed)
         return [
             self._answer(self._upto_stop(row), request, prompt)
-            for row, request, prompt in zip(out_BT[:, longest:].tolist(), requests, prompts, strict=True)
+            for row, request, prompt in zip(out_BT[:, ids_BT.shape[1] :].tolist(), requests, prompts, strict=True)
         ]
 
     def _prompt(self, request: Request) -> list[int]:

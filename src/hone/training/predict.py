@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hone import log
 from hone.chat.codec import Codec
@@ -21,7 +20,7 @@ from hone.config.run import Run
 from hone.data.build import TokenSet
 from hone.errors import TrainingError
 from hone.evaluation.overlap import overlap
-from hone.inference.drawing import drawn_batch
+from hone.inference.drawing import drawn_batch, left_padded
 from hone.inference.embedded import as_engine
 from hone.inference.rollout import seed_of
 from hone.inference.sampling import answer_length, generation_config
@@ -77,11 +76,7 @@ class Predictions:
         drawing = generation_config(
             settings, num_new=answer_length(settings, longest, limit), stop_ids=self._codec.stop_ids, pad_id=pad
         )
-        ids_BT = torch.full((len(asked), longest), drawing.pad_token_id)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, (prompt, _) in enumerate(asked):
-            ids_BT[row, longest - len(prompt) :] = torch.as_tensor(prompt)
-            mask_BT[row, longest - len(prompt) :] = 1
+        ids_BT, mask_BT = left_padded([prompt for prompt, _ in asked], drawing.pad_token_id)
         place, seed = self._device.device, seed_of(self._run.train.seed, number)
         with self._device.autocast():
             out_BT = drawn_batch(self._policy.causal, ids_BT.to(place), mask_BT.to(place), drawing, seed=seed)

@@ -31,6 +31,7 @@ from hone.config.sharding import sharding_of
 from hone.errors import CheckpointError, HoneError, TrainingError
 from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
+from hone.training.engines.stand_in import stand_in
 from hone.training.engines.tensors import split_products
 from hone.training.engines.units import find_units
 
@@ -272,25 +273,17 @@ def _reshard(module: nn.Module) -> None:
 @contextlib.contextmanager
 def _in_place_of(module: nn.Module, copies: dict[int, Tensor]) -> Iterator[None]:
     """While it is held, `module` has ordinary weights where it has shards, and the classes that its modules had before."""
-    kept: list[tuple[nn.Module, str, nn.Parameter]] = []
-    made: dict[int, nn.Parameter] = {}
     classes = [(inner, type(inner)) for inner in module.modules() if isinstance(inner, FSDPModule)]
     hooks = [(inner, inner._load_state_dict_post_hooks) for inner in module.modules()]  # fully_shard's look for shards
-    for inner in module.modules():
-        for name, weight in inner._parameters.items():
-            if weight is not None and id(weight) in copies:
-                copy = made.setdefault(id(weight), nn.Parameter(copies[id(weight)], requires_grad=weight.requires_grad))
-                kept.append((inner, name, weight))
-                inner._parameters[name] = copy
+    for inner, _ in hooks:
         inner._load_state_dict_post_hooks = OrderedDict()
     for inner, kind in classes:
         inner.__class__ = kind.__mro__[2]
     try:
-        yield
+        with stand_in(module, copies):
+            yield
     finally:
         for inner, kind in classes:
             inner.__class__ = kind
         for inner, own in hooks:
             inner._load_state_dict_post_hooks = own
-        for inner, name, weight in kept:
-            inner._parameters[name] = weight
