@@ -59,7 +59,7 @@ def run_there(url: str, settings: dict, tmp_path: Path, staging: str, **changes:
 def goes_on_elsewhere(url: str, settings: dict, tmp_path: Path, capsys) -> None:
     here = run_there(url, settings, tmp_path, "one", max_steps=6)
     assert there(url, here) == {4: True, 6: True}, "as save_total_limit says"
-    capsys.readouterr()
+    assert f"the model is in {url}\n" in capsys.readouterr().err, "not in the folder of this machine"
     other = run_there(url, settings, tmp_path, "two", max_steps=8)
     said = capsys.readouterr().err
     assert f"fetching {url}/checkpoint-6" in said and "continuing" in said and "at step 6 of 8" in said

@@ -86,7 +86,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
             return finished
         for line in changes(start.source, settings):
             log.info(f"note: {line}")
-    announce(material, plan)
+    announce(material, plan, trains=run.train.do_train)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
@@ -221,9 +221,9 @@ def open_device(run: Run) -> Device:
     return Device(hardware)
 
 
-def announce(material: Material, plan: Plan) -> None:
+def announce(material: Material, plan: Plan, *, trains: bool) -> None:
     """Print the data report and the plan."""
-    for line in (*material.tokens.report.lines(), "", *plan.lines(), ""):
+    for line in (*material.tokens.report.lines(), "", *plan.lines(trains=trains), ""):
         log.info(line)
 
 
