@@ -256,9 +256,10 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     policy = Policy(wrapped, balanced)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
-    policy.self_test()
-    if material.objective.sample is Pair:
-        policy.test_sharing()
+    with device.autocast():  # as its forwards are, which engines may wrap in it: it decides what difference is none
+        policy.self_test()
+        if material.objective.sample is Pair:
+            policy.test_sharing()
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
     policy.can_share = all(device.gather(policy.can_share))
