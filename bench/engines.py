@@ -44,6 +44,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp, hybrid": {"fsdp": "hybrid_shard", "fsdp_config": {"forward_prefetch": True}},
     "tensor parallel": {"tensor_parallel_size": 2},
     "tensor, shards": {"tensor_parallel_size": 2, "fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
+    "context": {"context_parallel_size": 2, "per_device_train_batch_size": 2},
+    "context, fsdp": {"context_parallel_size": 2, "fsdp": "true", "gradient_checkpointing": True},
     "fsdp, async": {"fsdp": "true", "save_async": True},
     "zero 1": zero(1),
     "zero 2": zero(2),
@@ -82,8 +84,9 @@ class Cell:
     def settings(self, base: dict[str, Any]) -> dict[str, Any]:
         """The run as a user would write it; a step is 4 rows on any number of processes."""
         spread = {} if self.world == 1 else ENGINES[self.engine]
-        parts = self.world // spread.get("tensor_parallel_size", 1)
-        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts}
+        parts = self.world // spread.get("tensor_parallel_size", 1) // spread.get("context_parallel_size", 1)
+        at_once = spread.get("per_device_train_batch_size", 1)
+        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts // at_once}
         return {
             **base, **batch, **METHODS[self.method], **PRECISIONS[self.precision], **spread, **self.more,
             "output_dir": str(self.folder),
@@ -254,6 +257,7 @@ def goes(engine: str, method: str) -> bool:
     """Whether hone takes the two together, with what is installed here."""
     here, adapted = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine], METHODS[method]["finetuning_type"] == "lora"
     refused = ("tensor" in engine and adapted) or (method == "qlora" and engine == "fsdp, one loads")
+    refused |= "context" in engine and method == "reward"
     return here and not refused
 
 

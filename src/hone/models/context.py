@@ -50,9 +50,7 @@ class Context:
         """
         num_heads, num_keys = query_BHtD.shape[1], key_BKtD.shape[1]
         if num_heads % self.size or (num_keys % self.size and self.size % num_keys):
-            raise ModelError(
-                f"context_parallel_size: {self.size} does not divide {num_heads} heads and {num_keys} of keys; write a number that does"
-            )
+            raise ModelError(f"{self.size} does not divide its {num_heads} heads, of which {num_keys} of keys")
         times = -(-self.size // num_keys)
         key_BKtD, value_BKtD = (one.repeat_interleave(times, dim=1) if times > 1 else one for one in (key_BKtD, value_BKtD))
         sent = [one.unflatten(1, (self.size, -1)).movedim(1, 0) for one in (query_BHtD, key_BKtD, value_BKtD)]

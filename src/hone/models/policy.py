@@ -24,7 +24,7 @@ from hone.models.attention_packed import laid_out, layout_of, name_eager, why_ow
 from hone.models.context import Context, Spread, part_of
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
-from hone.models.selftest import SelfTest, compare, sharing_differs
+from hone.models.selftest import SelfTest, compare, cutting_differs, sharing_differs
 from hone.models.sharing import shared_mask, unshared
 from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, output_head, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
@@ -272,6 +272,26 @@ class Policy:
             log.once(f"{self._name()}: what sequences have in common is computed for each ({why})")
         self.can_share = not why
 
+    def cut_over(self, context: Context) -> None:
+        """After `self_test`, on all processes: each packed row is cut over those of `context` from now on.
+
+        Raises ModelError where this family cannot be cut, or computes other numbers then.
+        """
+        why = "" if self.fast else "its forward cannot be tapped"
+        why = why or ("" if self.can_pack and self.by_sequence else "its attention is not hone's own of packed rows")
+        why = why or ("its router is balanced over whole sequences: write moe_aux_loss_coef: 0" if self.router_loss else "")
+        stretched = (getattr(self.causal.config.get_text_config(), "rope_parameters", None) or {}).get("rope_type")
+        why = why or (f"its positions go by the length of a row ({stretched})" if stretched in ("dynamic", "longrope") else "")
+        if not why:
+            with evaluating(self):
+                why = cutting_differs(self, context)
+        if why:
+            raise ModelError(
+                f"context_parallel_size: rows of {self._name()} cannot be cut over processes ({why}); write another number, or "
+                "leave it out"
+            )
+        self.context = context
+
     def _name(self) -> str:
         return type(self.causal).__name__
 
@@ -317,7 +337,7 @@ class Policy:
         return tap.collect(output.loss)
 
     def _read_part(self, batch: TokenBatch, where_BT: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """[N, ...]: what `read` makes of the hidden states [n, D] of this process's part where `where_BT` is true; of all parts."""
+        """[N, ...]: what `read` makes of each part's hidden states [n, D] where `where_BT` is true, of all parts."""
         assert self.context is not None and _is_packed(batch), "a part of a row that is not packed"
         part, mine_Bt = part_of(batch, self.context, IGNORE), self.context.part(where_BT, False)
         layout = self.context.filled(layout_of(batch.known.segments_BT, batch.known.positions_BT))
