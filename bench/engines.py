@@ -127,7 +127,8 @@ def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)

@@ -80,7 +80,8 @@ def make(place: Path, layers: int) -> None:
 def train(settings: dict, file: Path) -> str:
     """Train one cell in this process; its figures in words."""
     from hone.config import load, to_yaml
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     file.write_text(json.dumps(settings))
     torch.cuda.reset_peak_memory_stats()

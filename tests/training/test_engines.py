@@ -25,7 +25,8 @@ def run_all(files: list[str]) -> int:
     """Every run after the other in the same processes, whose start is most of a small run's time."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     first = int(os.environ.get("MASTER_PORT", "0"))
     for number, file in enumerate(files):

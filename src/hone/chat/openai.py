@@ -47,7 +47,12 @@ def to_openai(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def message_to_openai(message: Message) -> list[dict[str, Any]]:
-    """One message as OpenAI's dicts: one, or for a tool message one a result. Absent keys stay absent."""
+    """One message as OpenAI's dicts: one, or for a tool message one a result. Absent keys stay absent.
+
+    Raises: DataError for a picture, a film or a sound.
+    """
+    if message.media:
+        raise DataError(f"a message with {message.media[0].kind} content is not written as JSON")
     results = [part for part in message.parts if isinstance(part, ToolResult)]
     if results:
         return [_result(part) for part in results]

@@ -11,8 +11,9 @@ from hone.config.environment import Environment
 from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
+from hone.training.prepare import prepare
 from hone.training.ray_cluster import launch_on_ray
-from hone.training.session import Session, carry_out, prepare, use_only
+from hone.training.session import Session, carry_out, use_only
 from hone.training.signals import SIGNALS
 
 
