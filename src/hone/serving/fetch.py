@@ -107,7 +107,8 @@ def read_url(url: str, schemes: tuple[str, ...]) -> Place:
         raise refuse("its URL cannot be read") from fault
     scheme = parts.scheme.lower()
     if scheme not in schemes:
-        raise refuse(f"{scheme[:20]}: URLs are not fetched here, only {' and '.join(f'{one}:' for one in schemes)}")
+        told = "only " + " and ".join(f"{one}:" for one in schemes) if schemes else "none are"
+        raise refuse(f"{scheme[:20]}: URLs are not fetched here, {told} (api_media_urls)")
     if "@" in parts.netloc:
         raise refuse("its URL holds a user's name or password")
     if port not in (None, PORTS[scheme]):
@@ -128,24 +129,23 @@ class _Moved:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """`await Fetcher(("https",), seconds=15).fetch(url, most=1_000_000)`. schemes: of URLs; seconds: for all of a fetch."""
+    """`await Fetcher(("https",)).fetch(url, most=1_000_000, seconds=15)`. schemes: of the URLs that are fetched."""
 
     schemes: tuple[str, ...] = ("https",)
-    seconds: float = 15.0
     network: PublicNetwork = field(default_factory=PublicNetwork)
     trust: ssl.SSLContext | None = None
 
-    async def fetch(self, url: str, *, most: int) -> bytes:
-        """What is there, `most` bytes at most, redirects followed. Raises: Refusal, whose sentence tells nothing of an answer."""
+    async def fetch(self, url: str, *, most: int, seconds: float) -> bytes:
+        """What is there: `most` bytes at most, all redirects within `seconds`. Raises: Refusal."""
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(seconds):
                 for _ in range(MAX_REDIRECTS + 1):
                     answer = await self._ask(url, most)
                     if isinstance(answer, bytes):
                         return answer
                     url = _joined(url, answer.to)
         except TimeoutError:
-            raise Refusal(400, f"it took more than {self.seconds:g} seconds to fetch", code="media_unreachable") from None
+            raise Refusal(400, "it could not be fetched in time (api_media_timeout)", code="media_unreachable") from None
         raise Refusal(400, f"it is redirected more than {MAX_REDIRECTS} times", code="media_unreachable")
 
     async def _ask(self, url: str, most: int) -> bytes | _Moved:
@@ -188,4 +188,6 @@ async def _body(reply: httpcore2.Response, said: dict[bytes, str], most: int) ->
 
 def too_large(most: int) -> Refusal:
     """The refusal of a file of more bytes than a request may still bring."""
-    return Refusal(400, f"it is larger than the {most} bytes that are left to this request (api_max_media)", code="media_too_large")
+    return Refusal(
+        400, f"it is larger than the {most} bytes that are left to this request (api_max_media_size)", code="media_too_large"
+    )

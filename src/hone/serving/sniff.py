@@ -11,14 +11,9 @@ from hone.chat.message import Audio, Image, Media, Video
 from hone.errors import MissingExtra
 from hone.serving.refusal import Refusal
 
-try:
-    from PIL import Image as Pictures
-except ModuleNotFoundError as fault:
-    raise MissingExtra(fault.name or "PIL", "serve", "hone api") from fault
-
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Forms that are read, by Pillow's names. Others, some of which run a program of their own (EPS), are not tried."""
-_CLASSES = {"image": Image, "audio": Audio, "video": Video}
+_CLASSES = {one.kind: one for one in (Image, Audio, Video)}
 _WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 
 
@@ -28,7 +23,13 @@ def form_of(data: bytes) -> tuple[str, str]:
     if head == b"RIFF":
         return {b"WEBP": ("image", "webp"), b"WAVE": ("audio", "wav"), b"AVI ": ("video", "avi")}.get(tag, ("", ""))
     if data[4:8] == b"ftyp":
-        return ("audio", "m4a") if tag in (b"M4A ", b"M4B ") else ("", "") if tag in (b"avif", b"heic", b"mif1") else ("video", "mp4")
+        return (
+            ("audio", "m4a")
+            if tag in (b"M4A ", b"M4B ")
+            else ("", "")
+            if tag in (b"avif", b"heic", b"mif1")
+            else ("video", "mp4")
+        )
     for sign, kind, form in (
         (b"\x89PNG\r\n\x1a\n", "image", "png"),
         (b"\xff\xd8\xff", "image", "jpeg"),
@@ -63,14 +64,19 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
 
 def _decode(data: bytes, max_pixels: int) -> None:
     try:
+        from PIL import Image as Pictures
+    except ModuleNotFoundError as fault:
+        raise MissingExtra("pillow", "media", "a picture") from fault
+    told = "the picture has too many pixels"
+    try:
         with Pictures.open(BytesIO(data), formats=PICTURES) as picture:
             width, height = picture.size
             if width * height <= max_pixels:
                 picture.load()
                 return
-    except Pictures.DecompressionBombError:
-        width = height = 0
+            told += f": {width} x {height}"
+    except Pictures.DecompressionBombError:  # Pillow's own bound
+        pass
     except Exception as fault:  # a decoder may stumble over a stranger's bytes in any way; what it says is of its inside
         raise Refusal(400, "the picture is broken and cannot be read", code="media_unreadable") from fault
-    size = f"{width} x {height}, " if width else ""
-    raise Refusal(400, f"the picture has too many pixels: {size}up to {max_pixels} are read (api_max_pixels)", code="media_too_large")
+    raise Refusal(400, f"{told}; up to {max_pixels} are read (api_max_pixels)", code="media_too_large")
