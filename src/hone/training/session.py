@@ -52,7 +52,9 @@ from hone.training.heads import fit_heads, weights_of
 from hone.training.hold import hold
 from hone.training.keeper import Form, Keeper, Parts, dumps
 from hone.training.loop import Work, fit
+from hone.training.lost import whom
 from hone.training.means import require_means
+from hone.training.meeting import Meeting
 from hone.training.plan import Plan, precision_of
 from hone.training.portions import Portions, divided, read_note, write_note
 from hone.training.precision import load_dtype, settled
@@ -98,6 +100,7 @@ class Session:
     keeper: Keeper
     start: Start
     carrier: Carrier
+    meeting: Meeting
 
 
 def prepare(run: Run, *, settings: str) -> Session | str:
@@ -143,7 +146,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
-            (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
+            write_whole(Path(plan.output_dir) / "run.yaml", settings)
     sampling = None
     if isinstance(material.objective, OnPolicy):
         sampling = ready_to_draw(run, material.objective, material.codec, material.pad_id)
@@ -158,7 +161,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     anew = start.source is None
     carrier = Carrier(remote if device.is_main else None, limit=run.train.save_total_limit, anew=anew)
-    return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier)
+    return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier, meeting)
 
 
 def _settle_numbers(run: Run, device: Device) -> None:
@@ -397,7 +400,10 @@ def _watch(session: Session, progress: Progress) -> Watch:
         return str(session.keeper.rescue(progress) or "")
 
     folder, seconds = Path(session.plan.output_dir), session.run.parallel.watchdog_timeout
-    return Watch(device.rank, device.world, seconds, folder, name_rows=session.work.name_rows, rescue=rescue)
+    return Watch(
+        device.rank, device.world, seconds, folder, name_rows=session.work.name_rows, rescue=rescue,
+        name_lost=partial(whom, meeting=session.meeting),
+    )  # fmt: skip
 
 
 def _try_longest(session: Session, feed: Feed, step: int) -> None:
