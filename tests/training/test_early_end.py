@@ -26,8 +26,8 @@ with ending_early(lambda number: 85):
                 time.sleep(0.01)
         print("saved", flush=True)
         signal.raise_signal(signal.SIGTERM)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except Exception:
         print("taken for an error", flush=True)
