@@ -94,7 +94,7 @@ def every() -> int:
         for name in MODELS:
             for lengths in ROWS:
                 compare(name, lengths, context)
-        policy = policy_of("llama", num_attention_heads=3, num_key_value_heads=1, head_dim=8)
+        policy = policy_of("llama", hidden_size=24, num_attention_heads=3, num_key_value_heads=1)
         with pytest.raises(
             ModelError, match=r"LlamaForCausalLM cannot be cut .*2 does not divide its 3 heads, of which 1 of keys"
         ):

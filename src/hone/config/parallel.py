@@ -128,6 +128,11 @@ class ParallelConfig(Section):
     )
 
     @property
+    def together(self) -> int:
+        """How many processes compute the same rows together."""
+        return self.tensor_parallel_size * self.context_parallel_size
+
+    @property
     def engine(self) -> str:
         """Which way of spreading a model over processes the settings ask for."""
         if stage_of(self.deepspeed):

@@ -193,7 +193,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
 
 def _spread(run: Run, world: int) -> str:
     parallel = run.parallel
-    if world == 1 and parallel.context_parallel_size == 1:
+    if world * parallel.together == 1:
         return ""
     if parallel.tensor_parallel_size > 1:
         return f"tensor parallel over {parallel.tensor_parallel_size}" + (", weights in shares" if parallel.fsdp else "")

@@ -143,12 +143,12 @@ def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     """What of the model one of the processes holds. world: of those that share out the batches."""
     parallel = run.parallel
     if parallel.engine == "fsdp":
-        asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size * parallel.context_parallel_size
+        asked, among = sharding_of(parallel), world * parallel.together
         units = units_of(module, find_units(module, asked.units))
         return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
-    if world * parallel.context_parallel_size == 1:
+    if world * parallel.together == 1:
         return ALONE
-    return by_ddp(world * parallel.context_parallel_size, units_of(module, find_layers(find_causal(module))[1]))
+    return by_ddp(world * parallel.together, units_of(module, find_layers(find_causal(module))[1]))
 
 
 def _step_kind(run: Run) -> str:
