@@ -136,6 +136,8 @@ def work(files: list[str], ports: list[int]) -> None:
 
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
+        world = os.environ.get("WORLD_SIZE", "1")  # four that share weights by machines are two machines of two
+        os.environ["LOCAL_WORLD_SIZE"] = "2" if world == "4" and "hybrid" in Path(file).read_text() else world
         print(f"== {file}", flush=True)
         run = load([file], "train")
         session = prepare(run, settings=to_yaml(run))
