@@ -53,7 +53,7 @@ class Several:
     @without_bitsandbytes()
     def add(self, name: str, folder: AdapterFolder) -> None:
         """Put an adapter on. Raises: ModelError where it does not fit, or rows of a batch cannot differ by it."""
-        _require_plain(folder)
+        require_plain(folder)
         check_fit(self._module, folder, self._base_name)
         inner = f"adapter_{self._made}"  # a name of the user's may hold dots, which modules' names may not
         self._made += 1
@@ -115,7 +115,7 @@ class Several:
         return torch.log_softmax(logits_BTV[:, -1].float(), dim=-1)
 
 
-def _require_plain(folder: AdapterFolder) -> None:
+def require_plain(folder: AdapterFolder) -> None:
     """ModelError for adapters that rows of one batch cannot have each for itself."""
     config, alone = folder.config, "serve it alone (adapter_name_or_path)"
     if folder.kind != "lora":

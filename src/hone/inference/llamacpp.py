@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from hone import log
 from hone.chat.codec import Codec, build_codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.inference.adapters import Adapters
+from hone.inference.adapters import Adapters, Held
 from hone.inference.base import Answer, Request
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row
@@ -32,7 +31,7 @@ class LlamaCppEngine(HfEngine):
     """An HfEngine whose logits come from llama.cpp. Steering, tools, stop texts and log-probs are the same."""
 
     def __init__(self, model: GgufModel, codec: Codec):
-        self.model, self._adapters = model, Adapters(nn.Module(), "")
+        self.model, self._adapters = model, Adapters(_none)
         self._begin(codec, limit=model.limit, size=model.tokens)
 
     def add_adapter(self, name: str, place: str) -> None:
@@ -51,6 +50,10 @@ class LlamaCppEngine(HfEngine):
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 1) -> list[Answer]:
         """Whole answers in the order of the requests, one after the other."""
         return [delta.answer for request in requests for delta in self.generate(request) if delta.answer is not None]
+
+
+def _none() -> Held:
+    raise AssertionError("add_adapter takes none in")
 
 
 def find_gguf(model: ModelConfig, backend: str) -> Path | None:
