@@ -33,7 +33,7 @@ LOUDER = 4.0
 
 
 def random_model(tokenizer, width: int, layers: int) -> LlamaForCausalLM:
-    """A random Llama in fp32, whose every id has a text: answers could else differ unseen. Its answers follow from what is asked."""
+    """A random Llama in fp32. Every id has a text, as answers could else differ unseen, and answers follow from what is asked."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=int(2.75 * width), num_hidden_layers=layers,

@@ -1,9 +1,9 @@
 """Many clients that stream from one `hone api` for a long time: `python bench/soak.py --clients 64 --minutes 10`.
 
 The server is a process of its own around a small random model in fp64, in which no rounding turns one token into another. What
-each request is answered is noted before, one request at a time; then every streamed answer is held against it, so that a token that
-is lost, or another client's, shows. Some clients leave in the middle of their answers; at the end nobody may hold a turn. The
-server's memory (RSS) is read every 10 seconds.
+each request is answered is noted before, one request at a time; then every streamed answer is held against it, so that a token
+that is lost, or another client's, shows. Some clients leave in the middle of their answers; at the end nobody may hold a turn.
+The server's memory (RSS) is read every 10 seconds.
 """
 
 from __future__ import annotations
@@ -175,9 +175,7 @@ def main() -> None:
         expected = ["".join(pieces_of(port, number)) for number in range(PROMPTS)]
         assert len(set(expected)) > PROMPTS / 2, f"{len(set(expected))} different answers: others could be mixed unseen"
         found, held, end = Found(), [], time.monotonic() + 60 * wanted.minutes
-        clients = [
-            threading.Thread(target=client, args=(port, name, expected, end, found)) for name in range(wanted.clients)
-        ]
+        clients = [threading.Thread(target=client, args=(port, name, expected, end, found)) for name in range(wanted.clients)]
         for one in clients:
             one.start()
         while time.monotonic() < end:

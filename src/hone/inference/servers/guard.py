@@ -27,7 +27,7 @@ def main(command: list[str]) -> int:
 
 
 def _end_with_input(child: subprocess.Popen) -> None:
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):  # sys.stdin would be held when this process ends before it
         pass
     _signal(child, signal.SIGTERM)
     try:
