@@ -56,6 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"finetuning_type": "full"},
     "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
     "lora": {"finetuning_type": "lora", "lora_target": "all"},
+    "qlora": {"finetuning_type": "lora", "lora_target": "all", "quantization_bit": 4},
     "dora": {"finetuning_type": "lora", "lora_target": "all", "use_dora": True},
     "dpo": {"finetuning_type": "full", "stage": "dpo", "dataset": "pairs"},
     "reward": {"finetuning_type": "lora", "stage": "rm", "dataset": "pairs"},
@@ -251,8 +252,9 @@ def main() -> None:
 
 def goes(engine: str, method: str) -> bool:
     """Whether hone takes the two together, with what is installed here."""
-    here = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine]
-    return here and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+    here, adapted = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine], METHODS[method]["finetuning_type"] == "lora"
+    refused = ("tensor" in engine and adapted) or (method == "qlora" and engine == "fsdp, one loads")
+    return here and not refused
 
 
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:

@@ -47,7 +47,7 @@ def _carried_out(run: Run, session: Session | str) -> int:
         log.info(f"stopped; its state is in {session.keeper.last}. The same command {how}continues it")
         return 128 + outcome.signal
     log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in outcome.metrics.items()))
-    log.info(f"the model is in {session.plan.output_dir}")
+    log.info(f"the model is in {session.place}")
     return 0
 
 

@@ -61,6 +61,11 @@ class HfEngine:
         """See Engine."""
         return self.codec.thinks_on_demand
 
+    @property
+    def media(self) -> frozenset[str]:
+        """See Engine."""
+        return self.codec.media
+
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
         with self._turn:

@@ -86,7 +86,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
             return finished
         for line in changes(start.source, settings):
             log.info(f"note: {line}")
-    announce(material, plan)
+    announce(material, plan, trains=run.train.do_train)
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
@@ -221,9 +221,9 @@ def open_device(run: Run) -> Device:
     return Device(hardware)
 
 
-def announce(material: Material, plan: Plan) -> None:
+def announce(material: Material, plan: Plan, *, trains: bool) -> None:
     """Print the data report and the plan."""
-    for line in (*material.tokens.report.lines(), "", *plan.lines(), ""):
+    for line in (*material.tokens.report.lines(), "", *plan.lines(trains=trains), ""):
         log.info(line)
 
 
@@ -256,9 +256,10 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     policy = Policy(wrapped, balanced)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
-    policy.self_test()
-    if material.objective.sample is Pair:
-        policy.test_sharing()
+    with device.autocast():  # as its forwards are, which engines may wrap in it: it decides what difference is none
+        policy.self_test()
+        if material.objective.sample is Pair:
+            policy.test_sharing()
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
     policy.can_share = all(device.gather(policy.can_share))

@@ -63,6 +63,11 @@ class Session:
     start: Start
     carrier: Carrier
 
+    @property
+    def place(self) -> str:
+        """Where the user finds what the run makes: the folder or the URL that they named."""
+        return self.carrier.url or self.plan.output_dir
+
 
 def carry_out(session: Session) -> Outcome:
     """Train to the plan's end or until stopped, then write the final model and the results."""
@@ -181,7 +186,7 @@ def predict_now(session: Session) -> dict[str, float]:
         metrics = predictions.take(session.material.evals)
         if device.is_main:
             write_metrics(folder, "predict", metrics)
-    log.info(f"the answers are in {folder / PREDICTED}")
+    log.info(f"the answers are in {session.place}/{PREDICTED}")
     return metrics
 
 
