@@ -48,6 +48,11 @@ class ServerEngine(HfEngine):
             client.load_adapter(_BASE, base.path)
             self._base = _BASE
 
+    @property
+    def media(self) -> frozenset[str]:
+        """None: a server is asked in token ids."""
+        return frozenset()
+
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
         self._adapters.add(name, place, fits=self._require_room)
@@ -89,6 +94,8 @@ class ServerEngine(HfEngine):
 
     def _require(self, request: Request) -> None:
         """Raise ModelError for what no server can do."""
+        if isinstance(request.conversation, Conversation) and request.conversation.media:
+            raise ModelError("images, video and audio: a server is asked in token ids; write infer_backend: huggingface")
         if request.settings.num_beams > 1:
             raise ModelError("num_beams above 1: a beam search is not drawn by a server; write num_beams: 1")
         steering, codec = request.steering, self._codec(request)
