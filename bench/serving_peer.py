@@ -3,7 +3,8 @@
 Both serve one random Llama in fp32 from its folder, one thread each, and are asked the same prompts greedily over HTTP, streamed,
 round by round in turn. LLaMA-Factory answers one request at a time as it comes (MAX_CONCURRENT 1), and again with as many at once
 as there are clients at most, in threads. Seconds of processor are of the server's process alone, as the clock of a shared machine
-measures its other users; the time to the first words is by the clock. Answers are held against hone's.
+measures its other users; the time to the first words is by the clock. Answers are held against hone's, but for padding tokens,
+which a random model draws: hone shows them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from serving import random_model
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SYSTEM = "You answer."
+PADDING = "<|pad|>"
 
 
 @dataclass
@@ -98,7 +100,7 @@ def play(server: Server, num_clients: int, num_tokens: int) -> None:
     for one in clients:
         one.join()
     assert len(found) == num_clients, "an answer was lost"
-    server.answers |= {number: said for number, (said, _) in found.items()}
+    server.answers |= {number: said.replace(PADDING, "") for number, (said, _) in found.items()}
     seconds = processor(server.process) - before, time.monotonic() - clock
     server.rounds.setdefault(num_clients, []).append((*seconds, [first for _, first in found.values()]))
 
