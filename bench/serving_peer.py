@@ -3,8 +3,8 @@
 Both serve one random Llama in fp32 from its folder, one thread each, and are asked the same prompts greedily over HTTP, streamed,
 round by round in turn. LLaMA-Factory answers one request at a time as it comes (MAX_CONCURRENT 1), and again with as many at once
 as there are clients at most, in threads. Seconds of processor are of the server's process alone, as the clock of a shared machine
-measures its other users; the time to the first words is by the clock. Answers are held against hone's, but for padding tokens,
-which a random model draws: hone shows them.
+measures its other users; the time to the first words is by the clock. Answers are held against hone's. The model draws bytes
+alone and never ends by itself, so that all have as many tokens.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from environments import ENVIRONMENTS, python_of
 
 from hone.models.stand_in import stand_in_tokenizer
@@ -33,7 +34,7 @@ from serving import random_model
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SYSTEM = "You answer."
-PADDING = "<|pad|>"
+NUM_BYTES = 256
 
 
 @dataclass
@@ -73,14 +74,6 @@ def ask(port: int, number: int, num_tokens: int) -> tuple[str, float]:
     return said, first if first is not None else time.monotonic() - begun
 
 
-def length(port: int, number: int, num_tokens: int) -> int:
-    """Tokens of hone's answer."""
-    line = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    told = {"Content-Type": "application/json"}
-    line.request("POST", "/v1/chat/completions", json.dumps(body_of(number, num_tokens)), told)
-    return json.loads(line.getresponse().read())["usage"]["completion_tokens"]
-
-
 def processor(process: int) -> float:
     """Seconds that a process has computed."""
     told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -100,7 +93,7 @@ def play(server: Server, num_clients: int, num_tokens: int) -> None:
     for one in clients:
         one.join()
     assert len(found) == num_clients, "an answer was lost"
-    server.answers |= {number: said.replace(PADDING, "") for number, (said, _) in found.items()}
+    server.answers |= {number: said for number, (said, _) in found.items()}
     seconds = processor(server.process) - before, time.monotonic() - clock
     server.rounds.setdefault(num_clients, []).append((*seconds, [first for _, first in found.values()]))
 
@@ -141,7 +134,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder, most = Path(place), max(wanted.clients)
         tokenizer = stand_in_tokenizer("", "<|im_end|>", ["<|im_start|>"])
-        random_model(tokenizer, wanted.width, wanted.layers).save_pretrained(folder / "model")
+        module = random_model(tokenizer, wanted.width, wanted.layers)
+        with torch.no_grad():
+            module.lm_head.weight[NUM_BYTES:] = 0  # control tokens, of which one server shows more than the other
+        module.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         told = {"model_name_or_path": str(folder / "model"), "template": "qwen", "infer_dtype": "float32"}
         (folder / "run.yaml").write_text("\n".join(f"{key}: {value}" for key, value in told.items()))
@@ -156,16 +152,15 @@ def main() -> None:
         for server in servers:
             play(server, 1, wanted.tokens)  # warm
             server.rounds.clear()
-        lengths = [length(servers[0].port, number, wanted.tokens) for number in range(most)]
         for num_clients in wanted.clients:
             for _ in range(wanted.rounds):
                 for server in servers:
                     play(server, num_clients, wanted.tokens)
-            tell(servers, num_clients, sum(lengths[:num_clients]))
+            tell(servers, num_clients, num_clients * wanted.tokens)
 
 
 def tell(servers: list[Server], num_clients: int, num_tokens: int) -> None:
-    """A line a server; num_tokens: of all answers of a round, as hone counts them."""
+    """A line a server; num_tokens: of all answers of a round."""
     ours = servers[0]
     for server in servers:
         rounds = server.rounds[num_clients]

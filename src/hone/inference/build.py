@@ -12,25 +12,24 @@ import torch
 from hone import log
 from hone.adapters.apply import attach
 from hone.adapters.folder import folders_of
-from hone.chat.codec import Codec, build_codec
+from hone.chat.codec import Codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.config.trained import other_than_trained
 from hone.config.use import ServeConfig
 from hone.errors import ModelError
+from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
 from hone.inference.llamacpp import build_llamacpp_engine, find_gguf
 from hone.inference.rows import why_not
 from hone.inference.servers.engine import ServerEngine
 from hone.inference.servers.launch import SERVERS, Room, build_server_engine, only_adapter, refuse_unfit
 from hone.inference.together import TogetherEngine
-from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
 from hone.models.place import settle
 from hone.models.score_head import FILE as SCORE_FILE
 from hone.models.score_head import find_score_head
-from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import find_value_head, learned_by
 
 _HERE = ServeConfig()
@@ -59,8 +58,7 @@ def build_engine(
     _refuse_writing_nothing(model, adapter)
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")
-    tokenizer = load_tokenizer(model)
-    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
+    codec = load_codec(model, chat)
     if serve.infer_backend in SERVERS:
         return _of_server(model, codec, adapter, serve, num_together, num_adapters)
     dtype = choose_dtype(model, serve.infer_dtype)
