@@ -267,7 +267,7 @@ NEEDS = (
             *("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
         ),
         lambda s: s["infer_url"] is None,
-        "with infer_url, as hone does not start that server; remove it, or infer_url",
+        "with infer_url, as hone does not start that server; write it where the server is started, or remove infer_url",
     ),
     Need(
         ("swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_api_key", "swanlab_logdir"),
