@@ -15,7 +15,7 @@ FULL = Weights(num=3400, num_trained=3400, frozen=0, trained=13_600, largest=160
 UNITS = Units(layer=4000, outside=1600, whole=13_600, trained_layer=4000, trained_outside=1600, trained=13_600, small=80)
 LORA = Weights(num=3600, num_trained=200, frozen=6800, trained=800, largest=200, states=1600, beside=True)
 LORA_UNITS = Units(layer=2256, outside=832, whole=7600, trained_layer=256, trained_outside=32, trained=800)
-PASS = {"activations": 50_000, "logits": 700, "gradients": 8000}
+PASS = {"activations": 50_000, "logits": 700, "gradients": 8000, "host": 0}
 
 
 def held(weights: Weights, sharding: Sharding, *, device: torch.device = GPU, **changes) -> Memory:
@@ -75,7 +75,7 @@ def test_zero_offloads_what_it_is_told():
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():
-    short = {"activations": 50, "logits": 7, "gradients": 3}
+    short = {"activations": 50, "logits": 7, "gradients": 3, "host": 0}
     settings = {"formed": 0, "optimizer": "adamw_torch_fused", "recomputes": False, "holds_gradients": False, "half": False}
     found = add_up(FULL, short, sharding=by_ddp(2, UNITS), device=GPU, **settings)
     assert (found.activations, found.gradients) == (0, 2 * 13_600)
