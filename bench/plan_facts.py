@@ -90,10 +90,9 @@ def parts_of(memory: Memory) -> tuple[int, int, int, int, int]:
 
 def main(folder: Path, words: list[str]) -> None:
     """A line a job and kind: GiB by part, and the goal where there is one."""
-    print(
-        "| job | tokens | activations | GiB | of which weights | adapter, gradients, optimizer | activations | logits | host | goal |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    heads = "job, tokens, activations, GiB, of which weights, of what learns, activations, logits, host, goal".split(", ")
+    print(f"| {' | '.join(heads)} |")
+    print("|" + "---|" * len(heads))
     jobs = [(*job, kind, 0.0) for job in JOBS for kind in KINDS] + GOALS
     for title, name, length, settings, kind, goal in jobs:
         if not all(word in title for word in words):

@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +53,25 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "full"},
     "tiled": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "full"},
 }
-GENTLE = {"gemma2": 0.25}
-"""Of the usual spread of first weights: with all of it the gradients of its 12 layers are beyond fp32, in transformers too."""
+SPREAD = {"gemma2": 0.05}
+"""Of first weights, where 0.02 will not do: norms behind a layer divide by what it gives, and 12 layers of little make gradients
+beyond fp32, in transformers too."""
 TILE = 64
 """Tokens that feed-forward layers and norms take at a time in "tiled"; in the others all of a micro-batch, which are few."""
 TYPES = {"fp32": {}, "bf16": {"bf16": True}}
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits")
 
 
-def make_inputs(folder: Path) -> None:
+def make_inputs(folder: Path, families: Iterable[str] = FAMILIES, sizes: Iterable[str] = SIZES) -> None:
     """A model of each family and size, and rows of about 230 tokens, all alike."""
     tokenizer = make_tokenizer()
-    for (family, own), (size, (hidden, wide, layers, vocabulary)) in itertools.product(FAMILIES.items(), SIZES.items()):
+    for family, size in itertools.product(families, sizes):
+        own, (hidden, wide, layers, vocabulary) = FAMILIES[family], SIZES[size]
         config = AutoConfig.for_model(
             family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, head_dim=64,
             num_attention_heads=hidden // 64, num_key_value_heads=hidden // 128, tie_word_embeddings=False, **own,
         )  # fmt: skip
-        config.initializer_range = 0.02 * GENTLE.get(family, 1.0)
+        config.initializer_range = SPREAD.get(family, 0.02)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / f"{family}-{size}")
         tokenizer.save_pretrained(folder / f"{family}-{size}")
     rows = [{"instruction": "Say", "output": " ".join(random.Random(0).choices(WORDS, k=200))}] * 12

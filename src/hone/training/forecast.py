@@ -18,6 +18,7 @@ from hone.adapters.freeze import find_layers
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.config.sharding import sharding_of
+from hone.config.zero import zero_of
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Pair
@@ -41,7 +42,7 @@ from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.rehearsal import Watch, rehearse, without_memory
 from hone.training.reward_model import whole_model
-from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, units_of
+from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, by_zero, units_of
 from hone.training.speed import speed_of
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -150,6 +151,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
 def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     """What of the model one of the processes holds. world: of those that share out the batches."""
     parallel = run.parallel
+    if parallel.engine == "zero":
+        return _by_zero(run, module, world)
     if parallel.engine == "fsdp":
         asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
         units = units_of(module, find_units(module, asked.units))
@@ -157,6 +160,26 @@ def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     if world == 1:
         return ALONE
     return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
+
+
+def _by_zero(run: Run, module: nn.Module, world: int) -> Sharding:
+    """By the sizes that DeepSpeed will be given, and its own where nothing is said."""
+    assert run.parallel.deepspeed is not None, "ZeRO without DeepSpeed's settings"
+    precision, causal = precision_of(run.train), find_causal(module)
+    zero = zero_of(run.parallel.deepspeed)
+    fields = zero.filled(precision=precision, width=causal.config.get_text_config().hidden_size)["zero_optimization"]
+    small = int(fields.get("stage3_param_persistence_threshold", 100_000))
+    offloads = {"optimizer": "offload_optimizer", "weights": "offload_param"}
+    return by_zero(
+        zero.stage,
+        world,
+        units_of(module, find_layers(causal)[1], small=small if zero.stage == 3 else 0),
+        half=precision != "no",
+        bucket=int(fields.get("reduce_bucket_size", 500_000_000)),
+        buckets=2 if fields.get("overlap_comm", zero.stage == 3) else 1,
+        live=int(fields.get("stage3_max_live_parameters", 10**9)),
+        offloaded=[part for part, key in offloads.items() if key in fields],
+    )
 
 
 def _step_kind(run: Run) -> str:
