@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import load
 from hone.models import checkpointing
-from hone.training import forecast, loop, session
+from hone.training import forecast, loop, prepare, session
 
 FAMILIES = {
     "llama": {},
@@ -113,7 +113,7 @@ def measure(folder: Path, model: str, settings: dict[str, Any], *, cuda: bool) -
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stderr(io.StringIO()):
-        made = session.prepare(load(["run.json"], "train"), settings="")
+        made = prepare.prepare(load(["run.json"], "train"), settings="")
         assert not isinstance(made, str), made
         module = made.work.policy.module
         before = sum(one.numel() * one.element_size() for one in (*module.parameters(), *module.buffers()))

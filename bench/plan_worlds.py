@@ -25,7 +25,7 @@ from plan_tensors import METHODS, PARTS, TYPES, make_inputs, most
 from torch.profiler import ProfilerActivity, profile
 
 from hone.config import load, to_yaml
-from hone.training import session
+from hone.training import prepare, session
 from hone.training.launch import leave
 
 CPU = {"device": "cpu", "pin_memory": False}
@@ -71,7 +71,7 @@ def work(rank: int, port: int, file: Path) -> None:
         os.dup2(log.fileno(), 2)
     try:
         run = load([str(file)], "train")
-        made = session.prepare(run, settings=to_yaml(run))
+        made = prepare.prepare(run, settings=to_yaml(run))
         assert not isinstance(made, str), made
         gc.collect()
         before = resident()

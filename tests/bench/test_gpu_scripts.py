@@ -39,7 +39,8 @@ def said(command: str) -> str:
 def test_every_script_is_known_here():
     scripts = {file.name for file in (BENCH / "gpu").glob("*.py") if "__main__" in file.read_text()}
     told = {command.split()[0] for command in SAYS}
-    assert scripts - told == {"packed_attention.py", "engines.py", "make_model.py"}, "two below, and the one that run.py calls"
+    below, called = {"packed_attention.py", "engines.py", "serving.py"}, {"make_model.py"}
+    assert scripts - told == below | called
 
 
 @pytest.mark.slow
@@ -52,6 +53,15 @@ def test_attention_goes_to_its_end(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["packed_attention.py", "--toy"])
     runpy.run_path(str(BENCH / "gpu" / "packed_attention.py"), run_name="__main__")
     assert "a prompt of 2,048 for 8 answers of 512" in capsys.readouterr().out
+
+
+def test_serving_begins(monkeypatch, capsys):
+    """It asks servers that are installed beside hone; bench/serving.py does the same with hone's own on a CPU."""
+    monkeypatch.setattr(sys, "argv", ["serving.py", "--help"])
+    monkeypatch.setattr(sys, "path", [str(BENCH / "gpu"), str(BENCH), *sys.path])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(BENCH / "gpu" / "serving.py"), run_name="__main__")
+    assert "serving.py" in capsys.readouterr().out
 
 
 def test_the_settings_of_the_engines_are_read(tmp_path, monkeypatch):
