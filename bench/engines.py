@@ -282,7 +282,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-same", source=cells[-1]))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
-        for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
+        for some in [*together(cells), *together([cell for cell in resumed if cell.world == world])]:
             train(some, base, place)
         train([cell for cell in resumed if cell.world == 1], base, place)
         for number, cell in enumerate(cells):
