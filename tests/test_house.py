@@ -33,7 +33,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "adapters": (2, 1600, ()),
     "optim": (2, 650, ()),
     "data": (3, 3600, ("chat", "models.hubs")),
-    "inference": (3, 3180, ("chat", "models", "adapters", "data.batch")),
+    "inference": (3, 3200, ("chat", "models", "adapters", "data.batch")),
     "export": (3, 3250, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
     "objectives": (
@@ -44,8 +44,8 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 2330, ("chat", "inference.base")),
-    "studio": (5, 800, ("chat", "inference.base", "serving")),
+    "serving": (4, 2430, ("chat", "inference.base")),
+    "studio": (5, 830, ("chat", "inference.base", "serving")),
     "training": (
         5,
         9500,
