@@ -24,6 +24,7 @@ from hone.inference.rows import why_not
 from hone.inference.together import TogetherEngine
 from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
+from hone.models.media.reader import load_reader
 from hone.models.score_head import FILE as SCORE_FILE
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
@@ -54,7 +55,7 @@ def build_engine(
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")
     tokenizer = load_tokenizer(model)
-    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
+    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path), reader=load_reader(model))
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).eval()
     name = model.model_name_or_path

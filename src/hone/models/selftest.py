@@ -53,6 +53,10 @@ class _Row:
     def known(self) -> _Row:
         return self
 
+    @property
+    def shown(self) -> tuple[()]:
+        return ()
+
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:
