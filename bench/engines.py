@@ -56,6 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"finetuning_type": "full"},
     "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
     "lora": {"finetuning_type": "lora", "lora_target": "all"},
+    "qlora": {"finetuning_type": "lora", "lora_target": "all", "quantization_bit": 4},
     "dora": {"finetuning_type": "lora", "lora_target": "all", "use_dora": True},
     "dpo": {"finetuning_type": "full", "stage": "dpo", "dataset": "pairs"},
     "reward": {"finetuning_type": "lora", "stage": "rm", "dataset": "pairs"},
@@ -127,7 +128,8 @@ def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
@@ -250,8 +252,9 @@ def main() -> None:
 
 def goes(engine: str, method: str) -> bool:
     """Whether hone takes the two together, with what is installed here."""
-    here = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine]
-    return here and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+    here, adapted = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine], METHODS[method]["finetuning_type"] == "lora"
+    refused = ("tensor" in engine and adapted) or (method == "qlora" and engine == "fsdp, one loads")
+    return here and not refused
 
 
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:

@@ -39,9 +39,10 @@ from hone.commands import train, train_run  # noqa: F401 (the run's imports, bef
 from hone.config import load, to_yaml
 from hone.models.policy import Policy
 from hone.training import checkpoint
+from hone.training.prepare import prepare
 from hone.training.pulse import PULSE
 from hone.training.resume import choose_start
-from hone.training.session import carry_out, prepare
+from hone.training.session import carry_out
 from hone.training.watch import Sign, Watch
 
 LONGEST, AFTER_A_KILL = 600, 15

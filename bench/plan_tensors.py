@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import load
-from hone.training import loop, session
+from hone.training import loop, prepare, session
 
 FAMILIES = {
     "llama": {},
@@ -104,7 +104,7 @@ def measure(folder: Path, model: str, settings: dict[str, Any], *, cuda: bool) -
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stderr(io.StringIO()):
-        made = session.prepare(load(["run.json"], "train"), settings="")
+        made = prepare.prepare(load(["run.json"], "train"), settings="")
         assert not isinstance(made, str), made
         module = made.work.policy.module
         before = sum(one.numel() * one.element_size() for one in (*module.parameters(), *module.buffers()))

@@ -29,8 +29,8 @@ OWN = {"hone", "tests"} | {
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
 STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray"}
 """Extras that `make install` leaves out, as they are large or built for minutes: without them their tests say so."""
-OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel", "playwright"}
-"""A tracker; what comes with a build of torch for GPUs; peers, and what drives a browser, where somebody has installed them."""
+OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
+"""A tracker; what comes with a build of torch for GPUs; peers, where somebody has installed them."""
 
 
 def named(requirements: list[str]) -> set[str]:

@@ -17,7 +17,8 @@ from hone.training import choose as choosing
 from hone.training.choose import ROOM, divisors, fastest
 from hone.training.forecast import Forecast
 from hone.training.memory import Memory
-from hone.training.session import Session, carry_out, prepare
+from hone.training.prepare import prepare
+from hone.training.session import Session, carry_out
 from tests.families import COMMON, FAMILIES
 from tests.runs import WORDS, losses_of, write_run
 

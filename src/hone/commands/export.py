@@ -5,16 +5,19 @@ Holds no logic: it reads the settings, and only then imports what merges, so tha
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from hone import log
 from hone.config import Run, load
+from hone.config.shards import is_in_shards
 from hone.config.trained import other_than_trained
 from hone.table import Table
 
 _LATER = Table(
     "step",
     {
+        "whole": "hone.training.unshard:ordinary",
         "tokenizer": "hone.models.tokenizer:load_tokenizer",
         "family": "hone.models.catalog:family_template",
         "codec": "hone.chat.codec:build_codec",
@@ -30,10 +33,18 @@ def main(arguments: list[str]) -> int:
     run = load(arguments, "export")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
+    whole = _LATER.load("whole") if is_in_shards(run.model.model_name_or_path) else nullcontext
+    with whole(run) as made:
+        print("\n".join(export(made).lines()))
+    return 0
+
+
+def export(run: Run) -> Any:
+    """What was written of the run's model."""
     tokenizer = _LATER.load("tokenizer")(run.model)
     family = _LATER.load("family")(run.model.model_name_or_path)
     codec = _LATER.load("codec")(run.chat, tokenizer, family=family)
-    report = _LATER.load("export")(
+    return _LATER.load("export")(
         run.model,
         run.adapter,
         run.export,
@@ -44,8 +55,6 @@ def main(arguments: list[str]) -> int:
         calibration=read_calibration(run, codec),
         rows=read_rows(run, codec, run.data.eval_dataset, num_rows=64, length=run.data.cutoff_len),
     )
-    print("\n".join(report.lines()))
-    return 0
 
 
 def read_calibration(run: Run, codec: Any) -> list[Any]:

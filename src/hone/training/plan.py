@@ -77,17 +77,25 @@ class Plan:
     output_dir: str
     fingerprint: dict[str, dict[str, str]]
 
-    def lines(self) -> list[str]:
-        """The plan for people."""
+    def lines(self, *, trains: bool = True) -> list[str]:
+        """The plan for people. trains: False for a run that takes the model as it is, and has no steps."""
         share = 100 * self.num_trained / max(1, self.num_weights)
-        held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
-        often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
-        total = self.memory.total
         spread = f" ({self.spread})" if self.spread else ""
+        learns = f", of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}" if trains else ""
         return [
             f"device       {self.world} x {self.device}{spread}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
             *(f"falls back   {line}" for line in self.fallbacks),
-            f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
+            f"weights      {self.num_weights:,}{learns}",
+            *(self._learning() if trains else [f"data         {self.num_eval_rows:,} {self.unit}"]),
+            f"output       {self.output_dir}",
+        ]
+
+    def _learning(self) -> list[str]:
+        """What a run that trains learns from, for how long, and what it takes."""
+        held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
+        often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
+        total = self.memory.total
+        return [
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
             f"{self.trained_tokens_per_epoch:,} trained; {self._evaluated()}",
             f"step         {self._step()} = {self.micro_batch} x {self.accumulation} accumulated "
@@ -102,7 +110,6 @@ class Plan:
             f"(free now: {sized(self.available_bytes, total)})",
             *(f"             {line}" for line in self.memory.lines()),
             *([] if self.fits else [f"             {self.too_much()}"]),
-            f"output       {self.output_dir}",
         ]
 
     def too_much(self) -> str:
