@@ -20,7 +20,7 @@ from hone.errors import TemplateError
 def expand(encoded: Encoded, parts: Sequence[Media], reader: Reader, template: str) -> Encoded:
     """The sequence with as many ids for each of `parts` as the model is shown, none of them learned.
 
-    Raises: TemplateError where the template did not write one token for each of them; DataError where a file cannot be read.
+    Raises: TemplateError where the template did not write one token for each of them; MediaError where a file cannot be read.
     """
     kind_of = {token: kind for kind, token in reader.tokens.items()}
     places = np.flatnonzero(np.isin(encoded.ids, list(kind_of)))

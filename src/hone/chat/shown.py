@@ -28,11 +28,11 @@ class Reader(Protocol):
     def fingerprint(self) -> str: ...
 
     def stand_ins(self, part: Media) -> np.ndarray:
-        """int32: the ids that stand for it. Reads no more of a file than it must. Raises: DataError."""
+        """int32: the ids that stand for it. Reads no more of a file than it must. Raises: MediaError."""
         ...
 
     def see(self, parts: Sequence[Media]) -> dict[str, Any]:
-        """Tensors by the names that the model's forward gives them, of the parts in order. Raises: DataError."""
+        """Tensors by the names that the model's forward gives them, of the parts in order. Raises: MediaError."""
         ...
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
 
-from hone.errors import DataError, MissingExtra
+from hone.errors import MediaError, MissingExtra
 
 Source = bytes | PurePath
 """What is in a file, or where it lies."""
@@ -40,7 +40,7 @@ class Limits:
 
 
 def size_of(source: Source, limits: Limits) -> tuple[int, int]:
-    """(width, height) of what `read_picture` gives. Raises: DataError."""
+    """(width, height) of what `read_picture` gives. Raises: MediaError."""
     with _open(source) as image:
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _TURNED:
@@ -49,14 +49,14 @@ def size_of(source: Source, limits: Limits) -> tuple[int, int]:
 
 
 def read_picture(source: Source, limits: Limits) -> Any:
-    """A PIL image in RGB, upright. Raises: DataError where the file is no picture, is cut off or unpacks to too much."""
+    """A PIL image in RGB, upright. Raises: MediaError where the file is no picture, is cut off or unpacks to too much."""
     from PIL import ImageOps
 
     with _open(source) as image:
         try:
             picture = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError) as problem:
-            raise DataError(f"{name_of(source)}: the picture cannot be read to its end: {problem}") from problem
+            raise MediaError(f"{name_of(source)}: the picture cannot be read to its end: {problem}") from problem
     wanted = limits.fit(*picture.size)
     return picture if wanted == picture.size else picture.resize(wanted)
 
@@ -74,14 +74,14 @@ def _open(source: Source) -> Any:
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
     except FileNotFoundError:
-        raise DataError(f"there is no picture {source}; paths are relative to media_dir, or else to dataset_dir") from None
+        raise MediaError(f"there is no picture {source}; paths are relative to media_dir, or else to dataset_dir") from None
     except Image.DecompressionBombError:
-        raise DataError(f"{name_of(source)}: the picture has more than {MOST_PIXELS:,} pixels") from None
+        raise MediaError(f"{name_of(source)}: the picture has more than {MOST_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError) as problem:
-        raise DataError(f"{name_of(source)} is no picture that can be read: {problem}") from problem
+        raise MediaError(f"{name_of(source)} is no picture that can be read: {problem}") from problem
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        raise DataError(
+        raise MediaError(
             f"{name_of(source)}: the picture has {image.width:,} x {image.height:,} pixels; up to {MOST_PIXELS:,} are read"
         )
     return image

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PretrainedConfig
 
 from hone.config.model import ModelConfig
-from hone.errors import DataError
+from hone.errors import MediaError
 from hone.models.load import load_config
 from hone.models.media.families import Family, family_of
 from hone.models.media.pictures import Limits, Source, name_of, read_picture, size_of
@@ -86,7 +86,7 @@ class MediaReader:
         try:
             return work()
         except ValueError as problem:  # of a picture 200 times as wide as it is high, which the processor refuses
-            raise DataError(f"{name_of(part.source)}: the model's processor refuses it: {problem}") from problem
+            raise MediaError(f"{name_of(part.source)}: the model's processor refuses it: {problem}") from problem
 
 
 def load_reader(model: ModelConfig) -> MediaReader | None:
