@@ -44,8 +44,8 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 1780, ("chat", "inference.base")),
-    "studio": (5, 700, ("chat", "inference.base", "serving")),
+    "serving": (4, 2330, ("chat", "inference.base")),
+    "studio": (5, 800, ("chat", "inference.base", "serving")),
     "training": (
         5,
         8650,
@@ -80,6 +80,7 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "uvicorn": "serving/web",
     "nicegui": "studio/web",
     "pydantic": "config serving",
+    "httpcore2": "serving/fetch",
     "triton": "kernels/gpu/rms_norm kernels/gpu/rope kernels/gpu/gated",
 }
 DOORS = {  # the only imports inside functions: file: packages. Each is an optional dependency's single door
@@ -92,6 +93,7 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "models/llamacpp_child": ("llama_cpp",),
     "models/media/pictures": ("PIL",),
     "optim/bnb": ("bitsandbytes",),
+    "serving/sniff": ("PIL",),
     "training/engines/zero": ("deepspeed",),
     "training/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),

@@ -15,6 +15,7 @@ from torch import nn
 from hone import log
 from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import OWN_WEIGHTS, AdapterFolder, locate
+from hone.adapters.parts import resting
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
 from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head
 from hone.adapters.unquantized import without_bitsandbytes
@@ -200,7 +201,7 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     if adapter.pissa_init and adapter.use_dora:
         raise ModelError("pissa_init and use_dora each change how the weights are split; leave one of them out")
     whole = trained_whole(module, adapter)
-    targets = choose_targets(module, adapter.lora_target, rerouted(module))
+    targets = choose_targets(module, adapter.lora_target, rerouted(module), resting=resting(module, adapter))
     check_apart(module, targets, whole, pissa=adapter.pissa_init)
     on_meta = any(weight.is_meta for weight in module.parameters())
     tied = bool(module.config.get_text_config().tie_word_embeddings)

@@ -37,12 +37,13 @@ def main(arguments: list[str]) -> int:
 
 def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> int:
     """Serve the run's model, with the pages of a site beside the API. Raises: HoneError where pages have nobody to answer."""
+    limits = run.api.model_copy(update={"api_media_folder": told.media_folder_with(run.api.api_media_folder)})
     with open_socket(told.host, told.port, key=told.key) as socket:
         served = load_served(run, told.name, num_together=told.num_running)
         if site is not None and served.engine is None:
             raise HoneError(f"{run.model.model_name_or_path} gives vectors or scores and no answers; hone api serves it")
         num_running = served.engine.num_together if served.engine is not None else 1
-        terms = Terms(run.generate, run.api)
+        terms = Terms(run.generate, limits)
         app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path, site=site)
         page = site.pages.root if site is not None else ""
         serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells, page=page)

@@ -152,6 +152,31 @@ class ApiConfig(Section):
         level="advanced",
         example="saves",
     )
+    api_max_media: int = knob(16, "Most pictures, films and sounds in one request.", gt=0)
+    api_max_media_size: float = knob(
+        20.0,
+        "Most that the pictures, films and sounds of one request may take together. Where the model takes any, those within the "
+        "body (data: URLs) are allowed beside api_max_body.",
+        unit="MB",
+        gt=0,
+    )
+    api_max_pixels: int = knob(
+        40_000_000, "Most pixels of a picture in a request; a small file may hold very many.", unit="pixels", gt=0
+    )
+    api_media_urls: Literal["none", "https", "http"] = knob(
+        "https",
+        "URLs from which pictures, films and sounds of a request are fetched: none, https, or http too. Only from public "
+        "addresses: never from this machine or its networks, also not by a redirect.",
+    )
+    api_media_timeout: float = knob(
+        15.0, "Longest time in which all files that one request names by URL are fetched.", unit="seconds", gt=0, level="advanced"
+    )
+    api_media_folder: str | None = knob(
+        None,
+        "Folder of this machine under which a request may name a picture, film or sound by its path; links that lead out of it "
+        "are refused. Left out, no file is opened. SAFE_MEDIA_PATH is LLaMA-Factory's word for it.",
+        example="data/media",
+    )
     api_cors_origins: tuple[str, ...] = knob(
         (),
         "Web pages of other origins whose scripts may ask this server, with commas between them; * is every page. None where "

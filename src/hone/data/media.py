@@ -95,7 +95,9 @@ def written_down(parts: tuple[Media, ...]) -> str:
     if not parts:
         return ""
     kept = [
-        [part.kind, base64.b64encode(part.source).decode(), True] if isinstance(part.source, bytes) else [part.kind, str(part.source)]
+        [part.kind, base64.b64encode(part.source).decode(), True]
+        if isinstance(part.source, bytes)
+        else [part.kind, str(part.source)]
         for part in parts
     ]
     return json.dumps(kept)
@@ -103,4 +105,6 @@ def written_down(parts: tuple[Media, ...]) -> str:
 
 def read_back(text: str) -> tuple[Media, ...]:
     """See `written_down`."""
-    return tuple(_KINDS[kind](base64.b64decode(place) if held else Path(place)) for kind, place, *held in json.loads(text or "[]"))
+    return tuple(
+        _KINDS[kind](base64.b64decode(place) if held else Path(place)) for kind, place, *held in json.loads(text or "[]")
+    )

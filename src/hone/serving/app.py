@@ -49,7 +49,8 @@ def build_app(
         site.mount(app, desk, key)
     # The last one added is the first to be asked.
     pages = site.pages if site is not None else None
-    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE), pages=pages)
+    in_base64 = limits.api_max_media_size * 4 / 3 if desk.media.takes else 0
+    app.add_middleware(Access, key=key, max_bytes=int((limits.api_max_body + in_base64) * MEGABYTE), pages=pages)
     if limits.api_cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -20,6 +20,7 @@ from hone.data.order import Steps
 from hone.errors import DataError, RunError
 from hone.kernels.machine import machine_of
 from hone.models.catalog import family_template
+from hone.models.media.reader import load_reader
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
@@ -74,6 +75,8 @@ def gather_material(run: Run) -> Material:
 
     names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
     tokens = build_data(run.data, objective, codec, names=names, seed=seed, hub_tokens=_hub_tokens(run))
+    if tokens.shows_media and isinstance(objective, OnPolicy):
+        raise RunError(f"stage: {run.objective.kind}: its answers are drawn to text alone, and the data hold pictures or sounds")
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals = _evaluation_sets(run, objective, codec, seed)

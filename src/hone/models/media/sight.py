@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hone.errors import ModelError
 from hone.models.media.families import Family, family_of
 
 TYPES: Mapping[str, int] = {"image": 1, "video": 2, "audio": 3}
@@ -47,6 +48,8 @@ class Sight:
 
         shown: of each sequence in order; () where none is shown anything.
         """
+        if not shown and any(bool((ids_BT == token).any()) for token in self._tokens.values()):
+            raise ModelError("the ids hold tokens of pictures or sounds, and none is shown with them: this is not known here")
         if self._rope_index is None:
             return positions_BT
         folded_3BT = positions_BT.expand(3, *positions_BT.shape).clone()
