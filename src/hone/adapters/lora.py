@@ -17,7 +17,7 @@ from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import OWN_WEIGHTS, AdapterFolder, locate
 from hone.adapters.parts import resting
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
-from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head
+from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head, ties_embeddings
 from hone.adapters.unquantized import without_bitsandbytes
 from hone.config.adapter import Adapted, Lora
 from hone.errors import ModelError
@@ -204,7 +204,7 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     targets = choose_targets(module, adapter.lora_target, rerouted(module), resting=resting(module, adapter))
     check_apart(module, targets, whole, pissa=adapter.pissa_init)
     on_meta = any(weight.is_meta for weight in module.parameters())
-    tied = bool(module.config.get_text_config().tie_word_embeddings)
+    tied = ties_embeddings(module)
     scores = score_head(module) is not None
     config = LoraConfig(
         task_type="SEQ_CLS" if scores else "CAUSAL_LM",

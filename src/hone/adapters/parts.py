@@ -14,6 +14,7 @@ from hone.errors import ModelError
 
 PartName = Literal["vision tower", "projector", "language model"]
 _PROJECTORS = {"merger", "multi_modal_projector"}
+_USUAL = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True, "freeze_language_model": False}
 _TOWERS = {"visual", "vision_tower", "audio_tower"}
 
 
@@ -38,12 +39,8 @@ def resting(module: nn.Module, adapter: Adapter) -> frozenset[PartName]:
         "language model": adapter.freeze_language_model,
     }
     if not takes_media(module):
-        for key, default in (
-            ("freeze_vision_tower", True),
-            ("freeze_multi_modal_projector", True),
-            ("freeze_language_model", False),
-        ):
-            if getattr(adapter, key) != default:
+        for key, usual in _USUAL.items():
+            if vars(adapter)[key] != usual:
                 raise ModelError(f"{key}: {type(module).__name__} is a language model alone; leave the key out")
         return frozenset()
     return frozenset(part for part, rests in frozen.items() if rests)

@@ -108,6 +108,12 @@ def _short_names(module: nn.Module, paths: list[str]) -> list[str]:
     return sorted({path if last in others else last for path, last in lasts.items()})
 
 
+def ties_embeddings(module: nn.Module) -> bool:
+    """Whether input and output embeddings are one tensor, which some models say of their text and some of themselves."""
+    text, whole = (config.to_dict() for config in (module.config.get_text_config(), module.config))
+    return bool(text.get("tie_word_embeddings", whole.get("tie_word_embeddings")))
+
+
 def carriers(module: nn.Module) -> dict[str, nn.Module]:
     """The modules that can carry an addition, by path: linear layers (quantized too), GPT-2's Conv1D and embeddings."""
     return {

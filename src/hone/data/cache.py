@@ -31,9 +31,10 @@ _COLUMNS = {
     "ids": "uint16", "learned": "uint8", "offsets": "int64", "firsts": "int64", "rows": "int64", "trained": "int32",
     "values": "float32", "notes": "uint8", "note_ends": "int64", "media": "uint8", "media_ends": "int64",
 }  # fmt: skip
-"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token. offsets, media_ends: a value a sequence.
+"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token.
 
-firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. notes, media: UTF-8."""
+firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. offsets, media_ends: a
+value a sequence. notes, media: UTF-8."""
 
 
 @dataclass(frozen=True)

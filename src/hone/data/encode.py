@@ -254,9 +254,8 @@ def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
 
 
 def _lean(example: Example) -> Example:
-    return replace(
-        example, sequences=tuple(Encoded(one.ids, one.labels, shown=Shown(one.shown.parts)) for one in example.sequences)
-    )
+    lean = (Encoded(one.ids, one.labels, shown=Shown(one.shown.parts)) for one in example.sequences)
+    return replace(example, sequences=tuple(lean))
 
 
 def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:

@@ -94,17 +94,15 @@ def written_down(parts: tuple[Media, ...]) -> str:
     """JSON text from which `read_back` makes the parts again; '' for none."""
     if not parts:
         return ""
-    kept = [
-        [part.kind, base64.b64encode(part.source).decode(), True]
-        if isinstance(part.source, bytes)
-        else [part.kind, str(part.source)]
-        for part in parts
-    ]
-    return json.dumps(kept)
+    return json.dumps([[part.kind, *_kept(part.source)] for part in parts])
 
 
 def read_back(text: str) -> tuple[Media, ...]:
     """See `written_down`."""
     return tuple(
-        _KINDS[kind](base64.b64decode(place) if held else Path(place)) for kind, place, *held in json.loads(text or "[]")
+        _KINDS[kind](base64.b64decode(said) if form == "base64" else Path(said)) for kind, form, said in json.loads(text)
     )
+
+
+def _kept(source: Source) -> tuple[str, str]:
+    return ("base64", base64.b64encode(source).decode()) if isinstance(source, bytes) else ("path", str(source))
