@@ -155,7 +155,7 @@ def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 def fold(tuned: PeftModel) -> nn.Module:
     """The base with the adapter merged into it. Tied embeddings come apart where the adapter changes one of them alone."""
     base = spared(tuned).get_base_model()
-    tied = base.config.get_text_config().tie_word_embeddings
+    tied = ties_embeddings(base)
     ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
     if any(isinstance(end, BaseTunerLayer) for end in ends):
         first, *rest = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
