@@ -178,7 +178,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"quantization_bit": "3"}, "quantization_bit", "write quantization_bit: 4"),
         ({"deepspeed": "ds.json"}, "deepspeed", "ds.json cannot be read: No such file or directory; name DeepSpeed's JSON file"),
         ({"galore_rank": "2"}, "galore_rank", "not in this version"),
-        ({"image_resolution": "10"}, "image_resolution", "images"),
+        ({"video_resolution": "10"}, "video_resolution", "video"),
         ({"use_fast_tokenizer": "false"}, "use_fast_tokenizer", "leave it out"),
         ({"average_tokens_across_devices": "false"}, "average_tokens_across_devices", "always the mean over the trained tokens"),
         ({"freeze_vision_tower": "false"}, "freeze_vision_tower", "train on text alone"),
