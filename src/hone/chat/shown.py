@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,10 @@ class Reader(Protocol):
 
     def stand_ins(self, part: Media) -> np.ndarray:
         """int32: the ids that stand for it. Reads no more of a file than it must. Raises: MediaError."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what another reader is made from."""
         ...
 
     def see(self, parts: Sequence[Media]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PretrainedConfig
 
 from hone.config.model import ModelConfig
-from hone.errors import MediaError
+from hone.errors import MediaError, ModelError
 from hone.models.load import load_config
 from hone.models.media.families import Family, family_of
 from hone.models.media.pictures import Limits, Source, name_of, read_picture, size_of
@@ -37,13 +38,13 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class MediaReader:
-    """See hone.chat.shown.Reader. place: the model's settings, where its processor's files are; told: their text."""
+    """See hone.chat.shown.Reader. place: the model's settings, where its processor's files are; files: their names and texts."""
 
     place: ModelConfig
     config: PretrainedConfig
     family: Family
     limits: Limits
-    told: str
+    files: Mapping[str, str]
 
     @cached_property
     def tokens(self) -> Mapping[str, int]:
@@ -53,7 +54,7 @@ class MediaReader:
     @cached_property
     def fingerprint(self) -> str:
         """See Reader."""
-        facts = (self.config.model_type, self.told, repr(self.limits), repr(sorted(self.tokens.items())))
+        facts = (self.config.model_type, *self.files.values(), repr(self.limits), repr(sorted(self.tokens.items())))
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
     @cached_property
@@ -82,6 +83,11 @@ class MediaReader:
     def _pixels(self, parts: Sequence[Part]) -> Mapping[str, Tensor]:
         return self._processor(images=[read_picture(part.source, self.limits) for part in parts], return_tensors="pt")
 
+    def save(self, folder: Path) -> None:
+        """Write the processor's files, as they were read, beside a model that was trained with it."""
+        for name, text in self.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
     def _checked(self, part: Part, work: Any) -> Any:
         try:
             return work()
@@ -94,9 +100,16 @@ def load_reader(model: ModelConfig) -> MediaReader | None:
     model = settle(model)
     config = load_config(model)
     family = family_of(config)
-    files = [file for name in _FILES if (file := find_file(model, name)) is not None] if family else []
+    found = {name: find_file(model, name) for name in _FILES} if family else {}
+    files = {name: file.read_text(encoding="utf-8") for name, file in found.items() if file is not None}
     if family is None or not files:
+        _refuse_limits(model)
         return None
-    told = "\0".join(file.read_text(encoding="utf-8") for file in files)
-    limits = Limits(model.image_max_pixels, model.image_min_pixels)
-    return MediaReader(model, config, family, limits, told)
+    return MediaReader(model, config, family, Limits(model.image_max_pixels, model.image_min_pixels), files)
+
+
+def _refuse_limits(model: ModelConfig) -> None:
+    """Settings of pictures beside a model that takes none would do nothing."""
+    for key in ("image_max_pixels", "image_min_pixels"):
+        if getattr(model, key) != ModelConfig.model_fields[key].default:
+            raise ModelError(f"{key}: {model.model_name_or_path} takes no pictures here ({' or '.join(_FILES)}); leave it out")
