@@ -181,7 +181,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
         ({"video_resolution": "10"}, "video_resolution", "video"),
         ({"use_fast_tokenizer": "false"}, "use_fast_tokenizer", "leave it out"),
         ({"average_tokens_across_devices": "false"}, "average_tokens_across_devices", "always the mean over the trained tokens"),
-        ({"freeze_vision_tower": "false"}, "freeze_vision_tower", "train on text alone"),
+        ({"crop_to_patches": "true"}, "crop_to_patches", "raise image_max_pixels"),
         ({"save_safetensors": "off"}, "save_safetensors", "always saved as safetensors"),
         ({"temperature": "0.0"}, "temperature", "write do_sample: false"),
         ({"learning_rate": "nan"}, "learning_rate", 'saw "nan", wanted a number above 0'),

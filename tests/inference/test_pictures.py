@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image as Pillow
-from tests.pictures import make_model, picture
-from transformers import Qwen2_5_VLProcessor
+from tests.pictures import FAMILIES, make_model, picture
+from transformers import Gemma3Processor, LlavaProcessor, Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from hone.chat.codec import build_codec
@@ -28,8 +28,8 @@ from hone.models.tokenizer import load_tokenizer
 GREEDY = GenerateConfig(do_sample=False, max_new_tokens=6)
 
 
-class Official(Qwen2_5_VLProcessor):
-    """The maker's processor without its video part, which needs torchvision."""
+class WithoutVideo(Qwen2_5_VLProcessor):
+    """The maker's processor of Qwen2-VL and Qwen2.5-VL without its video part, which needs torchvision. Qwen3-VL's is alike."""
 
     def __init__(self, image_processor, tokenizer):
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
@@ -37,16 +37,32 @@ class Official(Qwen2_5_VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen2_5_vl")
-    return ModelConfig(model_name_or_path=str(folder)), *make_model(folder, "qwen2_5_vl")
+def llava(image_processor, tokenizer):
+    """As llava-hf's processor_config.json has it."""
+    return LlavaProcessor(
+        image_processor, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
 
 
-@pytest.fixture(scope="module")
-def seeing(place):
-    model, module, template = place
-    return module, build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
+def gemma3(image_processor, tokenizer):
+    """With the names that Gemma 3's tokenizer_config.json gives its tokens."""
+    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    for name, token in names.items():
+        setattr(tokenizer, name, token)
+        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    return Gemma3Processor(image_processor, tokenizer, image_seq_length=4)
+
+
+OFFICIAL = {"qwen2_vl": WithoutVideo, "qwen2_5_vl": WithoutVideo, "qwen3_vl": WithoutVideo, "llava": llava, "gemma3": gemma3}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def seeing(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    module, template = make_model(folder, request.param)
+    model = ModelConfig(model_name_or_path=str(folder))
+    codec = build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
+    return module, codec
 
 
 def asked(*parts) -> Conversation:
@@ -61,14 +77,13 @@ TALKS = [
 
 
 def official_inputs(codec, talk):
-    """What transformers' processor makes of the text that the maker's template writes."""
-    text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    text += "".join(
-        part.text if isinstance(part, Text) else "<|vision_start|><|image_pad|><|vision_end|>" for part in talk.messages[0].parts
-    )
+    """What the maker's processor makes of the text that the template writes; Gemma 3's puts the words around a picture itself."""
+    text = codec.template.render(talk, prompt=True).text
+    text = text.replace("\n\n<start_of_image><image_soft_token><end_of_image>\n\n", "<start_of_image>")
     images = [Pillow.open(io.BytesIO(part.source)).convert("RGB") for part in talk.media]
-    processor = Official(codec.reader._processor, codec.tokenizer)
-    return processor(text=[text + "<|im_end|>\n<|im_start|>assistant\n"], images=images or None, return_tensors="pt")
+    tokenizer = codec.tokenizer.__class__(tokenizer_object=codec.tokenizer.backend_tokenizer, pad_token=codec.tokenizer.pad_token)
+    processor = OFFICIAL[codec.reader.config.model_type](codec.reader._processor, tokenizer)
+    return processor(text=[text], images=images or None, return_tensors="pt", add_special_tokens=False)
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -86,8 +101,7 @@ def test_text_that_spells_the_token_stays_text(seeing):
     _, codec = seeing
     token = codec.reader.tokens["image"]
     ids = codec.prompt(TALKS[1])
-    grids = codec.encode_prompt(TALKS[1]).shown.tensors()["image_grid_thw"]
-    assert ids.count(token) == int((grids.prod(-1) // 4).sum()) > 4
+    assert ids.count(token) == sum(len(codec.reader.stand_ins(part)) for part in TALKS[1].media) > 4
     assert "spell <|image_pad|>" in codec.tokenizer.decode([one for one in ids if one != token])
 
 
@@ -105,7 +119,9 @@ def test_an_answer_is_what_transformers_generates(seeing):
 
 def test_answers_drawn_together_are_those_drawn_alone(seeing):
     module, codec = seeing
-    assert why_not(module) == ""
+    if why := why_not(module):
+        assert codec.reader.config.model_type == "gemma3", why  # its sliding windows keep another cache
+        pytest.skip(why)
     alone, together = HfEngine(module, codec), TogetherEngine(module, codec, num_rows=3)
     requests = [Request(talk, GREEDY) for talk in TALKS]
     wanted = [[one.answer for one in alone.generate(request)][-1] for request in requests]

@@ -42,7 +42,8 @@ class TokenBatch(Protocol):
 
     segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
     common, until positions start again at 0. Labels are not shifted. known: the same batch where it can be looked at without
-    waiting for a device. shown: tensors of the media of each sequence in order, by the forward's names; () where there are none.
+    waiting for a device. shown: tensors of the media of each sequence in order, by the forward's names; () where there are none, None
+    for ids that mean nothing.
     """
 
     @property
@@ -56,7 +57,7 @@ class TokenBatch(Protocol):
     @property
     def known(self) -> TokenBatch: ...
     @property
-    def shown(self) -> Sequence[Mapping[str, Tensor]]: ...
+    def shown(self) -> Sequence[Mapping[str, Tensor]] | None: ...
 
 
 def find_causal(module: nn.Module) -> PreTrainedModel:
@@ -70,6 +71,7 @@ def find_causal(module: nn.Module) -> PreTrainedModel:
 class Policy:
     """`Policy(module).token_logprobs(batch)`; module: a causal model, also wrapped in PEFT or DDP.
 
+    shows_media: False where no batch has any, which lets some models pack that else could not.
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
     by_sequence: True where the sequences of a packed row attend each by itself, without a mask of the whole row.
@@ -79,13 +81,13 @@ class Policy:
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
-    def __init__(self, module: nn.Module, router_loss: float | None = None):
+    def __init__(self, module: nn.Module, router_loss: float | None = None, *, shows_media: bool = True):
         self.module = module
         self.causal = find_causal(module)
-        self._sight = Sight.of(self.causal)
+        self._sight = Sight.of(self.causal, shows_media=shows_media)
         self.can_pack = not self._padded_only
         name_eager(self.causal)
-        self.by_sequence = self._lies_packed and not why_own(self.causal)
+        self.by_sequence = not why_own(self.causal)
         self.can_share = False
         self.fast = output_head(self.causal) is not None
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
@@ -286,8 +288,10 @@ class Policy:
         }
         if self._sight is not None:
             known = batch.known
-            places = self._sight.places(known.ids_BT, known.segments_BT, known.positions_BT, known.shown)
-            inputs |= {"position_ids": places.to(batch.ids_BT.device), **self._sight.inputs(batch.ids_BT, batch.shown)}
+            if known.shown is not None:
+                self._sight.require(known.ids_BT, known.shown)
+            places = self._sight.places(known.ids_BT, known.segments_BT, known.positions_BT, known.shown or ())
+            inputs |= {"position_ids": places.to(batch.ids_BT.device), **self._sight.inputs(batch.ids_BT, batch.shown or ())}
         if not self._is_packed(batch):
             inputs["attention_mask"] = (batch.segments_BT != 0).long()
         elif self.by_sequence:
@@ -301,7 +305,8 @@ class Policy:
         return inputs
 
     def _is_packed(self, batch: TokenBatch) -> bool:
-        return self._lies_packed and batch.ids_BT.shape[0] == 1
+        lies_packed = self._lies_packed or not any(batch.shown or ())
+        return lies_packed and batch.ids_BT.shape[0] == 1
 
     def _forward(self, batch: TokenBatch, **more: Any) -> Any:
         """The model's own output. A packed row's layout holds for this forward, and where a layer of it is computed again."""

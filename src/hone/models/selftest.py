@@ -54,8 +54,8 @@ class _Row:
         return self
 
     @property
-    def shown(self) -> tuple[()]:
-        return ()
+    def shown(self) -> None:
+        return None
 
 
 @torch.no_grad()

@@ -48,6 +48,20 @@ def _patches(processor: Any, config: PretrainedConfig, width: int, height: int) 
     return processor.get_number_of_image_patches(height, width) // processor.merge_size**2
 
 
+def _crops(processor: Any, config: PretrainedConfig, width: int, height: int) -> int:
+    """LLaVA: every picture is cut to one square; what CLIP puts before the patches goes where the config says so."""
+    size = processor.crop_size
+    patch = config.vision_config.patch_size
+    before = int(config.vision_config.model_type == "clip_vision_model")
+    patches = (size["height"] // patch) * (size["width"] // patch) + before
+    return patches - (config.vision_feature_select_strategy == "default")
+
+
+def _fixed(processor: Any, config: PretrainedConfig, width: int, height: int) -> int:
+    """Gemma 3: every picture becomes one square of as many tokens as the config says."""
+    return config.mm_tokens_per_image
+
+
 _QWEN_VL = Family(
     {"image": Pictures("image_token_id", _patches, ("pixel_values", "image_grid_thw"))}, types="mm_token_type_ids", folded=True
 )
@@ -56,4 +70,6 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": _QWEN_VL,
     "qwen2_5_vl": _QWEN_VL,
     "qwen3_vl": _QWEN_VL,
+    "llava": Family({"image": Pictures("image_token_id", _crops)}),
+    "gemma3": Family({"image": Pictures("image_token_id", _fixed)}, types="token_type_ids", packs=False),
 }

@@ -31,25 +31,28 @@ class Sight:
         self._rope_index = causal.model.get_rope_index if family.folded else None
 
     @classmethod
-    def of(cls, causal: PreTrainedModel) -> Sight | None:
-        """The sight of a model."""
+    def of(cls, causal: PreTrainedModel, *, shows_media: bool = True) -> Sight | None:
+        """The sight of a model; shows_media: whether it is shown any, without which only M-RoPE makes a difference."""
         family = family_of(causal.config)
-        return None if family is None else cls(causal, family)
+        return cls(causal, family) if family is not None and (shows_media or family.folded) else None
 
     def inputs(self, ids_BT: Tensor, shown: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """What the forward takes of media: the tensors of all sequences in order, and which tokens are theirs where it asks."""
         found: dict[str, Any] = joined(shown)
-        if self._family.types and (found or not self._family.folded):
+        if self._family.types and found:
             found[self._family.types] = self._types(ids_BT)
         return found
+
+    def require(self, ids_BT: Tensor, shown: Sequence[Mapping[str, Tensor]]) -> None:
+        """Raise ModelError for tokens of media with which nothing is shown: the model would read them as a word."""
+        if not shown and any(bool((ids_BT == token).any()) for token in self._tokens.values()):
+            raise ModelError("the ids hold tokens of pictures or sounds, and nothing is shown with them here")
 
     def places(self, ids_BT: Tensor, segments_BT: Tensor, positions_BT: Tensor, shown: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Position ids: positions_BT; for M-RoPE int64 [4, B, T]: those, which tell sequences apart, and the three of each token.
 
         shown: of each sequence in order; () where none is shown anything.
         """
-        if not shown and any(bool((ids_BT == token).any()) for token in self._tokens.values()):
-            raise ModelError("the ids hold tokens of pictures or sounds, and none is shown with them: this is not known here")
         if self._rope_index is None:
             return positions_BT
         folded_3BT = positions_BT.expand(3, *positions_BT.shape).clone()
