@@ -2,8 +2,8 @@
 
 Each cell trains a random Llama (2 layers, width 32) for 6 steps on uneven rows, on gloo, and is held against one process:
 loss: largest difference of a step's loss; weights: of a weight at the end; resume: largest difference of the losses of steps 4 to
-6, continued from the checkpoint at step 3 that another engine or number of processes wrote, to those of the straight run; loads:
-whether plain transformers and peft read what was written, and compute with it what hone's evaluation says of it.
+6, continued from the checkpoint at step 3 that another engine or number of processes wrote, or the same, to those of the
+straight run; loads: whether plain transformers and peft read what was written, and compute what hone's evaluation says of it.
 """
 
 from __future__ import annotations
@@ -274,6 +274,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             one = alone[method, precision]
             cells.append(Cell(engine, method, precision, world, place / name))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
+            resumed.append(Cell(engine, method, precision, world, place / f"{name}-same", source=cells[-1]))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
         for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
             train(some, base, place)
@@ -281,9 +282,9 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
         for number, cell in enumerate(cells):
             one = alone[cell.method, cell.precision]
             straight, late = losses(one.folder), range(HALF + 1, STEPS + 1)
-            on, back = (losses(other.folder) for other in resumed[2 * number : 2 * number + 2])
-            resume = max(largest(on, straight, late), largest(back, losses(cell.folder), late))
-            figures = (largest(losses(cell.folder), straight), largest(weights(cell.folder), weights(one.folder)), resume)
+            mine, (on, *after) = losses(cell.folder), [losses(other.folder) for other in resumed[3 * number : 3 * number + 3]]
+            resume = max(largest(on, straight, late), *(largest(other, mine, late) for other in after))
+            figures = (largest(mine, straight), largest(weights(cell.folder), weights(one.folder)), resume)
             told = " ".join(f"{figure:<8.1e}" for figure in figures)
             plain = "yes" if loads(cell, base) else "NO"
             print(f"{cell.engine:<18} {cell.method:<7} {cell.precision:<5} {world:<5} {told} {plain}", flush=True)

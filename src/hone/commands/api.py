@@ -29,6 +29,9 @@ _LATER = Table(
     },
 )
 
+ROOM = 8
+"""Adapters that may come by api_adapter_folder at a server that must know before how many; others wait for their turn."""
+
 
 def main(arguments: list[str]) -> int:
     """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
@@ -62,8 +65,9 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
         scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    numbers |= {"num_together": num_together, "backend": run.serve.infer_backend}
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, **numbers)
+    beside = len(run.api.api_adapters) + (ROOM if run.api.api_adapter_folder else 0)
+    together = {"num_together": num_together, "num_adapters": beside}
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, serve=run.serve, length=run.data.cutoff_len, **together)
     for pair in run.api.api_adapters:
         engine.add_adapter(*pair.split("=", 1))
     return Served(name, engine=engine)

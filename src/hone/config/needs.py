@@ -246,6 +246,30 @@ NEEDS = (
         "without export_quantization_dataset; write that, or remove it",
     ),
     Need(
+        ("vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
+        lambda s: s["infer_backend"] == "vllm",
+        "without infer_backend: vllm; write that, or remove it",
+    ),
+    Need(
+        ("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+        lambda s: s["infer_backend"] == "sglang",
+        "without infer_backend: sglang; write that, or remove it",
+    ),
+    Need(
+        ("infer_environment", "infer_url"),
+        lambda s: s["infer_backend"] in ("vllm", "sglang"),
+        "without infer_backend: vllm or sglang; write that, or remove it",
+    ),
+    Need(("infer_key",), lambda s: s["infer_url"] is not None, "without infer_url; write that, or remove it"),
+    Need(
+        (
+            *("infer_environment", "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
+            *("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+        ),
+        lambda s: s["infer_url"] is None,
+        "with infer_url, as hone does not start that server; write it where the server is started, or remove infer_url",
+    ),
+    Need(
         ("swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_api_key", "swanlab_logdir"),
         lambda s: "swanlab" in s["report_to"],
         "without report_to: swanlab; write that, or remove it",

@@ -42,8 +42,8 @@ class TokenBatch(Protocol):
 
     segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
     common, until positions start again at 0. Labels are not shifted. known: the same batch where it can be looked at without
-    waiting for a device. shown: tensors of the media of each sequence in order, by the forward's names; () where there are none, None
-    for ids that mean nothing.
+    waiting for a device. shown: tensors of the media of each sequence in order, by the forward's names; () where there are none,
+    None for ids that mean nothing.
     """
 
     @property

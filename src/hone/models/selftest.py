@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hone.kernels.tolerance import rounding_of
 from hone.models.attention_packed import UNREAD
 from hone.models.tap import IGNORE, Untapped
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from hone.models.policy import Policy
 
 _LENGTHS = (7, 5)
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_TOLERANCE_16 = 0.1
-"""16-bit logits of size 10 are 0.04 apart."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,7 @@ def _learned(policy: Policy, row: _Row) -> Tensor:
 
 
 def _tolerance(weight: Tensor) -> float:
-    if torch.is_autocast_enabled(weight.device.type):
-        return _TOLERANCE_16
-    return _TOLERANCE.get(weight.dtype, _TOLERANCE_16)
+    return rounding_of(torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype)
 
 
 def _tapped_difference(policy: Policy, rows: list[_Row], apart_T: Tensor) -> tuple[str, float]:

@@ -12,6 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Text = Annotated[str, Field(min_length=1)]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+_FUNCTION, _ID, _ADAPTER, _PLACE = r"^[a-zA-Z0-9_.-]{1,64}$", r"^[0-9]{1,9}$", r"^[^\s,=][^,=]{0,199}$", r"^[^\x00-\x1f]+$"
+SPELLED = {
+    _FUNCTION: "wanted 1 to 64 letters, digits, dots, dashes and underscores",
+    _ID: "wanted a token's id, in digits",
+    _ADAPTER: "wanted 1 to 200 characters without a comma or =, the first no space",
+    _PLACE: "wanted a folder's name, without control characters",
+}
+"""What a text that does not match a pattern is told."""
 
 
 class Asked(BaseModel):
@@ -151,7 +159,7 @@ class ChatMessage(Asked):
 class FunctionOffered(Asked):
     """A function that the model may call; parameters: a JSON schema of an object."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=_FUNCTION)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: Literal[False] | None = Field(None, description="Arguments are not held to the schema: true is refused.")
@@ -216,7 +224,7 @@ class Drawing(Asked):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=_ID)], Annotated[float, Field(ge=-100, le=100)]] | None = None
     max_tokens: int | None = Field(None, ge=1)
     user: str | None = Field(None, description="Whose request it is: for the caller's own records, kept nowhere.")
 
@@ -249,8 +257,8 @@ class CompletionRequest(Drawing):
 class LoadAdapter(Asked):
     """POST /v1/load_lora_adapter, as vLLM has it."""
 
-    lora_name: Annotated[str, Field(pattern=r"^[^\s,=][^,=]{0,199}$")] = Field(description="What requests write as model.")
-    lora_path: Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")] = Field(
+    lora_name: Annotated[str, Field(pattern=_ADAPTER)] = Field(description="What requests write as model.")
+    lora_path: Annotated[str, Field(pattern=_PLACE)] = Field(
         description="A folder under the server's api_adapter_folder, from there or from the root."
     )
 

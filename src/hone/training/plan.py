@@ -17,6 +17,7 @@ import hone
 from hone.config.train import TrainConfig
 from hone.errors import RunError
 from hone.models.checkpointing import Activations
+from hone.training.checkpoint import write_whole
 from hone.training.engines.base import Precision
 from hone.training.memory import Memory, sized
 
@@ -147,7 +148,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write plan.json."""
-        (folder / "plan.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        write_whole(folder / "plan.json", json.dumps(self.to_dict(), indent=1))
 
 
 _ACTIVATIONS = {

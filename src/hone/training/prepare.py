@@ -34,7 +34,7 @@ from hone.models.policy import Policy
 from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
-from hone.training.checkpoint import make_output, writing
+from hone.training.checkpoint import make_output, write_whole, writing
 from hone.training.choose import choose
 from hone.training.courier import courier_for
 from hone.training.device import Device
@@ -90,8 +90,8 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     if device.is_main and run.train.do_train:
         with writing(Path(plan.output_dir)):
             plan.save(Path(plan.output_dir))
-            (Path(plan.output_dir) / "run.yaml").write_text(settings, encoding="utf-8")
-    return _assemble(run, plan, device, material, steps, start, remote, settings)
+            write_whole(Path(plan.output_dir) / "run.yaml", settings)
+    return _assemble(run, plan, device, material, steps, start, remote, meeting, settings)
 
 
 def _come_together(run: Run, meeting: Meeting, remote: Remote | None) -> tuple[Device, Start]:
@@ -135,6 +135,7 @@ def _assemble(
     steps: Steps,
     start: Start,
     remote: Remote | None,
+    meeting: Meeting,
     settings: str,
 ) -> Session:
     """Model, optimizer, batches and keeper, as planned."""
@@ -152,7 +153,7 @@ def _assemble(
     keeper = make_keeper(run, plan, material, module, work, feed, settings=settings, start=start)
     anew = start.source is None
     carrier = Carrier(remote if device.is_main else None, limit=run.train.save_total_limit, anew=anew)
-    return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier)
+    return Session(run, plan, device, material, steps, work, feed, keeper, start, carrier, meeting)
 
 
 def _settle_numbers(run: Run, device: Device) -> None:

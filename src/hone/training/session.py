@@ -25,6 +25,8 @@ from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
 from hone.training.keeper import Keeper, dumps
 from hone.training.loop import Work, fit
+from hone.training.lost import whom
+from hone.training.meeting import Meeting
 from hone.training.plan import Plan
 from hone.training.predict import FILE as PREDICTED
 from hone.training.predict import Predictions
@@ -62,6 +64,7 @@ class Session:
     keeper: Keeper
     start: Start
     carrier: Carrier
+    meeting: Meeting
 
     @property
     def place(self) -> str:
@@ -130,7 +133,10 @@ def _watch(session: Session, progress: Progress) -> Watch:
         return str(session.keeper.rescue(progress) or "")
 
     folder, seconds = Path(session.plan.output_dir), session.run.parallel.watchdog_timeout
-    return Watch(device.rank, device.world, seconds, folder, name_rows=session.work.name_rows, rescue=rescue)
+    return Watch(
+        device.rank, device.world, seconds, folder, name_rows=session.work.name_rows, rescue=rescue,
+        name_lost=partial(whom, meeting=session.meeting),
+    )  # fmt: skip
 
 
 def _try_longest(session: Session, feed: Feed, step: int) -> None:
