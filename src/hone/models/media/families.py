@@ -29,18 +29,22 @@ class Family:
     """kinds: how each kind of media is read. types: the forward's name for which tokens stand for media, '' where it asks not.
 
     packs: whether its sequences attend alike in a packed row. folded: whether places of media have three numbers each, which
-    the model's get_rope_index gives (M-RoPE).
+    the model's get_rope_index gives (M-RoPE). towers: model_types of what looks, where a family comes with several.
     """
 
     kinds: Mapping[str, Pictures]
     types: str = ""
     packs: bool = True
     folded: bool = False
+    towers: tuple[str, ...] = ()
 
 
 def family_of(config: PretrainedConfig) -> Family | None:
-    """The row of a model's config; None for one of text alone."""
-    return FAMILIES.get(config.model_type)
+    """The row of a model's config; None for one of text alone, or with a tower that is not known here."""
+    family = FAMILIES.get(config.model_type)
+    if family is not None and family.towers and config.vision_config.model_type not in family.towers:
+        return None
+    return family
 
 
 def _patches(processor: Any, config: PretrainedConfig, width: int, height: int) -> int:
@@ -70,6 +74,6 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": _QWEN_VL,
     "qwen2_5_vl": _QWEN_VL,
     "qwen3_vl": _QWEN_VL,
-    "llava": Family({"image": Pictures("image_token_id", _crops)}),
+    "llava": Family({"image": Pictures("image_token_id", _crops)}, towers=("clip_vision_model", "siglip_vision_model")),
     "gemma3": Family({"image": Pictures("image_token_id", _fixed)}, types="token_type_ids", packs=False),
 }
