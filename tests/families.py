@@ -377,7 +377,6 @@ WHOLE = {
     "mllama": ("Llama 3.2 Vision", ""),
     "moss_vl": ("MOSS-VL (its own code)", "qwen3"),
     "paligemma": ("PaliGemma 1 and 2", "gemma gemma2"),
-    "qwen2_audio": ("Qwen2-Audio", "qwen2"),
     "qwen2_5_omni": ("Qwen2.5-Omni", ""),
     "qwen3_vl_moe": ("Qwen3-VL with experts", ""),
     "qwen3_omni_moe": ("Qwen3-Omni", ""),
@@ -396,8 +395,9 @@ SEEING = {
     "qwen3_vl": ("Qwen3-VL, dense", "qwen3_vl, qwen3_vl_nothink", "packed"),
     "llava": ("LLaVA 1.5 with a tower of CLIP's or SigLIP's", "llava", "packed"),
     "gemma3": ("Gemma 3 4B and more", "gemma3", "padded where a run shows pictures"),
+    "qwen2_audio": ("Qwen2-Audio: sounds, up to 30 seconds each", "qwen2_audio", "packed; all logits are formed"),
 }
-"""model_type: families that take pictures, their templates, and how batches are laid out."""
+"""model_type: families that take pictures or sounds, their templates, and how batches are laid out."""
 
 
 def tiny(family: str, **settings) -> PreTrainedModel:
