@@ -92,6 +92,7 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "models/hubs": ("modelscope", "openmind_hub"),
     "models/llamacpp_child": ("llama_cpp",),
     "models/media/pictures": ("PIL",),
+    "models/media/sounds": ("soundfile",),
     "optim/bnb": ("bitsandbytes",),
     "serving/sniff": ("PIL",),
     "training/engines/zero": ("deepspeed",),

@@ -21,6 +21,7 @@ from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.attention_packed import laid_out, layout_of, name_eager, why_own
+from hone.models.media.families import family_of
 from hone.models.media.sight import Sight
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
@@ -89,7 +90,8 @@ class Policy:
         name_eager(self.causal)
         self.by_sequence = not why_own(self.causal)
         self.can_share = False
-        self.fast = output_head(self.causal) is not None
+        family = family_of(self.causal.config)
+        self.fast = output_head(self.causal) is not None and not (family is not None and family.own_loss)
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         self.temperature = 1.0
         self.reference: Reference | None = None
