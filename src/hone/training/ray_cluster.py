@@ -95,6 +95,8 @@ def launch_on_ray(parallel: ParallelConfig, arguments: list[str], *, use_cpu: bo
             code = _watch(ray, agents, streams, request)
         return 128 + request.signal if request.signal and code else code
     except ray.exceptions.RayError as problem:
+        if "No module named 'hone'" in str(problem):
+            raise TrainingError("use_ray: hone is not installed on a machine of the cluster: install the same on all") from problem
         raise TrainingError(f"use_ray: a process of the run was lost with its machine or by Ray: {problem}") from problem
     finally:
         ray.shutdown()
