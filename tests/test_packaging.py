@@ -21,6 +21,7 @@ MODULES = {
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
     "llama_cpp": "llama-cpp-python",
+    "PIL": "pillow",
 }  # module: the package it comes in, where that differs
 OWN = {"hone", "tests"} | {
     file.parent.name if (file.parent / "__init__.py").exists() else file.stem

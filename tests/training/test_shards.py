@@ -59,7 +59,8 @@ def refused(file: str) -> int:
     """The disk of the second process is full from its second checkpoint on."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     write, count = dcp.FileSystemWriter.write_data, []
 

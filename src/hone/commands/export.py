@@ -18,9 +18,7 @@ _LATER = Table(
     "step",
     {
         "whole": "hone.training.unshard:ordinary",
-        "tokenizer": "hone.models.tokenizer:load_tokenizer",
-        "family": "hone.models.catalog:family_template",
-        "codec": "hone.chat.codec:build_codec",
+        "codec": "hone.inference.codec:load_codec",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
         "export": "hone.export.job:export",
@@ -41,15 +39,13 @@ def main(arguments: list[str]) -> int:
 
 def export(run: Run) -> Any:
     """What was written of the run's model."""
-    tokenizer = _LATER.load("tokenizer")(run.model)
-    family = _LATER.load("family")(run.model.model_name_or_path)
-    codec = _LATER.load("codec")(run.chat, tokenizer, family=family)
+    codec = _LATER.load("codec")(run.model, run.chat)
     return _LATER.load("export")(
         run.model,
         run.adapter,
         run.export,
         dtype=run.serve.infer_dtype,
-        tokenizer=tokenizer,
+        tokenizer=codec.tokenizer,
         codec=codec,
         length=run.data.cutoff_len,
         calibration=read_calibration(run, codec),
