@@ -96,7 +96,8 @@ def launch_on_ray(parallel: ParallelConfig, arguments: list[str], *, use_cpu: bo
         return 128 + request.signal if request.signal and code else code
     except ray.exceptions.RayError as problem:
         if "No module named 'hone'" in str(problem):
-            raise TrainingError("use_ray: hone is not installed on a machine of the cluster: install the same on all") from problem
+            said = "use_ray: hone is not installed on a machine of the cluster; install the same version on all of them"
+            raise TrainingError(said) from problem
         raise TrainingError(f"use_ray: a process of the run was lost with its machine or by Ray: {problem}") from problem
     finally:
         ray.shutdown()
