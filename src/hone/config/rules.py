@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hone.config.context_rules import of_context
 from hone.config.knobs import ADAPTED, SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
@@ -39,6 +40,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_preference(settings),
         *of_deepspeed(settings),
         *of_sharding(settings),
+        *of_context(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"
