@@ -22,7 +22,7 @@ LONGEST_FILE, LONGEST_TEST, LONGEST_FUNCTION = 500, 800, 60
 
 ROOMS = {  # room or single file: (floor, lines planned, what it may use of its own floor and of rooms that are not open to all)
     "__init__": (0, 10, ()),
-    "errors": (0, 90, ()),
+    "errors": (0, 105, ()),
     "log": (0, 60, ("errors",)),
     "table": (0, 80, ("errors",)),
     "post": (0, 100, ()),
@@ -44,7 +44,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 2330, ("chat", "inference.base")),
+    "serving": (4, 2370, ("chat", "inference.base")),
     "studio": (5, 800, ("chat", "inference.base", "serving")),
     "training": (
         5,
