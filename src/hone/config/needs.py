@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hone.config.knobs import KINDS, OWN_ANSWERS, knobs
+from hone.config.knobs import ADAPTED, KINDS, OWN_ANSWERS, knobs
 from hone.config.settings import Settings
 from hone.config.zero import stage_of
 
@@ -73,6 +73,16 @@ NEEDS = (
         ("metric_for_best_model", "greater_is_better"),
         lambda s: s["load_best_model_at_end"] or s["early_stopping_steps"] is not None,
         "without load_best_model_at_end: true or early_stopping_steps; write one of them, or remove it",
+    ),
+    Need(
+        ("offload_embedding",),
+        lambda s: s["finetuning_type"] in ADAPTED and not s["resize_vocab"],
+        "where embeddings may learn; write finetuning_type: lora or oft without new tokens, or remove it",
+    ),
+    Need(
+        ("offload_embedding",),
+        lambda s: not s["fsdp"] and not stage_of(s["deepspeed"]),
+        "where an engine shares weights out; write its own offload, or remove it",
     ),
     Need(
         ("gradient_checkpointing_kind",),

@@ -54,9 +54,9 @@ class _Row:
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:
-    """Run the sequences through `policy`, which is in evaluation mode, on the device where the model's embeddings are."""
+    """Run the sequences through `policy`, which is in evaluation mode, on the device where the model is."""
     weight = policy.causal.get_input_embeddings().weight
-    tolerance, rows = _tolerance(weight), _rows(_num_ids(policy), weight.device)
+    tolerance, rows = _tolerance(weight), _rows(_num_ids(policy), policy.causal.device)
     apart_T = torch.cat([_numbers(policy, row) for row in rows])
     why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
     if difference > tolerance:
@@ -92,7 +92,7 @@ def sharing_differs(policy: Policy) -> str:
     The first is tried in another place and beside other words too, which must change nothing.
     """
     weight = policy.causal.get_input_embeddings().weight
-    first, second = (row.ids_BT[0] for row in _rows(_num_ids(policy), weight.device))
+    first, second = (row.ids_BT[0] for row in _rows(_num_ids(policy), policy.causal.device))
     beginning, tail = first[:4], first[4:]
     alone = [_row(torch.cat([beginning, one]), number=1, given=len(beginning)) for one in (tail, second)]
     apart_N = torch.cat([_learned(policy, row) for row in alone])

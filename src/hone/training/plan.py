@@ -31,6 +31,7 @@ class Plan:
 
     why: how micro_batch and activations were chosen; step_seconds: an estimate; from_layers: it and memory are counted from the
     model's own layers, not by a formula; fits: into the memory that is free; instead: settings that would, where it does not.
+    tile: tokens that feed-forward layers take at a time where activations are computed again, 0 for all of a row.
     unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
     share: of those to which answers are drawn.
     layout: how sequences lie in a batch. spread: how the model lies on several processes, in words; "" for one.
@@ -65,6 +66,7 @@ class Plan:
     share: float
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     activations: Activations
+    tile: int
     why: str
     num_weights: int
     num_trained: int
@@ -103,7 +105,8 @@ class Plan:
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {self._when()}; save {often(self.save_every)}",
-            f"activations  {_ACTIVATIONS[self.activations]}",
+            f"activations  {_ACTIVATIONS[self.activations]}"
+            + (f"; feed-forward layers {self.tile:,} tokens at a time" if self.tile else ""),
             f"chosen       {self._chosen()}: {self.why}",
             f"time         {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all, "
             "by an estimate, where nothing else runs",

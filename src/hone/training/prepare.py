@@ -27,10 +27,11 @@ from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
 from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
+from hone.models.host_embedding import hold_in_host
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
-from hone.models.policy import Policy
+from hone.models.policy import Policy, find_causal
 from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
@@ -245,7 +246,10 @@ def build_module(run: Run, device: Device, *, activations: Activations, head: Sc
     )
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
     ahead = run.train.fused_kernels is True
-    return attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype, ahead=ahead)
+    attached = attach(module, run.adapter, base_name=hub_name(run.model), trained_dtype=trained_dtype, ahead=ahead)
+    if run.train.offload_embedding:
+        hold_in_host(find_causal(attached), device.device)
+    return attached
 
 
 def make_work(run: Run, plan: Plan, device: Device, material: Material, module: nn.Module) -> Work:
