@@ -26,6 +26,7 @@ from hone.inference.base import Request
 from hone.inference.hf import HfEngine
 from tests import worlds
 from tests.inference.servers.stand_in import StandIn
+from tests.pictures import make_model
 from tests.runs import weights_of, write_run
 from tests.scoring import write_reward_adapter
 
@@ -78,6 +79,10 @@ def settings(file: Path) -> dict:
 
 def model_for(file: Path, llama3: str, qwen: str) -> str:
     """The tiny model that has the control tokens of the example's template."""
+    if settings(file).get("template") == "qwen2_vl":
+        folder = Path(qwen).with_name("qwen2_vl")
+        make_model(folder, "qwen2_5_vl")
+        return str(folder)
     return qwen if settings(file).get("template", "").startswith("qwen") else llama3
 
 
