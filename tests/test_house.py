@@ -22,7 +22,7 @@ LONGEST_FILE, LONGEST_TEST, LONGEST_FUNCTION = 500, 800, 60
 
 ROOMS = {  # room or single file: (floor, lines planned, what it may use of its own floor and of rooms that are not open to all)
     "__init__": (0, 10, ()),
-    "errors": (0, 90, ()),
+    "errors": (0, 105, ()),
     "log": (0, 60, ("errors",)),
     "table": (0, 80, ("errors",)),
     "post": (0, 100, ()),

@@ -249,6 +249,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"
     elif len({name for name, *_ in pairs}) < len(pairs):
         yield "api_adapters", "names one name twice; each adapter needs one of its own"
+    if settings["infer_url"] and not settings["infer_url"].startswith(("http://", "https://")):
+        yield "infer_url", f'saw "{settings["infer_url"]}", wanted a URL such as http://127.0.0.1:8001'
     if verb in ("api", "webchat") and settings["num_beams"] > 1:
         yield "num_beams", f"has no place in hone {verb}, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
