@@ -31,6 +31,17 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ),
     ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
     ("gguf_type=q4_k_m", "gguf_type", "write that"),
+    ("export_format=gguf export_quantization_bit=4", "export_quantization_bit", "whose number format is gguf_type"),
+    ("export_quantization_method=rtn", "export_quantization_method", "without export_quantization_bit"),
+    (
+        "export_quantization_bit=8 export_quantization_method=fp8 export_quantization_group=9",
+        *("export_quantization_group", "groups of their own"),
+    ),
+    ("export_quantization_dataset=f", "export_quantization_dataset", "without export_quantization_bit or export_format"),
+    (
+        "export_quantization_bit=4 export_quantization_method=rtn export_quantization_dataset=f",
+        *("export_quantization_dataset", "which read no texts"),
+    ),
     ("export_format=gguf export_adapter_only=true gguf_type=f16", "gguf_type", "export_adapter_only: true"),
     ("export_format=gguf export_size=2", "export_size", "export_format: huggingface"),
     ("export_format=gguf export_quantization_maxlen=9", "export_quantization_maxlen", "export_quantization_dataset; write"),

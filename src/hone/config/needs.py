@@ -226,9 +226,34 @@ NEEDS = (
         "while max_new_tokens is above 0; write max_new_tokens instead, or max_new_tokens: 0 beside it",
     ),
     Need(
-        ("gguf_type", "export_adapter_only", "export_quantization_dataset"),
+        ("gguf_type", "export_adapter_only"),
         lambda s: s["export_format"] == "gguf",
         "without export_format: gguf; write that, or remove it",
+    ),
+    Need(
+        ("export_quantization_bit",),
+        lambda s: s["export_format"] != "gguf",
+        "with export_format: gguf, whose number format is gguf_type; write that in its place",
+    ),
+    Need(
+        ("export_quantization_method", "export_quantization_group"),
+        lambda s: s["export_quantization_bit"] is not None,
+        "without export_quantization_bit; write that, or remove it",
+    ),
+    Need(
+        ("export_quantization_group",),
+        lambda s: s["export_quantization_method"] not in ("fp8", "bnb"),
+        "with export_quantization_method: fp8 or bnb, which have groups of their own; write another method, or remove it",
+    ),
+    Need(
+        ("export_quantization_dataset",),
+        lambda s: s["export_format"] == "gguf" or s["export_quantization_bit"] is not None,
+        "without export_quantization_bit or export_format: gguf; write one of them, or remove it",
+    ),
+    Need(
+        ("export_quantization_dataset",),
+        lambda s: s["export_format"] == "gguf" or s["export_quantization_method"] in ("gptq", "awq"),
+        "with export_quantization_method: rtn, fp8, bnb or mlx, which read no texts; write gptq or awq, or remove it",
     ),
     Need(
         ("gguf_type", "export_quantization_dataset"),

@@ -37,11 +37,12 @@ def write_config(
     length: int | None,
     head: ScoreHead | None,
     pad_id: int,
+    quantized: dict[str, Any] | None = None,
 ) -> None:
     """The base's config.json with what the export changed: number format, tied embeddings, vocabulary, stretched positions.
 
     dtype: safetensors' name of the main number format written; length: in tokens, for rope_scaling. head: of a
-    model that scores texts, which is padded with pad_id.
+    model that scores texts, which is padded with pad_id. quantized: what says so of weights in few bits.
     """
     data = read_json(base / "config.json")
     if model.rope_scaling:
@@ -57,7 +58,7 @@ def write_config(
         data["vocab_size"] = recipe.rows
     if head is not None:
         data |= {**head.settings(), "architectures": [recipe.architecture], "pad_token_id": pad_id}
-    _write_json(draft / "config.json", data)
+    _write_json(draft / "config.json", data | (quantized or {}))
 
 
 def write_generation_config(base: Path, draft: Path, stop_ids: Sequence[int], pad_id: int | None) -> None:
