@@ -260,6 +260,7 @@ NEEDS = (
         lambda s: not s["export_adapter_only"],
         "with export_adapter_only: true, which writes f32; write false there, or remove it",
     ),
+    Need(("hub_private_repo",), lambda s: s["export_hub_model_id"], "without export_hub_model_id; write that, or remove it"),
     Need(
         ("export_size",),
         lambda s: s["export_format"] != "gguf",

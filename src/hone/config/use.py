@@ -125,6 +125,20 @@ class ExportConfig(Section):
         "cpu", "Where merging is computed. auto takes the accelerator, which is faster for large models."
     )
 
+    export_hub_model_id: str | None = knob(
+        None,
+        "Sends the exported folder to this repository of Hugging Face's hub, or of ModelScope's with USE_MODELSCOPE_HUB=1 in the "
+        "environment, and makes it where it is not there. Nothing is sent where this is left out. Needs a token that may write "
+        "(hf_hub_token, ms_hub_token).",
+        example="you/llama3-8b-mine",
+    )
+    hub_private_repo: bool | None = knob(
+        None,
+        "Whether a repository that export_hub_model_id makes is private; left out it is as your account or organisation makes "
+        "them.",
+        level="advanced",
+    )
+
 
 class ServeConfig(Section):
     """Which engine answers."""

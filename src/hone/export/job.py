@@ -31,6 +31,7 @@ from hone.export.ingredients import Ingredients, find_device, gather, plan
 from hone.export.merge import merge
 from hone.export.ollama import MODELFILE, write_modelfile
 from hone.export.parity import Parity, format_name
+from hone.export.push import push
 from hone.export.quantized.job import write_quantized
 from hone.export.recipe import plan_recipe
 from hone.export.source import all_tensors, check_index, read_checkpoint
@@ -163,6 +164,8 @@ def export(
         shown = format_name(target)
         report = Report(place, parts, product, shown, template, parity, unmeasured, time.monotonic() - began)
         _finish(report, draft)
+    if settings.export_hub_model_id:
+        push(report.folder, settings.export_hub_model_id, model, private=settings.hub_private_repo)
     return report
 
 

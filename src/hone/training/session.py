@@ -66,7 +66,7 @@ from hone.training.randomness import be_deterministic, seed_all
 from hone.training.records import Records
 from hone.training.reference import build_reference, is_precomputed
 from hone.training.remote import Carrier, Remote, brought_here, everywhere
-from hone.training.results import plot_history, train_metrics, write_metrics
+from hone.training.results import describe, plot_history, train_metrics, write_metrics
 from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed, evaluate_answers
@@ -486,5 +486,6 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
         write_metrics(folder, "eval", evaluation)
     state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
     write_whole(folder / "trainer_state.json", dumps(state))
+    describe(folder, run)
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")
