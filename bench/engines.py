@@ -2,8 +2,8 @@
 
 Each cell trains a random Llama (2 layers, width 32) for 6 steps on uneven rows, on gloo, and is held against one process:
 loss: largest difference of a step's loss; weights: of a weight at the end; resume: largest difference of the losses of steps 4 to
-6, continued from the checkpoint at step 3 that another engine or number of processes wrote, to those of the straight run; loads:
-whether plain transformers and peft read what was written, and compute with it what hone's evaluation says of it.
+6, continued from the checkpoint at step 3 that another engine or number of processes wrote, or the same, to those of the
+straight run; loads: whether plain transformers and peft read what was written, and compute what hone's evaluation says of it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"finetuning_type": "full"},
     "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
     "lora": {"finetuning_type": "lora", "lora_target": "all"},
+    "qlora": {"finetuning_type": "lora", "lora_target": "all", "quantization_bit": 4},
     "dora": {"finetuning_type": "lora", "lora_target": "all", "use_dora": True},
     "dpo": {"finetuning_type": "full", "stage": "dpo", "dataset": "pairs"},
     "reward": {"finetuning_type": "lora", "stage": "rm", "dataset": "pairs"},
@@ -127,7 +128,8 @@ def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
@@ -250,8 +252,9 @@ def main() -> None:
 
 def goes(engine: str, method: str) -> bool:
     """Whether hone takes the two together, with what is installed here."""
-    here = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine]
-    return here and not ("tensor" in engine and METHODS[method]["finetuning_type"] == "lora")
+    here, adapted = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine], METHODS[method]["finetuning_type"] == "lora"
+    refused = ("tensor" in engine and adapted) or (method == "qlora" and engine == "fsdp, one loads")
+    return here and not refused
 
 
 def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> None:
@@ -271,6 +274,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             one = alone[method, precision]
             cells.append(Cell(engine, method, precision, world, place / name))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
+            resumed.append(Cell(engine, method, precision, world, place / f"{name}-same", source=cells[-1]))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
         for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
             train(some, base, place)
@@ -278,9 +282,9 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
         for number, cell in enumerate(cells):
             one = alone[cell.method, cell.precision]
             straight, late = losses(one.folder), range(HALF + 1, STEPS + 1)
-            on, back = (losses(other.folder) for other in resumed[2 * number : 2 * number + 2])
-            resume = max(largest(on, straight, late), largest(back, losses(cell.folder), late))
-            figures = (largest(losses(cell.folder), straight), largest(weights(cell.folder), weights(one.folder)), resume)
+            mine, (on, *after) = losses(cell.folder), [losses(other.folder) for other in resumed[3 * number : 3 * number + 3]]
+            resume = max(largest(on, straight, late), *(largest(other, mine, late) for other in after))
+            figures = (largest(mine, straight), largest(weights(cell.folder), weights(one.folder)), resume)
             told = " ".join(f"{figure:<8.1e}" for figure in figures)
             plain = "yes" if loads(cell, base) else "NO"
             print(f"{cell.engine:<18} {cell.method:<7} {cell.precision:<5} {world:<5} {told} {plain}", flush=True)

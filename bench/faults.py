@@ -4,7 +4,8 @@
 
 Small real runs of `hone train`, forked from a process that has imported everything, on one and on two processes (gloo). After
 each fault the same command goes on. A finished checkpoint is one that was whole before the fault; a run is lost where the same
-command does not go on from the newest of them. Ends with 1 where either was lost. Mounting a small disk needs root.
+command does not go on from the newest of them. Ends with 1 where either was lost, and keeps a copy of the run, its logs and how
+its processes ended. Mounting a small disk needs root.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -39,9 +41,10 @@ from hone.commands import train, train_run  # noqa: F401 (the run's imports, bef
 from hone.config import load, to_yaml
 from hone.models.policy import Policy
 from hone.training import checkpoint
+from hone.training.prepare import prepare
 from hone.training.pulse import PULSE
 from hone.training.resume import choose_start
-from hone.training.session import carry_out, prepare
+from hone.training.session import carry_out
 from hone.training.watch import Sign, Watch
 
 LONGEST, AFTER_A_KILL = 600, 15
@@ -89,6 +92,7 @@ class Ward:
 
     def start(self, fault: Callable[[int], None] | None = None) -> list[int]:
         """Fork the run's processes; `fault` is called in each, with its rank, before it trains."""
+        self.forget()
         port, children = _free_port(), []
         for rank in range(self.world):
             child = os.fork()
@@ -96,6 +100,18 @@ class Ward:
                 _run(self.file, rank, self.world, port, fault)
             children.append(child)
         return children
+
+    def forget(self) -> None:
+        """What the last run said goes before the next one is forked: it must not be taken for the next one's."""
+        for path in self.folder.parent.glob("rank*.log"):
+            path.unlink()
+
+    def keep(self, why: str) -> None:
+        """Keep a copy of a run that was lost, and say why it counts as that."""
+        kept = Path(tempfile.mkdtemp(prefix="hone-lost-"))
+        shutil.copytree(self.folder.parent, kept / "run", symlinks=True)
+        (kept / "why.txt").write_text(why + "\n")
+        print(f"lost: {why}; kept in {kept}\n{self.log()[-1500:]}", file=sys.stderr, flush=True)
 
     def log(self) -> str:
         """What the last run said."""
@@ -176,8 +192,14 @@ def goes_on(ward: Ward, row: Row, after: int) -> list[int]:
     alive = stepping(ward, children, after) if after else True
     if not alive or (after and f"checkpoint-{after} at step {after}" not in ward.log()):
         row.runs_lost += 1
-        print(ward.log()[-1500:], file=sys.stderr)
+        ward.keep(f"it did not go on from checkpoint-{after}; ended: {_statuses(children)}")
     return children
+
+
+def _statuses(children: list[int]) -> list[str]:
+    """How those that have ended did: an exit code, or a signal."""
+    ended = [os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT) for child in children if _gone(child)]
+    return [f"{'exit' if end.si_code == os.CLD_EXITED else 'signal'} {end.si_status}" for end in ended if end]
 
 
 def kills(ward: Ward, number: int, chance: random.Random) -> Row:
@@ -201,6 +223,7 @@ def kills_at_work(ward: Ward, number: int, chance: random.Random) -> Row:
     assert not isinstance(session, str), session
     while row.injected < number:
         newest, steps = max(ward.whole(), default=0), chance.randrange(8)
+        ward.forget()
         child = os.fork()
         if not child:
             _run(ward.file, 0, 1, 0, None, lambda: carry_out(replace(session, start=choose_start(session.run.train))))
@@ -219,8 +242,7 @@ def struck(ward: Ward, row: Row, children: list[int], newest: int, victims: list
     ended = [child for child in children if _gone(child)]
     if ended or (newest and ward.done() and f"at step {newest} " not in ward.log()):
         row.runs_lost += 1
-        states = [os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT).si_status for child in ended]
-        print(f"lost: checkpoint-{newest}, {before}, ended by itself: {states}\n{ward.log()[-1500:]}", file=sys.stderr)
+        ward.keep(f"from checkpoint-{newest} on, {before} whole; ended by themselves: {_statuses(ended)}")
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     wait(children, AFTER_A_KILL)
@@ -260,7 +282,7 @@ def patched(ward: Ward, number: int, fault: Callable[[int], None], *, ends: bool
         judge(ward, row, before)
         if ward.done() <= newest:
             row.runs_lost += 1
-            print(ward.log()[-1500:], file=sys.stderr)
+            ward.keep(f"no step after {newest} was taken")
         again = goes_on(ward, row, max(ward.whole(), default=0))
         for child in again:
             os.kill(child, signal.SIGTERM)
@@ -362,7 +384,7 @@ def watch_cost() -> str:
     store = TCPStore("127.0.0.1", _free_port(), is_master=True, wait_for_workers=False)
     looks = []
     for world in (2, 64, 1024):
-        watch = Watch(0, world, 600, Path(), name_rows=str, rescue=str)
+        watch = Watch(0, world, 600, Path(), name_rows=str, rescue=str, name_lost=str)
         for rank in range(world):
             store.set(f"sign/{rank}", json.dumps(vars(Sign(rank, "h", 1, 1, 1, 1, "forward", True))))
         started = time.process_time()

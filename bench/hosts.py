@@ -30,6 +30,7 @@ from tests.hosts import Host, hosts, unavailable
 from tests.runs import losses_of, make_rows
 
 from hone.config.knobs import knobs
+from hone.training.launch import _children
 
 STEPS, PATIENCE = 40, 20
 """Steps of a run, and its ddp_timeout, watchdog_timeout and join_timeout in seconds."""
@@ -203,6 +204,34 @@ def steps_done(out: Path) -> int:
     return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
+def started_again(bench: Bench, step: int, **rendezvous: str) -> Found:
+    """A process of the last host is killed at `step`; torchrun, which each host's command is, starts all again (MAX_RESTARTS)."""
+    file, first = bench.write(), bench.machines[0].address
+    out, launchers = bench.root / f"out{bench.number}", list[worlds.Process]()
+    for number, host in enumerate(bench.machines):
+        said = {
+            "NNODES": str(len(bench.machines)),
+            "NPROC_PER_NODE": "2",
+            "MASTER_ADDR": first,
+            "MAX_RESTARTS": "2",
+            **rendezvous,
+        }
+        said |= {} if rendezvous else {"NODE_RANK": str(number)}
+        log_file = bench.root / f"run{bench.number}.host{number}.log"
+        launchers.append(worlds.start_training([str(file)], variables=said, log_file=log_file, host=host))
+    while steps_done(out) < step:
+        time.sleep(0.05)
+        assert all(launcher.running.is_alive() for launcher in launchers), launchers[0].said
+    since, done = time.monotonic(), steps_done(out)
+    os.kill(_children(launchers[-1].running.pid)[-1], signal.SIGKILL)
+    seconds, said = until_ended(launchers, since)
+    begun = next((int(line.split("at step ")[1].split()[0]) for line in said.splitlines() if "continuing " in line), 0)
+    finished = (out / "train_results.json").is_file() and f"step {STEPS}/{STEPS}" in said
+    return Found(
+        seconds, first_line(said, "has died", "has gone", "no sign of life", "was ended by"), finished, max(0, done - begun)
+    )
+
+
 def killed(bench: Bench, processes: list[worlds.Process]) -> list[worlds.Process]:
     """The last host's processes are killed at once."""
     del bench
@@ -232,6 +261,8 @@ FAULTS: dict[str, Callable[[Bench, int], Found]] = {
     "a host killed in mid-run": lambda bench, trial: in_mid_run(bench, killed, 7 + 6 * trial),
     "a host cut off in mid-run": lambda bench, trial: in_mid_run(bench, cut_off, 8 + 6 * trial),
     "a process stopped in mid-run": lambda bench, trial: in_mid_run(bench, stopped, 9 + 6 * trial),
+    "a process killed, MAX_RESTARTS, NODE_RANK": lambda bench, trial: started_again(bench, 7 + 6 * trial),
+    "a process killed, MAX_RESTARTS, RDZV_ID": lambda bench, trial: started_again(bench, 8 + 6 * trial, RDZV_ID=f"trial{trial}"),
 }
 
 

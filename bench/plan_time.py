@@ -21,7 +21,7 @@ import torch
 from plan_tensors import KINDS, METHODS, TYPES, make_inputs, timed
 
 from hone.config import load
-from hone.training import session
+from hone.training import prepare, session
 
 CASES: dict[str, tuple[str, str, str, str, int]] = {  # model, method, what is kept, type, sequences of about 230 tokens
     "small llama, lora, fp32": ("llama-small", "lora", "kept", "fp32", 2),
@@ -48,7 +48,7 @@ def measure(folder: Path, case: tuple[str, str, str, str, int]) -> tuple[float, 
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(settings))
     with contextlib.redirect_stderr(io.StringIO()):
-        made = session.prepare(load(["run.json"], "train"), settings="")
+        made = prepare.prepare(load(["run.json"], "train"), settings="")
         assert not isinstance(made, str), made
         with timed() as seconds:
             session.carry_out(made)

@@ -28,15 +28,22 @@ from hone.serving.asked import Terms
 from hone.serving.desk import Served
 from hone.serving.server import open_socket, serve
 
+LOUDER = 4.0
+"""Times the weights of a random model, whose answers else hardly depend on what is asked."""
+
 
 def random_model(tokenizer, width: int, layers: int) -> LlamaForCausalLM:
-    """A random Llama in fp32 with 16,000 ids at least."""
+    """A random Llama in fp32. Every id has a text, as answers could else differ unseen, and answers follow from what is asked."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=max(16_000, len(tokenizer)), hidden_size=width, intermediate_size=int(2.75 * width), num_hidden_layers=layers,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=int(2.75 * width), num_hidden_layers=layers,
         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=2048,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    module = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(LOUDER if weight.ndim > 1 else 1)
+    return module
 
 
 def ask(port: int, seed: int, num_tokens: int) -> str:

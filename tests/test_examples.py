@@ -6,7 +6,10 @@ Does not judge what is learned; `make demo` does.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +21,16 @@ from hone.chat.message import Conversation, message
 from hone.commands.api import load_served
 from hone.config import load
 from hone.inference.base import Request
+from tests import worlds
 from tests.runs import weights_of, write_run
 from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
 NOT_TRAINED = ("api", "chat", "export", "export_gguf", "export_int4", "predict")
-TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in NOT_TRAINED)
+STARTED = {"deepspeed_sft": "deepspeed", "ray_sft": "ray"}
+"""Trained by processes of their own, with the package that they need."""
+TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in (*NOT_TRAINED, *STARTED))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 
 
@@ -103,6 +109,22 @@ def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
     assert sum("loss" in line and (line["loss"] > 0 or "reward" in line) for line in lines) == 2
     trained = "model.safetensors" if settings(file)["finetuning_type"] in ("full", "freeze") else "adapter_model.safetensors"
     assert (tmp_path / trained).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STARTED)
+def test_it_trains_on_two_processes(name: str, llama3: str, tmp_path: Path, here):
+    pytest.importorskip(STARTED[name], reason=f"needs the extra {STARTED[name]}")
+    short = ["use_cpu=true", "bf16=false", f"model_name_or_path={llama3}", f"output_dir={tmp_path / 'out'}", "max_steps=2"]
+    file = EXAMPLES / f"{name}.yaml"
+    assert cli.main(["check", str(file), "--json", *short]) == 0
+    variables = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if "use_ray" in settings(file) else worlds.launched(2)
+    words = [sys.executable, "-m", "hone", "train", str(file), *short, "logging_steps=1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out" / "trainer_log.jsonl").read_text().splitlines()]
+    assert [line["current_steps"] for line in lines] == [1, 2] and all(line["loss"] > 0 for line in lines)
+    assert list((tmp_path / "out").glob("*model.safetensors")) and '"world": 2' in (tmp_path / "out" / "plan.json").read_text()
 
 
 WAYS = "lora_dpo lora_kto reward_model ppo grpo distill gkd embedding classifier reranker".split()

@@ -23,6 +23,7 @@ MODULES = {
     "llama_cpp": "llama-cpp-python",
     "compressed_tensors": "compressed-tensors",
     "mlx_lm": "mlx-lm",
+    "PIL": "pillow",
 }  # module: the package it comes in, where that differs
 OWN = {"hone", "tests"} | {
     file.parent.name if (file.parent / "__init__.py").exists() else file.stem
@@ -31,8 +32,8 @@ OWN = {"hone", "tests"} | {
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
 STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray", "compressed", "mlx"}
 """Extras that `make install` leaves out, as they are large or built for minutes: without them their tests say so."""
-OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel", "playwright"}
-"""A tracker; what comes with a build of torch for GPUs; peers, and what drives a browser, where somebody has installed them."""
+OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
+"""A tracker; what comes with a build of torch for GPUs; peers, where somebody has installed them."""
 
 
 def named(requirements: list[str]) -> set[str]:

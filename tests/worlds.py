@@ -24,7 +24,7 @@ from tests.runs import write_run
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["hone.cli", "hone.training.session", "transformers.models.llama.modeling_llama", "peft", "accelerate", "datasets"]
+    ["hone.cli", "hone.training.prepare", "transformers.models.llama.modeling_llama", "peft", "accelerate", "datasets"]
 )
 _LONGEST = 240
 """Seconds that a run may take, far more than any takes here."""

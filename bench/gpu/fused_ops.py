@@ -5,13 +5,16 @@ by torch, hone's passes in plain torch and in Triton, and Liger's where liger-ke
 to the plain form in fp32, as a part of its largest number, over results and gradients; a Triton form that is further off than
 twice what plain torch is in that type is marked WRONG and makes the script fail. GB/s: what has to be read and
 written, each tensor once a pass, by time. Last, a small Llama in bf16 with every operation fused in Triton beside its plain twin.
+`--toy` runs all but the compiled form on a CPU, on a few rows, Triton's in its interpreter, if there is one: a rehearsal.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -21,10 +24,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.kernels import gated, rms_norm, rope
 from hone.kernels.attach import OPERATIONS, attach
-from hone.kernels.passes import in_triton
+from hone.kernels.passes import has_triton, in_triton
 
-WIDTH, WIDE, HEADS, FEWER, HEAD = 4096, 14336, 32, 8, 128
-ROUNDS = 10
+TOY = "--toy" in sys.argv
+if TOY:
+    os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined, which is when it is first asked for
+WIDTH, WIDE, HEADS, FEWER, HEAD = (48, 96, 4, 2, 8) if TOY else (4096, 14336, 32, 8, 128)
+ROUNDS = 1 if TOY else 10
+DEVICE = torch.device("cpu" if TOY else "cuda")
 Way = Callable[..., object]
 
 
@@ -34,7 +41,6 @@ def cases(tokens: int) -> dict[str, tuple[dict[str, Way], list[tuple[tuple[int, 
     A norm reads x twice, writes y and the gradient of x, and reads that of y: 5 times x. A product: 4 times gate and up.
     """
     norm, turn = rms_norm.Norm(1e-5), rope.Rope()
-    for_norms, for_products, for_turns = map(in_triton, ("rms_norm", "gated", "rope"))
 
     def heads(way: Way) -> Way:
         return lambda q, k, cos, sin: way(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
@@ -42,18 +48,20 @@ def cases(tokens: int) -> dict[str, tuple[dict[str, Way], list[tuple[tuple[int, 
     norms = {
         "plain": lambda x, w: rms_norm.reference(x, w, norm),
         "torch": lambda x, w: rms_norm.fused(x, w, norm),
-        "Triton": lambda x, w: rms_norm.fused(x, w, norm, for_norms),
     }
     products = {
         "plain": lambda g, u: gated.reference(g, u, "silu"),
         "torch": lambda g, u: gated.fused(g, u, "silu"),
-        "Triton": lambda g, u: gated.fused(g, u, "silu", for_products),
     }
     turns = {
         "plain": heads(lambda *given: rope.reference(*given, turn)),
         "torch": heads(lambda *given: rope.fused(*given, turn)),
-        "Triton": heads(lambda *given: rope.fused(*given, turn, for_turns)),
     }
+    if has_triton() or not TOY:
+        for_norms, for_products, for_turns = map(in_triton, ("rms_norm", "gated", "rope"))
+        norms["Triton"] = lambda x, w: rms_norm.fused(x, w, norm, for_norms)
+        products["Triton"] = lambda g, u: gated.fused(g, u, "silu", for_products)
+        turns["Triton"] = heads(lambda *given: rope.fused(*given, turn, for_turns))
     if find_spec("liger_kernel"):
         from liger_kernel.transformers import functional as liger
 
@@ -92,15 +100,20 @@ def milliseconds(way: Way, inputs: list[Tensor]) -> float:
     taken = []
     for number in range(ROUNDS + 3):
         views = [one.detach().clone().requires_grad_(one.requires_grad) for one in inputs]
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        wait()
+        started = time.perf_counter()
         made = way(*views)
         torch.autograd.backward(made if isinstance(made, tuple) else (made,), slopes)
-        end.record()
-        torch.cuda.synchronize()
+        wait()
         if number >= 3:
-            taken.append(start.elapsed_time(end))
+            taken.append(1e3 * (time.perf_counter() - started))
     return sorted(taken)[len(taken) // 2]
+
+
+def wait() -> None:
+    """Until the device has done what it was told."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def operations(tokens: int) -> bool:
@@ -109,12 +122,12 @@ def operations(tokens: int) -> bool:
     for title, (ways, shapes, times) in cases(tokens).items():
         for dtype in (torch.bfloat16, torch.float32):
             torch.manual_seed(0)
-            inputs = [torch.randn(shape, device="cuda").to(dtype).requires_grad_(needs) for shape, needs in shapes]
+            inputs = [torch.randn(shape, device=DEVICE).to(dtype).requires_grad_(needs) for shape, needs in shapes]
             exact = outcome(ways["plain"], [one.detach().float().requires_grad_(one.requires_grad) for one in inputs])
             bound = max(2 * apart(outcome(ways["plain"], inputs), exact), 1e-5)
             moved = times * sum(one.nbytes for one in inputs if one.requires_grad)
             torch.compiler.reset()
-            for name, way in {**ways, "compiled": torch.compile(ways["plain"])}.items():
+            for name, way in (ways if TOY else {**ways, "compiled": torch.compile(ways["plain"])}).items():
                 off = apart(outcome(way, inputs), exact)
                 time = milliseconds(way, inputs)
                 wrong = "  WRONG" if name == "Triton" and off > bound else ""
@@ -130,10 +143,10 @@ def whole_model() -> bool:
         "llama", vocab_size=1000, hidden_size=512, intermediate_size=1536, num_hidden_layers=4, num_attention_heads=8
     )
     torch.manual_seed(0)
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda().train()
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).to(DEVICE).train()
     fused = copy.deepcopy(plain)
-    print(attach(fused, OPERATIONS, triton=True))
-    ids = torch.randint(1000, (1, 777), device="cuda")
+    print(attach(fused, OPERATIONS, triton=not TOY))
+    ids = torch.randint(1000, (1, 77 if TOY else 777), device=DEVICE)
     losses = [module(input_ids=ids, labels=ids, use_cache=False).loss for module in (plain, fused)]
     for loss in losses:
         loss.backward()
@@ -147,7 +160,8 @@ def whole_model() -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=16384)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    parser.add_argument("--tokens", type=int, default=5 if TOY else 16384)
+    parser.add_argument("--toy", action="store_true")
+    print(f"{'a CPU: a toy' if TOY else torch.cuda.get_device_name()}, torch {torch.__version__}")
     checks = [operations(parser.parse_args().tokens), whole_model()]
     sys.exit(not all(checks))

@@ -2,11 +2,14 @@
 
 Knows no model: queries, keys and values of Llama-3-8B's shape (32 heads, 8 of keys, width 128, bf16), forward and backward pass.
 First the trial that decides whether torch's kernel for varied lengths serves, then milliseconds and MiB, in turn in one process.
+`--toy` runs it on a CPU, on short rows, where the trial finds that the kernel does not serve: it shows that the script runs.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -17,16 +20,20 @@ from torch.nn.functional import scaled_dot_product_attention
 from hone.kernels.packed_attention import Layout, by_piece, end_to_end
 from hone.kernels.varlen_attention import Form, at_once, trial
 
-HEADS, GROUPS, WIDTH, ROUNDS = 32, 8, 128, 7
+TOY = "--toy" in sys.argv
+HEADS, GROUPS, WIDTH, ROUNDS = (4, 2, 16, 1) if TOY else (32, 8, 128, 7)
+BY = 64 if TOY else 1
 SCALE = WIDTH**-0.5
 TRIED = {"Llama 3": (32, 8, 128), "all heads": (16, 16, 64), "Gemma": (8, 1, 256), "Phi": (32, 32, 80)}
 ROWS: dict[str, Layout] = {
-    "8 x 200": end_to_end([200] * 8),
-    "uneven, 16,384": end_to_end([37, 411, 150, 8, 263, 90, 2048, 523, 4000, 1000, 6000, 1854]),
-    "8 x 2,048": end_to_end([2048] * 8),
-    "8 x 2,048, window 512": end_to_end([2048] * 8).within(512),
-    "2 x 8,192": end_to_end([8192] * 2),
-    "a prompt of 2,048 for 8 answers of 512": Layout((2560, *[512] * 7), (0, *[2048] * 7), (0,) * 8),
+    "8 x 200": end_to_end([200 // BY] * 8),
+    "uneven, 16,384": end_to_end(
+        [37, 411 // BY, 150 // BY, 8, 263 // BY, 90, *(n // BY for n in (2048, 523, 4000, 1000, 6000, 1854))]
+    ),
+    "8 x 2,048": end_to_end([2048 // BY] * 8),
+    "8 x 2,048, window 512": end_to_end([2048 // BY] * 8).within(512 // BY),
+    "2 x 8,192": end_to_end([8192 // BY] * 2),
+    "a prompt of 2,048 for 8 answers of 512": Layout((2560 // BY, *[512 // BY] * 7), (0, *[2048 // BY] * 7), (0,) * 8),
 }
 
 
@@ -57,15 +64,16 @@ def measure(form: Form, layout: Layout, device: torch.device) -> tuple[float, fl
     inputs = [torch.randn(1, layout.tokens, heads, WIDTH, dtype=torch.bfloat16, device=device) for heads in sizes]
     turned = [one.transpose(1, 2).requires_grad_() for one in inputs]
     gradient = torch.randn_like(inputs[0])
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    held, started = torch.cuda.memory_allocated() if on_gpu else 0, time.perf_counter()
     torch.autograd.grad(form(*turned, layout, SCALE), turned, gradient)
-    stop.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(stop), (torch.cuda.max_memory_allocated() - held) / 2**20
+    if on_gpu:
+        torch.cuda.synchronize()
+    taken = 1e3 * (time.perf_counter() - started)
+    return taken, (torch.cuda.max_memory_allocated() - held) / 2**20 if on_gpu else 0.0
 
 
 def told(measured: Callable[[], tuple[float, float]]) -> str:
@@ -80,10 +88,10 @@ def told(measured: Callable[[], tuple[float, float]]) -> str:
 
 def main() -> None:
     """The trials, then one line a row of tokens."""
-    if not torch.cuda.is_available():
-        raise SystemExit("this measures a GPU, and torch sees none")
-    device = torch.device("cuda", 0)
-    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
+    if not TOY and not torch.cuda.is_available():
+        raise SystemExit("this measures a GPU, and torch sees none; --toy shows on a CPU that it runs")
+    device = torch.device("cpu") if TOY else torch.device("cuda", 0)
+    print(f"{'a CPU: a toy' if TOY else torch.cuda.get_device_name(device)}, torch {torch.__version__}")
     served = try_kernel(device)
     forms: dict[str, Form] = {**({"at once": served} if served else {}), "by piece": by_piece, "by mask": by_mask}
     print(f"{'row':<40}" + "".join(f"{name + ' ms':>11}{'MiB':>11}" for name in forms))

@@ -2,7 +2,7 @@
 
 Not yet run on a device. Knows no formula: each case is a run of three steps on a random model, whose peak is what torch's CUDA
 allocator says. Wanted: within 10 percent of the plan, without fragmentation. The last two columns are the plan's time and a
-step's, which says how far the first estimate of time is off.
+step's, which says how far the first estimate of time is off. `--toy` runs it on a CPU, on two narrow layers and rows of a 20th.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ MODELS = {  # config.json of Llama-3.2-1B, and of Llama-3-8B with a quarter of i
                           "num_experts": 64, "num_experts_per_tok": 8, "num_attention_heads": 32, "num_key_value_heads": 4,
                           "head_dim": 128, "vocab_size": 151_936}),
 }  # fmt: skip
-LENGTHS = {"2K": 2_000, "8K": 8_000}
+TOY = "--toy" in sys.argv
+SHRUNK = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHRUNK |= {"vocab_size": 500, "head_dim": 16}
+SHRUNK_EXPERTS = {"moe_intermediate_size": 32, "num_experts": 8}
+LENGTHS = {"2K": 100, "8K": 400} if TOY else {"2K": 2_000, "8K": 8_000}
 OFFLOADED = {"gradient_checkpointing": True, "gradient_checkpointing_kind": "offloaded"}
 
 
@@ -38,8 +42,9 @@ def make_inputs(folder: Path) -> None:
     """The models in bfloat16, and rows of about as many tokens as a length says, all alike."""
     tokenizer = make_tokenizer()
     for name, (family, settings) in MODELS.items():
-        config = AutoConfig.for_model(family, max_position_embeddings=16_384, **settings)
-        with torch.device("cuda"):
+        smaller = SHRUNK | (SHRUNK_EXPERTS if "num_experts" in settings else {}) if TOY else {}
+        config = AutoConfig.for_model(family, max_position_embeddings=16_384, **{**settings, **smaller})
+        with torch.device("cpu" if TOY else "cuda"):
             module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         module.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -55,8 +60,9 @@ def make_inputs(folder: Path) -> None:
 
 def main(wanted: list[str]) -> None:
     """One line a case."""
-    kinds = {**KINDS, "offloaded": OFFLOADED}
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; parts compared: {', '.join(PARTS)}")
+    kinds = {**KINDS, **({} if TOY else {"offloaded": OFFLOADED})}
+    device = "a CPU: a toy" if TOY else torch.cuda.get_device_name()
+    print(f"{device}, torch {torch.__version__}; parts compared: {', '.join(PARTS)}")
     print(f"{'case':<40}{'plan GiB':>10}{'measured':>10}{'ratio':>8}{'plan s':>9}{'a step':>9}")
     off = []
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +74,7 @@ def main(wanted: list[str]) -> None:
                 continue
             settings = {**METHODS[method], **kinds[kind], "bf16": True, "dataset": length, "cutoff_len": 16_384}
             settings |= {"per_device_train_batch_size": 1}
-            said, peak, expected, seconds = measure(Path(name), model, settings, cuda=True)
+            said, peak, expected, seconds = measure(Path(name), model, settings, cuda=not TOY)
             off.append(said / peak)
             print(
                 f"{case:<40}{said / 2**30:>10.2f}{peak / 2**30:>10.2f}{off[-1]:>8.3f}{expected:>9.3f}{seconds:>9.3f}", flush=True
@@ -77,4 +83,4 @@ def main(wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([word for word in sys.argv[1:] if word != "--toy"])

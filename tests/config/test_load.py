@@ -173,7 +173,9 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path):
     [
         ({"report_to": "all"}, "report_to", "write the ones you want"),
         ({"report_to": "wandb,trackio"}, "report_to", "Trackio is not in this version"),
-        ({"infer_backend": "vllm"}, "infer_backend", "write infer_backend: huggingface"),
+        ({"infer_backend": "ktransformers"}, "infer_backend", "write infer_backend: huggingface"),
+        ({"vllm_maxlen": "100"}, "vllm_maxlen", "without infer_backend: vllm"),
+        ({"infer_key": "secret"}, "infer_key", "without infer_url"),
         ({"quantization_method": "hqq"}, "quantization_method", "HQQ"),
         ({"quantization_bit": "3"}, "quantization_bit", "write quantization_bit: 4"),
         ({"deepspeed": "ds.json"}, "deepspeed", "ds.json cannot be read: No such file or directory; name DeepSpeed's JSON file"),

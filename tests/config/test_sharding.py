@@ -89,7 +89,8 @@ def test_accelerate_launch_is_recognised(monkeypatch: pytest.MonkeyPatch):
     ("words", "told"),
     [
         (["fsdp_config={}", "fsdp_transformer_layer_cls_to_wrap=A"], "has no effect without fsdp"),
-        (["fsdp=true", "quantization_bit=4"], "leave quantization_bit out"),
+        (["fsdp=true", "quantization_bit=8"], "write quantization_bit: 4"),
+        (["fsdp=true", "quantization_bit=4", 'fsdp_config={"cpu_ram_efficient_loading": true}'], "leave it out"),
         (["fsdp=true", "do_predict=true", "do_train=true", "eval_dataset=d"], "predict by another run"),
         (["fsdp=true", "stage=grpo", "reward_functions=accuracy"], "leave fsdp out"),
         (["tensor_parallel_size=2"], "finetuning_type: full"),

@@ -72,6 +72,37 @@ def test_gradients_are_the_same_to_the_bit(family, layout):
         assert all(torch.equal(found[name], kept[name]) for name in kept), kind
 
 
+@pytest.mark.parametrize("learns", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "glm4", "mixtral"])
+def test_some_tokens_at_a_time_give_the_same_gradients(family, learns, monkeypatch):
+    """Of feed-forward layers and norms, those of heads too. 1e-5: sums over tokens are taken in another order."""
+    monkeypatch.setattr(checkpointing, "tokens_at_once", lambda module, width: 4)
+    tiles, whole = [], checkpointing.tiled
+
+    def noted(own, *rest, **more):
+        tiles.append(type(own.args[0]).__name__)
+        return whole(own, *rest, **more)
+
+    monkeypatch.setattr(checkpointing, "tiled", noted)
+
+    def gradients(kind: str) -> list[Tensor]:
+        module = tiny(family)
+        recompute_activations(module, kind)
+        if learns == "lora":
+            torch.manual_seed(0)
+            module = attach(module, Lora(lora_rank=4), base_name="tiny")
+        Policy(module.train()).token_logprobs(pack(sequences())).sum().backward()
+        return [weight.grad for weight in module.parameters() if weight.grad is not None]
+
+    kept = gradients("kept")
+    assert not tiles
+    for kind in ("full", "offloaded"):
+        for one, other in zip(kept, gradients(kind), strict=True):
+            assert (one - other).abs().max() <= 1e-5 * max(1.0, float(one.abs().max()))
+    assert any(name.endswith("Norm") for name in tiles)
+    assert family == "mixtral" or any("MLP" in name for name in tiles), "experts see the tokens that chose them"
+
+
 class Count(TorchDispatchMode):
     """Operations by name."""
 

@@ -18,7 +18,8 @@ from hone.models.catalog import model_catalog
 from hone.models.load import load_model
 from hone.models.place import hub_name, settle
 from hone.models.tokenizer import load_tokenizer
-from hone.training.session import Session, carry_out, prepare
+from hone.training.prepare import prepare
+from hone.training.session import Session, carry_out
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "for_training": False}
 

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx2
 import openai
 
 from hone.chat.codec import Codec
+from hone.chat.message import Conversation, Media
 from hone.config.use import ApiConfig, GenerateConfig
 from hone.inference.base import Answer, Delta, Request
 from hone.inference.hearing import Hearing
@@ -35,6 +36,7 @@ class Scripted:
     num_left: int = 0
     num_drawn: int = 0
     adapters: tuple[str, ...] = ()
+    media: frozenset[str] = frozenset()
 
     @property
     def thinks_on_demand(self) -> bool:
@@ -51,7 +53,7 @@ class Scripted:
         self.asked.append(request)
         text = isinstance(request.conversation, str)
         codec = self.codec.asked_to_think(request.thinks)
-        prompt = codec.text_prompt(request.conversation) if text else codec.prompt(request.conversation)
+        prompt = codec.text_prompt(request.conversation) if text else codec.prompt(_told(request.conversation))
         hearing = Hearing(codec, request, prompt)
         finished = False
         try:
@@ -72,6 +74,12 @@ class Scripted:
 
     def generate_many(self, requests):
         raise AssertionError("the server asks for one at a time")
+
+
+def _told(conversation: Conversation) -> Conversation:
+    """Without media: what is said of them is the script's matter."""
+    kept = [replace(one, parts=tuple(part for part in one.parts if not isinstance(part, Media))) for one in conversation.messages]
+    return replace(conversation, messages=tuple(kept))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import shutil
 import threading
 
 import pytest
+from playwright import sync_api
 
 from tests.serving.servers import until
 from tests.studio.conftest import KEY
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

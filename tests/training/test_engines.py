@@ -25,7 +25,8 @@ def run_all(files: list[str]) -> int:
     """Every run after the other in the same processes, whose start is most of a small run's time."""
     from hone.config import load, to_yaml
     from hone.training.launch import leave
-    from hone.training.session import carry_out, prepare
+    from hone.training.prepare import prepare
+    from hone.training.session import carry_out
 
     first = int(os.environ.get("MASTER_PORT", "0"))
     for number, file in enumerate(files):
@@ -69,19 +70,21 @@ def test_shards_train_as_whole_weights_do_and_go_on_from_each_other(tiny_run, tm
 
     base = {**tiny_run, "max_steps": STEPS, "save_strategy": "steps", "save_steps": HALF, "val_size": 5, "eval_strategy": "steps"}
     base |= {"eval_steps": HALF, "per_device_eval_batch_size": 1}
-    full, lora = {"finetuning_type": "full"}, {"bf16": True}
+    full, lora, qlora = {"finetuning_type": "full"}, {"bf16": True}, {"quantization_bit": 4}
     shards = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_state_dict_type": "SHARDED_STATE_DICT"}}
     runs = Runs(base, tmp_path)
-    runs(1, one_full={**full}, one_lora={**lora})
+    runs(1, one_full={**full}, one_lora={**lora}, one_qlora={**qlora})
     runs(
         2,
         full={**full, **shards},
         lora={**lora, "fsdp": "true", "save_async": True, "gradient_checkpointing": True},
         on={**full, "fsdp": "full_shard offload", "source": "one_full"},
+        qlora={**qlora, "fsdp": "true"},
+        qlora_on={**qlora, "fsdp": "full_shard offload", "source": "one_qlora"},
     )
-    runs(1, back={**full, "source": "full"}, lora_back={**lora, "source": "lora"})
-    for name in ("full", "on", "back"):
-        losses, weights = runs.differ(name, "one_full")
+    runs(1, back={**full, "source": "full"}, lora_back={**lora, "source": "lora"}, qlora_back={**qlora, "source": "qlora"})
+    for name in ("full", "on", "back", "qlora", "qlora_on", "qlora_back"):
+        losses, weights = runs.differ(name, "one_qlora" if "qlora" in name else "one_full")
         assert losses < 1e-4 and weights < 2e-5, name  # the log rounds losses to 4 digits
     assert runs.differ("lora", "one_lora")[0] < 2**-5 and runs.differ("lora_back", "one_lora")[0] < 2**-5
     saved = runs["full"] / f"checkpoint-{HALF}"

@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import load
 from hone.errors import TrainingError
+from hone.models import checkpointing
 from hone.training import choose as choosing
+from hone.training import forecast as forecasting
 from hone.training.choose import ROOM, divisors, fastest
+from hone.training.draft import gather_material
 from hone.training.forecast import Forecast
 from hone.training.memory import Memory
-from hone.training.session import Session, carry_out, prepare
+from hone.training.prepare import prepare
+from hone.training.session import Session, carry_out
 from tests.families import COMMON, FAMILIES
 from tests.runs import WORDS, losses_of, write_run
 
@@ -35,8 +40,8 @@ KINDS: dict[str, dict[str, Any]] = {
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits")
 
 
-def model_of(family: str, folder: Path, tokenizer: Any) -> str:
-    settings = {**COMMON, **FAMILIES[family].settings, **WIDE, "tie_word_embeddings": False}
+def model_of(family: str, folder: Path, tokenizer: Any, **changes: Any) -> str:
+    settings = {**COMMON, **FAMILIES[family].settings, **WIDE, "tie_word_embeddings": False, **changes}
     settings.pop("layer_types", None)
     AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -83,6 +88,35 @@ def test_the_plan_foresees_what_is_measured(family, method, kind, settings, tiny
     session = start(tiny_run, tmp_path, model_name_or_path=model, **METHODS[method], **KINDS[kind], **settings)
     assert session.plan.from_layers and session.plan.activations == kind
     assert foreseen(session.plan.memory) == pytest.approx(measured(session), rel=0.05)
+
+
+def test_the_plan_foresees_tiles_of_tokens(tiny_run, tiny_tokenizer, tmp_path, monkeypatch):
+    """A micro-batch goes through feed-forward layers and norms in 5 parts; with all of it at once it would hold more."""
+    model = model_of("llama", tmp_path / "model", tiny_tokenizer, intermediate_size=1280, num_hidden_layers=3)
+    changes = {"model_name_or_path": model, **METHODS["lora"], **KINDS["full"], "bf16": True}
+    whole = start(tiny_run, tmp_path, **changes).plan.memory
+    forecasting._passes.clear()
+    monkeypatch.setattr(checkpointing, "tokens_at_once", lambda module, width: 128)
+    session = start(tiny_run, tmp_path, **changes, overwrite_output_dir=True)
+    assert foreseen(session.plan.memory) == pytest.approx(measured(session), rel=0.05)
+    assert session.plan.memory.activations < 0.9 * whole.activations
+    forecasting._passes.clear()
+
+
+def test_inputs_that_wait_in_the_hosts_memory_are_told_apart(tiny_run, tiny_tokenizer, tmp_path):
+    """Five layers' inputs are the host's, in fp32; what is left on the device does not grow with the depth."""
+    model = model_of("llama", tmp_path / "model", tiny_tokenizer)
+    session = start(tiny_run, tmp_path, model_name_or_path=model, **METHODS["lora"], **KINDS["full"])
+    material = gather_material(session.run)
+    found = {
+        kind: forecasting.forecast(
+            session.run, material.objective, material.tokens, kind, device=torch.device("cpu"), world=1
+        ).memory
+        for kind in ("full", "offloaded")
+    }
+    tokens = 4 * int(material.tokens.lengths[0])
+    assert (found["full"].host, found["offloaded"].host) == (0, 5 * tokens * 128 * 4)
+    assert found["full"].activations - found["offloaded"].activations >= 2 * tokens * 128 * 4
 
 
 def taking(memory: int, seconds: float) -> Forecast:

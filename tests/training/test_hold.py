@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from hone.errors import CheckpointError
+from hone.training import hold as holding
 from hone.training.hold import LOCK, hold, let_go
 
 HOLDER = """
@@ -22,7 +23,8 @@ time.sleep(60)
 """
 
 
-def test_a_folder_that_another_process_holds_is_refused_until_that_ends(tmp_path):
+def test_a_folder_that_another_process_holds_is_refused_until_that_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "_ENDING_SECONDS", 0.3)
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with pytest.raises(CheckpointError, match=rf"another run writes into .* \(process {process.pid} on "):
@@ -49,3 +51,11 @@ def test_what_is_let_go_another_process_may_hold(tmp_path):
     let_go()
     script = HOLDER.replace("time.sleep(60)", "")
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True).stdout == "held\n"
+
+
+def test_an_earlier_start_that_is_about_to_end_is_waited_for(tmp_path, capsys):
+    script = HOLDER.replace("time.sleep(60)", "time.sleep(0.5)")
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    hold(tmp_path)
+    assert process.wait() == 0 and f"(process {process.pid} on " in capsys.readouterr().err

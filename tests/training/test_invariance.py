@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from hone.commands import train
 from hone.errors import CheckpointError, ModelError, TrainingError
+from hone.models import selftest
 from hone.models.policy import Policy
 from hone.training import checkpoint, loop
 from hone.training.feed import MicroBatch
@@ -230,3 +232,18 @@ def test_a_bad_row_of_another_process_is_named_here():
     work = SimpleNamespace(device=Elsewhere(), name_rows=lambda rows: f"rows {rows}")
     with pytest.raises(TrainingError, match=r"the loss is nan: .*Its rows: rows \[7\]\."):
         loop._require_finite(work, [MicroBatch(batch, True)], [0.5], math.nan, 1.0)
+
+
+def test_in_bf16_the_self_test_knows_the_type_of_its_forwards(tiny_run, tmp_path, monkeypatch):
+    """Weights in fp32 do not tell: their products are rounded to bf16, and such a difference is no sign of a leak."""
+    tolerances, compare = [], selftest.compare
+
+    def watched(policy: Policy) -> selftest.SelfTest:
+        tolerances.append(selftest._tolerance(policy.causal.get_input_embeddings().weight))
+        return compare(policy)
+
+    monkeypatch.setattr("hone.models.policy.compare", watched)
+    full = {**{key: value for key, value in tiny_run.items() if not key.startswith("lora")}, "finetuning_type": "full"}
+    run(full, tmp_path, "bf16", max_steps=3, bf16=True)
+    run(full, tmp_path, "fp32", max_steps=3, bf16=False)
+    assert tolerances == [selftest._TOLERANCE_16, selftest._TOLERANCE[torch.float32]]

@@ -19,7 +19,7 @@ from tests.runs import write_run
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ADAPTER = Weights(num=1100, num_trained=100, frozen=2000, trained=400, largest=100, states=800, beside=True)
 WHOLE = Weights(num=1000, num_trained=1000, frozen=0, trained=4000, largest=1000, states=8000, beside=False)
-PASS = {"activations": 5000, "logits": 700, "gradients": 300}
+PASS = {"activations": 5000, "logits": 700, "gradients": 300, "host": 0}
 
 
 def held(weights=ADAPTER, found=PASS, *, device=GPU, **changes):
@@ -44,7 +44,7 @@ def test_parts_of_a_pass_stand_beside_what_is_held_all_along():
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():
-    short = {"activations": 50, "logits": 7, "gradients": 3}
+    short = {"activations": 50, "logits": 7, "gradients": 3, "host": 0}
     parts = held(WHOLE, short)
     assert (parts.activations, parts.logits, parts.gradients, parts.optimizer) == (0, 0, 4000, 8000 + 4000)
     assert held(WHOLE, short, device=CPU).optimizer == 8000 + 2 * 1000, "one weight at a time"

@@ -37,8 +37,10 @@ def take(settings, tmp_path, **changes):
     return cli.main(["train", str(write_run({**settings, **changes}, tmp_path / "run.yaml"))])
 
 
-def test_rows_are_answered_as_the_engine_answers_them(asked, tmp_path):
+def test_rows_are_answered_as_the_engine_answers_them(asked, tmp_path, capsys):
     assert take(asked, tmp_path) == 0
+    said = capsys.readouterr().err
+    assert "data         7 sequences\n" in said and "\nmemory " not in said, "a plan of training is not what happens"
     found = lines(asked)
     assert [(line["number"], line["row"]) for line in found] == [(row, row) for row in range(7)]
     run = load([str(tmp_path / "run.yaml")], "train")

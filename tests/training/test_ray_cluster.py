@@ -6,6 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,10 +71,28 @@ def test_an_agent_hands_on_what_its_process_says():
     assert code == 2 and "must see the run's folders" in str(lines[0])
 
 
-def on_ray(file: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hone", "train", str(file)], capture_output=True, text=True, timeout=240, check=False
-    )
+def on_ray(file: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    words, environment = [sys.executable, "-m", "hone", "train", str(file)], {**os.environ, **variables}
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[str]:
+    """A cluster that stands already, of this machine and with two CPUs; its address."""
+    address = f"127.0.0.1:{worlds.free_port()}"
+    words = ["start", "--head", "--block", f"--port={address.partition(':')[2]}", "--num-cpus=2", "--include-dashboard=false"]
+    words += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--object-store-memory=100000000", "--disable-usage-stats"]
+    with (folder / "said").open("w") as said:
+        program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *words]
+        head = subprocess.Popen(program, stdout=said, stderr=said, start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while "Ray runtime started" not in (folder / "said").read_text() and time.monotonic() < end:
+            time.sleep(0.2)
+        yield address
+    finally:
+        head.terminate()  # it ends what it started
+        head.wait(timeout=60)
 
 
 @needs_ray
@@ -92,3 +114,19 @@ def test_two_workers_train_what_two_processes_do(tiny_run: dict[str, Any], tmp_p
     assert largest_difference(weights_of(tmp_path / "ray"), weights_of(ddp)) == 0
     done = on_ray(write_run({**ray, "ray_num_workers": 64}, tmp_path / "many.yaml"))
     assert done.returncode == 1 and "has no room for 64 processes of CPU 1 each" in done.stderr
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_stands_already_is_joined_and_left_standing(tiny_run: dict[str, Any], tmp_path: Path):
+    """Named by RAY_ADDRESS and by ray_init_kwargs, one run after the other."""
+    settings = {**tiny_run, "max_steps": 2, "use_ray": True, "ray_num_workers": 2}
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, cluster(Path(folder)) as address:  # its sockets want a short path
+        for name, more, variables in (
+            ("variable", {}, {"RAY_ADDRESS": address}),
+            ("setting", {"ray_init_kwargs": {"address": address}, "placement_strategy": "STRICT_PACK"}, {}),
+        ):
+            run = {**settings, **more, "output_dir": str(tmp_path / name)}
+            done = on_ray(write_run(run, tmp_path / f"{name}.yaml"), **variables)
+            assert done.returncode == 0 and "Ray starts 2 processes" in done.stderr, done.stderr
+    assert losses_of(tmp_path / "variable") == losses_of(tmp_path / "setting") and len(losses_of(tmp_path / "setting")) == 2

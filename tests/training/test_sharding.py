@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import torch
 from torch import nn
 
+from hone.config import load
+from hone.training import forecast
 from hone.training.memory import Memory, Weights, add_up
 from hone.training.sharding import ALONE, Sharding, Units, by_ddp, by_fsdp, by_zero, units_of
+from tests.families import tiny
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 FULL = Weights(num=3400, num_trained=3400, frozen=0, trained=13_600, largest=1600, states=27_200, beside=False)
 UNITS = Units(layer=4000, outside=1600, whole=13_600, trained_layer=4000, trained_outside=1600, trained=13_600, small=80)
 LORA = Weights(num=3600, num_trained=200, frozen=6800, trained=800, largest=200, states=1600, beside=True)
 LORA_UNITS = Units(layer=2256, outside=832, whole=7600, trained_layer=256, trained_outside=32, trained=800)
-PASS = {"activations": 50_000, "logits": 700, "gradients": 8000}
+PASS = {"activations": 50_000, "logits": 700, "gradients": 8000, "host": 0}
 
 
 def held(weights: Weights, sharding: Sharding, *, device: torch.device = GPU, **changes) -> Memory:
@@ -67,6 +71,29 @@ def test_zero_divides_states_then_gradients_then_weights():
     assert parts(held(FULL, whole)) == (13_600, 0, 2000 + 400, states)
 
 
+def test_zero_is_planned_by_the_sizes_that_deepspeed_is_given(tmp_path):
+    """A width of 32: buckets of 1,024 numbers where they are left to auto, two of them in stage 3, whose sending overlaps."""
+
+    def planned(**fields):
+        (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": fields}))
+        words = ["model_name_or_path=x", "stage=sft", "dataset=x", "output_dir=o", f"deepspeed={tmp_path / 'ds.json'}"]
+        run = load([*words, "finetuning_type=full", "use_cpu=true"], "train")
+        return forecast._sharding(run, module, 4)
+
+    module = tiny("llama")
+    units = units_of(module, module.model.layers)
+    assert planned(stage=1, reduce_bucket_size="auto") == by_zero(1, 4, units, half=False, bucket=1024, buckets=1)
+    two = planned(stage=2, reduce_bucket_size=7, overlap_comm=True, offload_optimizer={"device": "cpu"})
+    assert two == by_zero(2, 4, units, half=False, bucket=7, offloaded=["optimizer"]) and two.moved == 2 * 7 * 4
+    three = planned(
+        stage=3, reduce_bucket_size="auto", stage3_param_persistence_threshold="auto", stage3_max_live_parameters=50,
+        offload_param={"device": "cpu"},
+    )  # fmt: skip
+    small = 4 * sum(one.numel() for one in module.parameters() if one.numel() <= 320)
+    assert (three.weights, three.gradients, three.states, three.moved) == (4, 4, 4, 2 * 1024 * 4)
+    assert three.gathered == 50 * 4 + small and small and three.offloaded == {"weights", "adapters"}
+
+
 def test_zero_offloads_what_it_is_told():
     optimizer = held(FULL, by_zero(2, 4, UNITS, half=True, bucket=100, offloaded=["optimizer"]))
     assert parts(optimizer) == (6800, 0, 1400, 0) and optimizer.host == 10_200
@@ -75,7 +102,7 @@ def test_zero_offloads_what_it_is_told():
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():
-    short = {"activations": 50, "logits": 7, "gradients": 3}
+    short = {"activations": 50, "logits": 7, "gradients": 3, "host": 0}
     settings = {"formed": 0, "optimizer": "adamw_torch_fused", "recomputes": False, "holds_gradients": False, "half": False}
     found = add_up(FULL, short, sharding=by_ddp(2, UNITS), device=GPU, **settings)
     assert (found.activations, found.gradients) == (0, 2 * 13_600)

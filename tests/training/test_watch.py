@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 from hone import log
 from hone.commands import train
 from hone.models.policy import Policy
-from hone.training import checkpoint
+from hone.training import checkpoint, lost
+from hone.training.lost import is_lost, whom
+from hone.training.meeting import Card, Meeting, alone
 from hone.training.pulse import PULSE
-from hone.training.watch import Sign, Watch, is_lost
+from hone.training.watch import Sign, Watch
 from tests import worlds
 from tests.runs import losses_of, write_run
 
@@ -48,7 +51,8 @@ def test_a_process_that_fails_is_told_and_the_last_step_is_saved(fault, tiny_run
         assert "its rows: rows row " in said and "time.sleep(600)" in said, "rows and stack"
         assert "token_logprobs" in (folder / "stacks-rank-1.txt").read_text()
     else:
-        assert "step 3 could not be finished" in said or "has died" in said, "the work or the watch finds it out first"
+        named = r"rank 1 on .*, process \d+, has gone or cannot be reached any more: step 3 could not be finished"
+        assert re.search(named, said) or "has died" in said, "the work or the watch finds it out first"
     assert train.main([str(write_run({**settings, "gradient_accumulation_steps": 2}, file))]) == 0
     assert len(losses_of(folder)) == 5
 
@@ -61,7 +65,7 @@ def sign(
 
 def judged(tmp_path: Path, *seen: tuple[Sign, float, float]) -> str:
     """What a watch of 10 seconds says of signs, each with the seconds since its watch and its work were last seen to move."""
-    watch = Watch(0, len(seen), 10, tmp_path, name_rows=str, rescue=str)
+    watch = Watch(0, len(seen), 10, tmp_path, name_rows=str, rescue=str, name_lost=str)
     now = time.monotonic()
     watch._seen = {one.rank: (one, now - lived, now - moved) for one, lived, moved in seen}
     return watch._judge()
@@ -97,3 +101,28 @@ def test_a_process_without_a_sign_of_life_is_told_and_one_that_died_here_at_once
 def test_a_lost_connection_is_known_by_its_words():
     assert is_lost(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
     assert not is_lost(RuntimeError("size mismatch"))
+
+
+class Cards(Meeting):
+    """A meeting of this process, rank 0 of "here", and others whose cards are these."""
+
+    def __init__(self, *others: Card):
+        self._cards = [Card(0, "here", "10.0.0.1", os.getpid(), {}), *others]
+        super().__init__(None, self._cards[0], len(self._cards), called="rank", seconds=1)
+
+    def cards(self) -> list[Card]:
+        return self._cards
+
+
+def test_an_address_is_told_as_ranks_and_one_that_has_ended_here_by_its_process(monkeypatch):
+    monkeypatch.setattr(lost, "_DYING_SECONDS", 0.0)
+    closed = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:4711"
+    far = [Card(number, "there", "10.0.0.2", 1, {}) for number in (2, 3)]
+    beside, ended = Card(1, "here", "10.0.0.1", os.getpid(), {}), Card(1, "here", "10.0.0.1", 2**22 + 1, {})
+    assert whom(closed, Cards(beside, *far)) == "one of ranks 2, 3 on there (10.0.0.2)"
+    assert whom(closed, Cards(far[0])) == "rank 2 on there (10.0.0.2)"
+    assert whom(closed.replace("0.2", "0.1"), Cards(ended, *far)) == f"rank 1 on here (10.0.0.1), process {2**22 + 1},"
+    assert whom("NCCL error", Cards(ended, *far)).startswith("rank 1 on here"), "no address: who has ended here"
+    assert whom("NCCL error", Cards(beside, *far)) == "another process"
+    assert whom("Connection closed by peer [127.0.0.1]:9", Cards(beside)) == "rank 1 on here (10.0.0.1)", "the only other one"
+    assert whom(closed, alone("rank")) == "another process"

@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from hone.config.adapter import Adapted, Adapter
+from hone.config.shards import about_shards, is_in_shards
 from hone.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -69,7 +70,8 @@ def read_folder(path: Path, key: str = "adapter_name_or_path") -> AdapterFolder:
         checkpoints = sorted(inner.name for inner in path.glob("checkpoint-*")) if path.is_dir() else []
         held = f"; its {', '.join(checkpoints)} may" if checkpoints else ""
         whole = "; it is a whole model: name it under model_name_or_path" if (path / "config.json").is_file() else ""
-        raise ModelError(f"{key}: {path} holds no {CONFIG}{whole or held}")
+        parts = f"; {about_shards(path)}" if is_in_shards(path) else ""
+        raise ModelError(f"{key}: {path} holds no {CONFIG}{parts or whole or held}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as problem:

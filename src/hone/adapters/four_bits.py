@@ -5,7 +5,7 @@ Does not know what is done with the numbers. It asks bitsandbytes' operations fo
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,14 @@ class FourBits:
     def __init__(self, layer: nn.Module, taker: Taker | None = None):
         self._layer, self._taker = layer, taker
 
+    @property
+    def _state(self) -> Any:
+        """The scales, which stand at the layer where its weight is in shares."""
+        return getattr(self._layer.weight, "quant_state", None) or self._layer.quant_state
+
     def restores(self, dtype: torch.dtype) -> bool:
         """Whether the layer itself takes its products in `dtype`."""
-        state = self._layer.weight.quant_state
+        state = self._state
         return self._layer.compute_dtype == dtype and state is not None and len(state.shape) == 2
 
     def restored(self, dtype: torch.dtype) -> Tensor:
@@ -34,7 +39,7 @@ class FourBits:
 
     def turned_back(self, dtype: torch.dtype) -> Tensor:
         """The same, now."""
-        weight, state, operations = self._layer.weight, self._layer.weight.quant_state, torch.ops.bitsandbytes
+        weight, state, operations = self._layer.weight, self._state, torch.ops.bitsandbytes
         scales = state.absmax
         if state.nested:
             inner = state.state2

@@ -16,6 +16,7 @@ from hone.adapters.folder import AdapterFolder
 from hone.adapters.targets import check_fit
 from hone.adapters.unquantized import without_bitsandbytes
 from hone.errors import ModelError
+from hone.kernels.tolerance import rounding_of
 
 with without_bitsandbytes():
     from peft import PeftModel
@@ -23,8 +24,6 @@ with without_bitsandbytes():
 
 BASE = "__base__"
 """peft's name for no adapter."""
-_TOLERANCE, _TOLERANCE_16 = 1e-3, 0.1
-"""Of log-probs, in nats, in the trial of a new adapter."""
 
 
 class Several:
@@ -53,7 +52,7 @@ class Several:
     @without_bitsandbytes()
     def add(self, name: str, folder: AdapterFolder) -> None:
         """Put an adapter on. Raises: ModelError where it does not fit, or rows of a batch cannot differ by it."""
-        _require_plain(folder)
+        require_plain(folder)
         check_fit(self._module, folder, self._base_name)
         inner = f"adapter_{self._made}"  # a name of the user's may hold dots, which modules' names may not
         self._made += 1
@@ -103,8 +102,8 @@ class Several:
         except (RuntimeError, ValueError, TypeError, IndexError) as problem:
             return f"its layers do not tell the rows apart ({problem})"
         difference = float((alone_V - beside_V).abs().max())
-        exact = self._module.get_input_embeddings().weight.dtype in (torch.float32, torch.float64)
-        return "" if difference <= (_TOLERANCE if exact else _TOLERANCE_16) else f"a difference of {difference:.2g} in a trial"
+        largest = rounding_of(self._module.get_input_embeddings().weight.dtype)
+        return "" if difference <= largest else f"a difference of {difference:.2g} in a trial"
 
     @torch.inference_mode()
     def _logprobs(self, num: int) -> Tensor:
@@ -115,7 +114,7 @@ class Several:
         return torch.log_softmax(logits_BTV[:, -1].float(), dim=-1)
 
 
-def _require_plain(folder: AdapterFolder) -> None:
+def require_plain(folder: AdapterFolder) -> None:
     """ModelError for adapters that rows of one batch cannot have each for itself."""
     config, alone = folder.config, "serve it alone (adapter_name_or_path)"
     if folder.kind != "lora":

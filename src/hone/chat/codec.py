@@ -76,8 +76,21 @@ class Codec:
         """A hexadecimal sha256 that changes whenever the ids of a conversation may."""
         return hashlib.sha256("\0".join((self.template.source, self._tokens.json)).encode()).hexdigest()
 
+    @property
+    def media(self) -> frozenset[str]:
+        """The kinds of pictures, films and sounds that can be told to the model."""
+        return frozenset()
+
+    def _refuse_media(self, conversation: Conversation) -> Conversation:
+        """Raises TemplateError for media that this model does not take."""
+        for part in conversation.media:
+            if part.kind not in self.media:
+                raise TemplateError(f"the conversation holds {part.kind} content, and this model takes text alone")
+        return conversation
+
     def render(self, conversation: Conversation) -> Rendered:
         """The text a conversation is learned from, in segments."""
+        self._refuse_media(conversation)
         return self.template.render(conversation)
 
     def examples(self, conversation: Conversation) -> list[Conversation]:
@@ -86,7 +99,7 @@ class Codec:
         One, unless the template rewrites earlier answers (drops their thoughts): then one for each such answer too, which ends
         with it. Raises TemplateError for what cannot be written.
         """
-        messages = conversation.messages
+        messages = self._refuse_media(conversation).messages
         left = {i for i, one in enumerate(messages) if one.role == "assistant" and one.train is not False}
         if left <= {len(messages) - 1}:
             return [conversation]
@@ -110,7 +123,7 @@ class Codec:
         learn: "answers" all of the assistant's messages (a message's own `train` overrules), "last" the last of them, "all" every
         token.
         """
-        rows = [_learned(self.template.render(one), one, learn) for one in conversations]
+        rows = [_learned(self.template.render(self._refuse_media(one)), one, learn) for one in conversations]
         return self._encode(rows, everything=learn == "all")
 
     def prompt(self, conversation: Conversation) -> list[int]:
@@ -119,7 +132,7 @@ class Codec:
 
     def encode_prompt(self, conversation: Conversation) -> Encoded:
         """The same with its pieces, so that it can be cut; nothing of it is learned."""
-        rendered = self.template.render(conversation, prompt=True)
+        rendered = self.template.render(self._refuse_media(conversation), prompt=True)
         (encoded,) = self._encode([rendered], everything=False)
         return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
 

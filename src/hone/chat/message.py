@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -45,7 +46,36 @@ class ToolResult:
     id: str = ""
 
 
-Part = Text | Think | ToolCall | ToolResult
+Source = bytes | PurePath
+"""A file of a picture, a sound or a film: what is in it, as it was given, or where it lies."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture to look at, in a file of any common form."""
+
+    kind: ClassVar[str] = "image"
+    source: Source
+
+
+@dataclass(frozen=True)
+class Video:
+    """A film to look at."""
+
+    kind: ClassVar[str] = "video"
+    source: Source
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A sound to listen to."""
+
+    kind: ClassVar[str] = "audio"
+    source: Source
+
+
+Media = Image | Video | Audio
+Part = Text | Think | ToolCall | ToolResult | Media
 
 
 @dataclass(frozen=True)
@@ -58,8 +88,13 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The Text parts joined; thoughts, calls and results are not text."""
+        """The Text parts joined; thoughts, calls, results and media are not text."""
         return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Its pictures, films and sounds, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Media))
 
 
 @dataclass(frozen=True)
@@ -68,6 +103,11 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The pictures, films and sounds of all messages, in order."""
+        return tuple(part for one in self.messages for part in one.media)
 
 
 def message(role: Role, text: str, *, train: bool | None = None) -> Message:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
-from hone.chat.message import Conversation, Message, Part, Role, Text, Think, ToolCall, ToolResult
+from hone.chat.message import Conversation, Media, Message, Part, Role, Text, Think, ToolCall, ToolResult
 from hone.errors import DataError
 from hone.table import nearest
 
@@ -23,13 +25,20 @@ ROLES: dict[str, Role] = {
 }
 
 
+NO_MEDIA: Mapping[str, Media] = MappingProxyType({})
+
+
 def conversation_from_openai(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    media: Mapping[str, Media] = NO_MEDIA,
 ) -> Conversation:
     """`conversation_from_openai([{"role": "user", "content": "Hi"}])`; raises DataError that names the message and the key.
 
     content: a string, a list of text parts, or null; assistants may carry tool_calls and reasoning_content; `train` (true or
-    false) or OpenAI's `weight` (0 or 1) tells whether the message is learned.
+    false) or OpenAI's `weight` (0 or 1) tells whether the message is learned. media: what the caller has read of a user's other
+    parts, by place ("messages[0].content[1]"); parts that are not there are refused, and nothing is opened or fetched here.
     """
     if not _is_list(messages):
         raise DataError(f"messages must be a list of objects, not {_shape(messages)}")
@@ -38,7 +47,8 @@ def conversation_from_openai(
     for index, tool in enumerate(tools or ()):
         if not isinstance(tool, Mapping):
             raise DataError(f"tools[{index}] must be an object, not {_shape(tool)}")
-    return Conversation(tuple(_message(item, f"messages[{index}]") for index, item in enumerate(messages)), tuple(tools or ()))
+    read = (_message(item, f"messages[{index}]", media) for index, item in enumerate(messages))
+    return Conversation(tuple(read), tuple(tools or ()))
 
 
 def to_openai(conversation: Conversation) -> list[dict[str, Any]]:
@@ -47,11 +57,15 @@ def to_openai(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def message_to_openai(message: Message) -> list[dict[str, Any]]:
-    """One message as OpenAI's dicts: one, or for a tool message one a result. Absent keys stay absent."""
+    """One message as OpenAI's dicts: one, or for a tool message one a result. Absent keys stay absent.
+
+    A picture, a film or a sound is written as the path of its file. Raises: DataError where it has none.
+    """
     results = [part for part in message.parts if isinstance(part, ToolResult)]
     if results:
         return [_result(part) for part in results]
-    item: dict[str, Any] = {"role": message.role, "content": message.text}
+    content = [_piece(part) for part in message.parts if isinstance(part, Text | Media)] if message.media else message.text
+    item: dict[str, Any] = {"role": message.role, "content": content}
     thoughts = [part.text for part in message.parts if isinstance(part, Think)]
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     if thoughts:
@@ -59,6 +73,14 @@ def message_to_openai(message: Message) -> list[dict[str, Any]]:
     if calls:
         item["tool_calls"] = [_call(part) for part in calls]
     return [item]
+
+
+def _piece(part: Text | Media) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if not isinstance(part.source, PurePath):
+        raise DataError(f"{part.kind} content that lies in no file is not written as JSON")
+    return {"type": f"{part.kind}_url", f"{part.kind}_url": {"url": str(part.source)}}
 
 
 def _result(part: ToolResult) -> dict[str, Any]:
@@ -71,7 +93,7 @@ def _call(part: ToolCall) -> dict[str, Any]:
     return call | ({"id": part.id} if part.id else {})
 
 
-def _message(item: Any, where: str) -> Message:
+def _message(item: Any, where: str, media: Mapping[str, Media]) -> Message:
     if not isinstance(item, Mapping):
         raise DataError(f"{where} must be an object with role and content, not {_shape(item)}")
     if "role" not in item:
@@ -83,13 +105,21 @@ def _message(item: Any, where: str) -> Message:
     calls = _calls(item, where)
     if "content" not in item and not calls:
         raise DataError(f'{where} has no "content"')
-    text = _text(item.get("content"), f"{where}.content")
+    content = _content(item.get("content"), f"{where}.content", media)
     if item.get("content") is None and not calls:
         raise DataError(f"{where}.content is null, and there are no tool_calls")
-    return Message(ROLES[role], _parts(ROLES[role], item, text, calls, where), _train(item, where))
+    return Message(ROLES[role], _parts(ROLES[role], item, content, calls, where), _train(item, where))
 
 
-def _parts(role: Role, item: Mapping[str, Any], text: str, calls: list[ToolCall], where: str) -> tuple[Part, ...]:
+def _parts(
+    role: Role, item: Mapping[str, Any], content: list[Text | Media], calls: list[ToolCall], where: str
+) -> tuple[Part, ...]:
+    shown = [part for part in content if isinstance(part, Media)]
+    if shown and role != "user":
+        raise DataError(f"{where}: only a user's message can hold {shown[0].kind} content, not {role}'s")
+    if role == "user" and not calls:
+        return tuple(content) or (Text(""),)
+    text = "".join(part.text for part in content if isinstance(part, Text))
     if role == "tool":
         return (ToolResult(text, _string(item, "name", where), _string(item, "tool_call_id", where)),)
     if role != "assistant":
@@ -103,14 +133,20 @@ def _parts(role: Role, item: Mapping[str, Any], text: str, calls: list[ToolCall]
     return (*parts, *calls)
 
 
-def _text(content: Any, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
+def _content(content: Any, where: str, media: Mapping[str, Media]) -> list[Text | Media]:
+    """Texts and media in order; texts that follow each other are one."""
+    if content is None or isinstance(content, str):
+        return [Text(content)] if content else []
     if not _is_list(content):
         raise DataError(f"{where} must be a string or a list of text parts, not {_shape(content)}")
-    return "".join(_text_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    parts: list[Text | Media] = []
+    for index, piece in enumerate(content):
+        place = f"{where}[{index}]"
+        part = media[place] if place in media else Text(_text_part(piece, place))
+        if isinstance(part, Text) and parts and isinstance(parts[-1], Text):
+            part = Text(parts.pop().text + part.text)
+        parts.append(part)
+    return parts
 
 
 def _text_part(part: Any, where: str) -> str:

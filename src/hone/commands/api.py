@@ -29,6 +29,9 @@ _LATER = Table(
     },
 )
 
+ROOM = 8
+"""Adapters that may come by api_adapter_folder at a server that must know before how many; others wait for their turn."""
+
 
 def main(arguments: list[str]) -> int:
     """`hone api run.yaml [key=value ...]`; serves until it is told to stop, and then finishes what it has begun."""
@@ -37,12 +40,13 @@ def main(arguments: list[str]) -> int:
 
 def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> int:
     """Serve the run's model, with the pages of a site beside the API. Raises: HoneError where pages have nobody to answer."""
+    limits = run.api.model_copy(update={"api_media_folder": told.media_folder_with(run.api.api_media_folder)})
     with open_socket(told.host, told.port, key=told.key) as socket:
         served = load_served(run, told.name, num_together=told.num_running)
         if site is not None and served.engine is None:
             raise HoneError(f"{run.model.model_name_or_path} gives vectors or scores and no answers; hone api serves it")
         num_running = served.engine.num_together if served.engine is not None else 1
-        terms = Terms(run.generate, run.api)
+        terms = Terms(run.generate, limits)
         app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path, site=site)
         page = site.pages.root if site is not None else ""
         serve(app, socket, name=told.name, seconds=run.api.api_timeout, tells=told.tells, page=page)
@@ -61,8 +65,9 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     if head is not None and (_LATER.load("learned_by")(head) == "reward" or run.objective.kind == "reward"):
         scorer = _LATER.load("scorer")(run.model, run.chat, run.adapter, **numbers)
         return Served(name, score=lambda texts, limit: scorer.score_texts(texts, limit=limit))
-    numbers |= {"num_together": num_together, "backend": run.serve.infer_backend}
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, **numbers)
+    beside = len(run.api.api_adapters) + (ROOM if run.api.api_adapter_folder else 0)
+    together = {"num_together": num_together, "num_adapters": beside}
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, serve=run.serve, length=run.data.cutoff_len, **together)
     for pair in run.api.api_adapters:
         engine.add_adapter(*pair.split("=", 1))
     return Served(name, engine=engine)

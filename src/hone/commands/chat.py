@@ -24,8 +24,7 @@ def main(arguments: list[str]) -> int:
     """`hone chat run.yaml [key=value ...] [--ask TEXT ...]`; questions of several --ask follow each other in one conversation."""
     questions, rest = split_questions(arguments)
     run = load(rest, "chat")
-    dtype, length = run.serve.infer_dtype, run.data.cutoff_len
-    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, dtype=dtype, length=length, backend=run.serve.infer_backend)
+    engine = _LATER.load("engine")(run.model, run.chat, run.adapter, serve=run.serve, length=run.data.cutoff_len)
     talk = _LATER.load("talk")(engine, run.generate)
     for question in questions:
         talk.say(question)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from hone.chat.codec import Codec, build_codec
+from hone.chat.codec import Codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import HoneError
-from hone.models.catalog import family_template
-from hone.models.tokenizer import load_tokenizer
+from hone.inference.codec import load_codec as load_codec_of
 from hone.table import nearest
 
 _FLAGS = ("json",)
@@ -64,7 +63,7 @@ def load_codec(words: Words, verb: str) -> Codec:
     except ValueError as error:  # pydantic's: a headline, then the setting and what is wrong with it
         raise HoneError(": ".join(line.strip() for line in str(error).splitlines()[1:3])) from error
     place = words.settings["tokenizer"]
-    return build_codec(chat, load_tokenizer(ModelConfig(model_name_or_path=place)), family=family_template(place))
+    return load_codec_of(ModelConfig(model_name_or_path=place), chat)
 
 
 def _value(key: str, text: str) -> object:

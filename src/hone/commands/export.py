@@ -5,19 +5,20 @@ Holds no logic: it reads the settings, and only then imports what merges, so tha
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from hone import log
 from hone.config import Run, load
+from hone.config.shards import is_in_shards
 from hone.config.trained import other_than_trained
 from hone.table import Table
 
 _LATER = Table(
     "step",
     {
-        "tokenizer": "hone.models.tokenizer:load_tokenizer",
-        "family": "hone.models.catalog:family_template",
-        "codec": "hone.chat.codec:build_codec",
+        "whole": "hone.training.unshard:ordinary",
+        "codec": "hone.inference.codec:load_codec",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
         "export": "hone.export.job:export",
@@ -30,22 +31,26 @@ def main(arguments: list[str]) -> int:
     run = load(arguments, "export")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
-    tokenizer = _LATER.load("tokenizer")(run.model)
-    family = _LATER.load("family")(run.model.model_name_or_path)
-    codec = _LATER.load("codec")(run.chat, tokenizer, family=family)
-    report = _LATER.load("export")(
+    whole = _LATER.load("whole") if is_in_shards(run.model.model_name_or_path) else nullcontext
+    with whole(run) as made:
+        print("\n".join(export(made).lines()))
+    return 0
+
+
+def export(run: Run) -> Any:
+    """What was written of the run's model."""
+    codec = _LATER.load("codec")(run.model, run.chat)
+    return _LATER.load("export")(
         run.model,
         run.adapter,
         run.export,
         dtype=run.serve.infer_dtype,
-        tokenizer=tokenizer,
+        tokenizer=codec.tokenizer,
         codec=codec,
         length=run.data.cutoff_len,
         calibration=read_calibration(run, codec),
         rows=read_rows(run, codec, run.data.eval_dataset, num_rows=64, length=run.data.cutoff_len),
     )
-    print("\n".join(report.lines()))
-    return 0
 
 
 def read_calibration(run: Run, codec: Any) -> list[Any]:

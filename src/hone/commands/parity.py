@@ -15,9 +15,7 @@ from hone.table import Table
 _LATER = Table(
     "step",
     {
-        "tokenizer": "hone.models.tokenizer:load_tokenizer",
-        "family": "hone.models.catalog:family_template",
-        "codec": "hone.chat.codec:build_codec",
+        "codec": "hone.inference.codec:load_codec",
         "sides": "hone.export.sides:settings_of",
         "compare": "hone.export.sides:compare_sides",
     },
@@ -32,8 +30,7 @@ def main(arguments: list[str]) -> int:
     run = load([*(word for word in arguments if word not in places), *_LATER.load("sides")(places[0])], "parity")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
-    tokenizer = _LATER.load("tokenizer")(run.model)
-    codec = _LATER.load("codec")(run.chat, tokenizer, family=_LATER.load("family")(run.model.model_name_or_path))
+    codec = _LATER.load("codec")(run.model, run.chat)
     rows = read_rows(run, codec, run.data.eval_dataset or run.data.dataset, num_rows=64, length=run.data.cutoff_len)
     verdict = _LATER.load("compare")(run.model, run.adapter, places[1], codec, length=run.data.cutoff_len, rows=rows)
     print(verdict)

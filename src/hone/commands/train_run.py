@@ -11,8 +11,9 @@ from hone.config.environment import Environment
 from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
+from hone.training.prepare import prepare
 from hone.training.ray_cluster import launch_on_ray
-from hone.training.session import Session, carry_out, prepare, use_only
+from hone.training.session import Session, carry_out, use_only
 from hone.training.signals import SIGNALS
 
 
@@ -46,7 +47,7 @@ def _carried_out(run: Run, session: Session | str) -> int:
         log.info(f"stopped; its state is in {session.keeper.last}. The same command {how}continues it")
         return 128 + outcome.signal
     log.info("\n".join(f"{name:<27} {value:.4f}" for name, value in outcome.metrics.items()))
-    log.info(f"the model is in {session.plan.output_dir}")
+    log.info(f"the model is in {session.place}")
     return 0
 
 

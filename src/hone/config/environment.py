@@ -73,9 +73,21 @@ class ApiEnvironment:
     root_path: str
     num_running: int
     tells: bool
+    media_folder: str = ""
+    local_files: bool | None = None
 
-
-NO_MEDIA = "is about pictures and other files, which `hone api` does not read in this version; unset it"
+    def media_folder_with(self, said: str | None) -> str | None:
+        """The folder whose files requests may name, None for none. said: api_media_folder. Raises: ConfigError."""
+        folder = said or (None if self.local_files is False else self.media_folder or None)
+        wrong = {
+            "SAFE_MEDIA_PATH": said and self.media_folder not in ("", said) and f"and api_media_folder={said} differ: unset it",
+            "ALLOW_LOCAL_FILES": (self.local_files and not folder and "needs the folder of these files: api_media_folder")
+            or (self.local_files is False and said and f"contradicts api_media_folder={said}: unset one of them"),
+            "api_media_folder": folder and not os.path.isdir(folder) and f"{folder} is no folder",
+        }
+        if mistakes := [Mistake("environment", name, message) for name, message in wrong.items() if message]:
+            raise ConfigError(mistakes)
+        return folder
 
 
 GRADIO = {
@@ -102,10 +114,7 @@ def read_api_environment(variables: Mapping[str, str] = os.environ, *, pages: bo
         mistakes.append(Mistake("environment", name, f'saw "{text}", wanted a whole number from 1 to {most}'))
         return default
 
-    if is_true(variables.get("ALLOW_LOCAL_FILES", "")):
-        mistakes.append(Mistake("environment", "ALLOW_LOCAL_FILES", NO_MEDIA))
-    if variables.get("SAFE_MEDIA_PATH", "").strip():
-        mistakes.append(Mistake("environment", "SAFE_MEDIA_PATH", NO_MEDIA))
+    allowed = variables.get("ALLOW_LOCAL_FILES", "").strip()
     found = ApiEnvironment(
         host=variables.get("API_HOST", "").strip() or "127.0.0.1",
         port=number("API_PORT", 8000, 65535),
@@ -114,6 +123,8 @@ def read_api_environment(variables: Mapping[str, str] = os.environ, *, pages: bo
         root_path=variables.get("FASTAPI_ROOT_PATH", "").strip().rstrip("/"),
         num_running=number("MAX_CONCURRENT", 8, 1024),
         tells=is_true(variables.get("API_VERBOSE", "1")),
+        media_folder=variables.get("SAFE_MEDIA_PATH", "").strip(),
+        local_files=is_true(allowed) if allowed else None,
     )
     if not found.key.isascii():
         mistakes.append(Mistake("environment", "API_KEY", "has letters that a header cannot carry; wanted ASCII"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hone.config.knobs import KINDS, OWN_ANSWERS, knobs
+from hone.config.knobs import ADAPTED, KINDS, OWN_ANSWERS, knobs
 from hone.config.settings import Settings
 from hone.config.zero import stage_of
 
@@ -73,6 +73,16 @@ NEEDS = (
         ("metric_for_best_model", "greater_is_better"),
         lambda s: s["load_best_model_at_end"] or s["early_stopping_steps"] is not None,
         "without load_best_model_at_end: true or early_stopping_steps; write one of them, or remove it",
+    ),
+    Need(
+        ("offload_embedding",),
+        lambda s: s["finetuning_type"] in ADAPTED and not s["resize_vocab"],
+        "where embeddings may learn; write finetuning_type: lora or oft without new tokens, or remove it",
+    ),
+    Need(
+        ("offload_embedding",),
+        lambda s: not s["fsdp"] and not stage_of(s["deepspeed"]),
+        "where an engine shares weights out; write its own offload, or remove it",
     ),
     Need(
         ("gradient_checkpointing_kind",),
@@ -270,6 +280,30 @@ NEEDS = (
         ("export_quantization_nsamples", "export_quantization_maxlen"),
         lambda s: s["export_quantization_dataset"] is not None,
         "without export_quantization_dataset; write that, or remove it",
+    ),
+    Need(
+        ("vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
+        lambda s: s["infer_backend"] == "vllm",
+        "without infer_backend: vllm; write that, or remove it",
+    ),
+    Need(
+        ("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+        lambda s: s["infer_backend"] == "sglang",
+        "without infer_backend: sglang; write that, or remove it",
+    ),
+    Need(
+        ("infer_environment", "infer_url"),
+        lambda s: s["infer_backend"] in ("vllm", "sglang"),
+        "without infer_backend: vllm or sglang; write that, or remove it",
+    ),
+    Need(("infer_key",), lambda s: s["infer_url"] is not None, "without infer_url; write that, or remove it"),
+    Need(
+        (
+            *("infer_environment", "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
+            *("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+        ),
+        lambda s: s["infer_url"] is None,
+        "with infer_url, as hone does not start that server; write it where the server is started, or remove infer_url",
     ),
     Need(
         ("swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_api_key", "swanlab_logdir"),

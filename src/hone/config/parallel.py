@@ -86,7 +86,8 @@ class ParallelConfig(Section):
     save_async: bool = knob(
         False,
         "Checkpoints are copied to host memory and written while training goes on; the next one waits for it. They are then "
-        "shards (folder sharded), which only hone reads; the final model is written as always.",
+        "shards (folder sharded), which only hone reads (`hone export` makes a model of one); the final model is written "
+        "as always.",
         level="advanced",
     )
 

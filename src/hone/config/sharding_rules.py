@@ -28,9 +28,12 @@ def of_sharding(settings: Settings) -> Iterator[Finding]:
     yield from findings
     if together > 1:
         yield from _of_products(settings)
-    if settings["quantization_bit"]:
-        message = "weights in few bits are no numbers that can be cut into shares and sent in another type"
-        yield "fsdp", f"{message}: leave quantization_bit out, or leave fsdp out and train by DDP"
+    if settings["quantization_bit"] == 8:
+        message = "weights in 8 bits are kept in two parts, of which one would be cut"
+        yield "fsdp", f"{message}: write quantization_bit: 4, or leave fsdp out and train by DDP"
+    if settings["quantization_bit"] == 4 and sharding.one_loads:
+        message = "the scales of weights in 4 bits are read by each process"
+        yield "fsdp_config", f"cpu_ram_efficient_loading: {message}: leave it out"
     if sharding.one_loads and settings["fused_kernels"] is True:
         message = "is tried on a layer's weights by every process, and cpu_ram_efficient_loading gives them to one"
         yield "fused_kernels", f"{message}; leave one of them out"

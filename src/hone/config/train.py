@@ -109,6 +109,13 @@ class TrainConfig(Section):
         level="advanced",
         example="selective",
     )
+    offload_embedding: bool = knob(
+        False,
+        "Leaves the input embeddings in host memory, which frees about a GiB of a GPU for a vocabulary of 128,000; the rows of a "
+        "batch's tokens are sent to it. For lora and oft on a GPU, where the embeddings do not learn and are not the output "
+        "head too.",
+        level="advanced",
+    )
     fused_kernels: bool | Literal["auto"] = knob(
         "auto",
         "Computes norms, rotary position codes and gated products in fewer passes over memory, with less kept for the backward "

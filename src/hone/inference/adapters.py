@@ -1,31 +1,42 @@
 """The adapters of an engine by the names that requests use: taken in while it serves, and let go when the last answer is drawn.
 
-Does not know how rows differ by them, which `hone.adapters.several` does.
+Does not know how answers differ by them: whoever holds them does, `hone.adapters.several` or a server.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
-from torch import nn
-
-from hone.adapters.folder import locate
-from hone.adapters.several import Several
+from hone.adapters.folder import AdapterFolder, locate
 from hone.errors import ModelError
 
 
-class Adapters:
-    """`add`, `remove`, `using` an adapter for an answer, and `rows` of a forward.
+class Held(Protocol):
+    """What holds adapters by their names, and lets go of those that no answer uses."""
 
-    Whoever calls `add` or enters `rows` has the model for himself: there the adapters that nobody uses any more go.
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def add(self, name: str, folder: AdapterFolder) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def rows(self, names: Sequence[str]) -> AbstractContextManager[None]: ...
+
+
+class Adapters:
+    """`add`, `remove`, `using` an adapter for an answer, and `rows` of a forward. make: called once the first one comes.
+
+    Whoever calls `add`, `tidy` or enters `rows` has what holds them for himself: there the adapters that nobody uses any more go.
     """
 
-    def __init__(self, module: nn.Module, base_name: str):
-        self._module, self._base_name = module, base_name
-        self._several: Several | None = None
+    def __init__(self, make: Callable[[], Held]):
+        self._make = make
+        self._held: Held | None = None
         self._lock = threading.Lock()
         self._users: Counter[str] = Counter()
         self._going: set[str] = set()
@@ -33,18 +44,19 @@ class Adapters:
     @property
     def names(self) -> tuple[str, ...]:
         """Those that a request may ask for."""
-        held = self._several.names if self._several else ()
+        held = self._held.names if self._held else ()
         return tuple(name for name in held if name not in self._going)
 
-    def add(self, name: str, place: str) -> None:
-        """Take in the adapter of a folder or a hub's id. Raises: ModelError."""
-        self._tidy()
-        if self._several is not None and name in self._several.names:
+    def add(self, name: str, place: str, *, fits: Callable[[AdapterFolder], None] = lambda folder: None) -> None:
+        """Take in the adapter of a folder or a hub's id. fits: raises ModelError for one that cannot be. Raises: ModelError."""
+        self.tidy()
+        if self._held is not None and name in self._held.names:
             going = " and is still used by an answer" if name in self._going else ""
             raise ModelError(f"there is an adapter {name!r} already{going}: choose another name, or let that one go first")
         folder = locate(place, key="lora_path")
-        self._several = self._several or Several(self._module, self._base_name)
-        self._several.add(name, folder)
+        fits(folder)
+        self._held = self._held or self._make()
+        self._held.add(name, folder)
 
     def remove(self, name: str) -> None:
         """Let no other answer use it; it goes when the last one that does has ended. Raises: ModelError."""
@@ -71,13 +83,14 @@ class Adapters:
 
     def rows(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """See Several.rows."""
-        self._tidy()
-        return nullcontext() if self._several is None else self._several.rows(names)
+        self.tidy()
+        return nullcontext() if self._held is None else self._held.rows(names)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Let those go that are to go and that no answer uses."""
         with self._lock:
             unused = [name for name in self._going if not self._users[name]]
             self._going.difference_update(unused)
         for name in unused:
-            assert self._several is not None, "an adapter that was never taken in"
-            self._several.remove(name)
+            assert self._held is not None, "an adapter that was never taken in"
+            self._held.remove(name)

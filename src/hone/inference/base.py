@@ -97,10 +97,13 @@ class Engine(Protocol):
     """Anything that answers. num_together: answers that `generate` draws at once, each called in a thread of its own.
 
     adapters: names that a request may ask for beside the base. thinks_on_demand: whether the chat format has a switch for
-    thoughts.
+    thoughts. media: the kinds of media parts ("image", "video", "audio") that a request may hold; others are refused.
     """
 
     num_together: int
+
+    @property
+    def media(self) -> frozenset[str]: ...
 
     @property
     def thinks_on_demand(self) -> bool: ...

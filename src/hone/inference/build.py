@@ -12,22 +12,27 @@ import torch
 from hone import log
 from hone.adapters.apply import attach
 from hone.adapters.folder import folders_of
-from hone.chat.codec import build_codec
+from hone.chat.codec import Codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.config.trained import other_than_trained
+from hone.config.use import ServeConfig
 from hone.errors import ModelError
+from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
 from hone.inference.llamacpp import build_llamacpp_engine, find_gguf
 from hone.inference.rows import why_not
+from hone.inference.servers.engine import ServerEngine
+from hone.inference.servers.launch import SERVERS, Room, build_server_engine, only_adapter, refuse_unfit
 from hone.inference.together import TogetherEngine
-from hone.models.catalog import family_template
 from hone.models.load import load_config, load_model
+from hone.models.place import settle
 from hone.models.score_head import FILE as SCORE_FILE
 from hone.models.score_head import find_score_head
-from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import find_value_head, learned_by
+
+_HERE = ServeConfig()
 
 
 def build_engine(
@@ -35,27 +40,29 @@ def build_engine(
     chat: ChatConfig,
     adapter: Adapter,
     *,
-    dtype: str = "auto",
+    serve: ServeConfig = _HERE,
     length: int | None = None,
     num_together: int = 1,
-    backend: str = "huggingface",
+    num_adapters: int = 0,
 ) -> HfEngine:
-    """The engine in this process, adapters on top of the base; of a GGUF file, llama.cpp's.
+    """The engine in this process, adapters on top of the base; of a GGUF file, llama.cpp's; or a server's, as serve has it.
 
-    backend: as infer_backend; dtype: as infer_dtype, "auto" takes the base's own. length: the training's cutoff_len, by which
-    rope_scaling stretches; None: twice the base's limit. num_together: answers that are drawn at once where the model's answers
-    can be; where they cannot, that is said, and they are drawn one by one.
+    length: the training's cutoff_len, by which rope_scaling stretches; None: twice the base's limit. num_together: answers that
+    are drawn at once where the model's answers can be; where they cannot, that is said, and they are drawn one by one.
+    num_adapters: those that may come beside the base, for which a server is to hold room.
 
     Raises: ModelError, TemplateError where something of it cannot be loaded or does not fit.
     """
-    if (file := find_gguf(model, backend)) is not None:
+    if (file := find_gguf(model, serve.infer_backend)) is not None:
         return _of_gguf(model, chat, adapter, file, num_together)
     _refuse_writing_nothing(model, adapter)
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")
-    tokenizer = load_tokenizer(model)
-    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
-    module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
+    codec = load_codec(model, chat)
+    if serve.infer_backend in SERVERS:
+        return _of_server(model, codec, adapter, serve, num_together, num_adapters)
+    dtype = choose_dtype(model, serve.infer_dtype)
+    module = load_model(model, dtype=dtype, device=choose_device(), for_training=False, length=length)
     module = attach(module, adapter, base_name=model.model_name_or_path, trainable=False).eval()
     name = model.model_name_or_path
     engine = HfEngine(module, codec, base_name=name)
@@ -65,6 +72,16 @@ def build_engine(
         log.info(f"note: answers of this model are drawn one by one, not {num_together} at once: {why}")
         return engine
     return TogetherEngine(module, codec, num_rows=num_together, base_name=name)
+
+
+def _of_server(
+    model: ModelConfig, codec: Codec, adapter: Adapter, serve: ServeConfig, num_together: int, num_adapters: int
+) -> ServerEngine:
+    refuse_unfit(model, serve.infer_backend)
+    base = only_adapter(folders_of(adapter), serve.infer_backend)
+    held = load_config(model).get_text_config().to_dict().get("max_position_embeddings")
+    room = Room(choose_dtype(model, serve.infer_dtype), held, base, num_adapters + (base is not None))
+    return build_server_engine(settle(model, weights=True), codec, serve, room, num_together=num_together)
 
 
 def _of_gguf(model: ModelConfig, chat: ChatConfig, adapter: Adapter, file: Path, num_together: int) -> HfEngine:

@@ -15,12 +15,13 @@ from dataclasses import replace
 from torch import nn
 from transformers import GenerationConfig
 
+from hone.adapters.several import Several
 from hone.chat.codec import Codec
 from hone.chat.message import Conversation, message
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
-from hone.inference.base import Answer, Delta, Finish, Request, Steering
+from hone.inference.base import Answer, Delta, Finish, Request, Steering, Token
 from hone.inference.drawing import drawn_batch, left_padded, stream_ids
 from hone.inference.grammar import Grammar
 from hone.inference.hearing import Hearing
@@ -37,7 +38,7 @@ class HfEngine:
     num_together = 1
 
     def __init__(self, module: nn.Module, codec: Codec, *, base_name: str = ""):
-        self.module, self._adapters = module, Adapters(module, base_name)
+        self.module, self._adapters = module, Adapters(lambda: Several(module, base_name))
         # The model's own file would fill in every number that a request leaves open, such as a penalty nobody asked for.
         self.module.generation_config = GenerationConfig()
         quiet_routers(module)
@@ -60,6 +61,11 @@ class HfEngine:
         """See Engine."""
         return self.codec.thinks_on_demand
 
+    @property
+    def media(self) -> frozenset[str]:
+        """See Engine."""
+        return self.codec.media
+
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
         with self._turn:
@@ -77,17 +83,23 @@ class HfEngine:
         """
         prompt = self._prompt(request)
         num_new = self._num_new(request, prompt)
-        steer = self._steer(request, prompt)
         shown = not request.settings.skip_special_tokens
         hearing = Hearing(self._codec(request), request, prompt, hidden=frozenset() if shown else self._special)
-        with self._adapters.using(request.adapter), closing(self._ids(request, prompt, num_new, steer)) as drawn:
-            for token in drawn:
-                yield hearing.take(token, steer.told.popleft() if steer is not None and steer.told else None)
+        with self._adapters.using(request.adapter), closing(self._drawn(request, prompt, num_new)) as drawn:
+            for id, token in drawn:
+                yield hearing.take(id, token)
                 if hearing.ended:
                     break
         last, ids = hearing.rest(), hearing.ids
         answer = Answer(hearing.message, self._finish(ids, prompt, ended=hearing.ended), len(prompt), len(ids))
         yield replace(last, text=last.text + (self._stop_text(ids) if shown else ""), answer=answer)
+
+    def _drawn(self, request: Request, prompt: list[int], num_new: int) -> Iterator[tuple[int, Token | None]]:
+        """The ids of an answer as they are drawn, each with what is told of it; closing it stops the model."""
+        steer = self._steer(request, prompt)
+        with closing(self._ids(request, prompt, num_new, steer)) as ids:
+            for id in ids:
+                yield id, steer.told.popleft() if steer is not None and steer.told else None
 
     def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
         """The ids of an answer as they are drawn, the stop token included; closing it stops the model."""

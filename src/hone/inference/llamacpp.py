@@ -9,21 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from hone import log
-from hone.chat.codec import Codec, build_codec
+from hone.chat.codec import Codec
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
-from hone.inference.adapters import Adapters
+from hone.inference.adapters import Adapters, Held
 from hone.inference.base import Answer, Request
+from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row
 from hone.inference.steering import Steer
-from hone.models.catalog import family_template
 from hone.models.llamacpp import GgufModel, LlamaCpp
-from hone.models.tokenizer import load_tokenizer
 
 _PROBES = ("Hello, world! It's 12345.\n", " \u4f60\u597d na\u00efve  \U0001f600")
 
@@ -32,7 +30,7 @@ class LlamaCppEngine(HfEngine):
     """An HfEngine whose logits come from llama.cpp. Steering, tools, stop texts and log-probs are the same."""
 
     def __init__(self, model: GgufModel, codec: Codec):
-        self.model, self._adapters = model, Adapters(nn.Module(), "")
+        self.model, self._adapters = model, Adapters(_none)
         self._begin(codec, limit=model.limit, size=model.tokens)
 
     def add_adapter(self, name: str, place: str) -> None:
@@ -51,6 +49,10 @@ class LlamaCppEngine(HfEngine):
     def generate_many(self, requests: Sequence[Request], *, batch_size: int = 1) -> list[Answer]:
         """Whole answers in the order of the requests, one after the other."""
         return [delta.answer for request in requests for delta in self.generate(request) if delta.answer is not None]
+
+
+def _none() -> Held:
+    raise AssertionError("add_adapter takes none in")
 
 
 def find_gguf(model: ModelConfig, backend: str) -> Path | None:
@@ -78,8 +80,8 @@ def build_llamacpp_engine(model: ModelConfig, chat: ChatConfig, file: Path) -> L
     Raises: ModelError where none does, or where it is not the file's own; MissingExtra.
     """
     beside = model.model_copy(update={"model_name_or_path": str(file.parent)})
-    tokenizer = load_tokenizer(beside)
-    codec = build_codec(chat, tokenizer, family=family_template(str(file.parent)))
+    codec = load_codec(beside, chat)
+    tokenizer = codec.tokenizer
     loaded = LlamaCpp(f"a GGUF file ({file.name})").load(file)
     if len(tokenizer) > loaded.tokens:
         raise ModelError(f"{file} has {loaded.tokens} tokens and the tokenizer beside it {len(tokenizer)}: it is another model's")

@@ -26,14 +26,11 @@ from transformers.cache_utils import DynamicLayer
 
 from hone.inference.embedded import choose
 from hone.inference.steering import Steer
+from hone.kernels.tolerance import rounding_of
 from hone.models.policy import find_causal
 
 _PROMPTS = (5, 3, 7)
 """Lengths of the self-test's prompts."""
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_TOLERANCE_16 = 0.1
-"""Of log-probs, in nats, as in models/selftest.py: 16-bit logits of size 10 are 0.04 apart."""
-
 
 Adapted = Callable[[list[str]], AbstractContextManager[None]]
 
@@ -188,7 +185,7 @@ def why_not(module: nn.Module) -> str:
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as problem:
         return f"its forward reads no padded rows: {problem}"
     difference = max(float((beside_V - alone_V).abs().max()), 2 * float((beside_V - moved_V).abs().max()))
-    largest = _TOLERANCE.get(module.get_input_embeddings().weight.dtype, _TOLERANCE_16)
+    largest = rounding_of(module.get_input_embeddings().weight.dtype)
     return "" if difference <= largest else f"a difference of {difference:.2g} in the self-test"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hone.adapters.apply import attach
 from hone.adapters.folder import folders_of
-from hone.chat.codec import Codec, build_codec
+from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
 from hone.chat.message import Conversation
 from hone.config.adapter import Adapter
@@ -23,11 +23,10 @@ from hone.config.model import ModelConfig
 from hone.data.batch import Batch, pack, pad
 from hone.errors import ModelError
 from hone.inference.build import choose_device, choose_dtype
-from hone.models.catalog import family_template
+from hone.inference.codec import load_codec
 from hone.models.load import load_model
 from hone.models.place import hub_name
 from hone.models.policy import Policy, find_causal
-from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import FILE, add_value_head, find_value_head
 
 BATCH_TOKENS = 8192
@@ -112,8 +111,7 @@ def build_scorer(
         raise ModelError(
             f"{model.model_name_or_path} is no reward model: neither it nor its adapters have a {FILE}; train one with stage: rm"
         )
-    tokenizer = load_tokenizer(model)
-    codec = build_codec(chat, tokenizer, family=family_template(model.model_name_or_path))
+    codec = load_codec(model, chat)
     module = load_model(model, dtype=choose_dtype(model, dtype), device=choose_device(), for_training=False, length=length)
     module = attach(module, adapter, base_name=hub_name(model), trainable=False)
     add_value_head(find_causal(module), file)

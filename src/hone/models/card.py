@@ -45,6 +45,7 @@ def read_run(folder: Path) -> Trained:
         f"data: {', '.join(names) or 'none named'}{sizes}; template: {run['chat']['template'] or 'the tokenizer own'}",
         *([_pace(run, plan)] if plan else []),
         *(f"{name}: {results[name]:.6g}" for name in _RESULTS if name in results),
+        *([f"by {', '.join(f'{name} {one}' for name, one in plan['versions'].items())}"] if "versions" in plan else []),
     ]
     return Trained((kind, method), names, tuple(lines))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from hone.errors import MissingExtra, ModelError
-from hone.models.llamacpp_child import receive, send
+from hone.models.llamacpp_pipe import receive, send
 
 EXTRA = "gguf"
 """hone's extra that brings the library and the package `gguf`."""

@@ -34,13 +34,14 @@ class Shuttle:
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pins = device.type != "cpu"  # on "meta", where a plan is made, the host's memory is told apart by it
         self._away: list[_Parcel] = []
 
     def around(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         """`checkpoint`, with the first tensor that it is given held in host memory until it is asked for."""
 
         def run(function: Callable[..., Any], hidden: Tensor, *rest: Any, **settings: Any) -> Any:
-            place = hidden.data_ptr()
+            place = hidden.untyped_storage()._cdata
             pack = partial(self._pack, place)
             with saved_tensors_hooks(pack, self._unpack):  # within the layer, checkpoint's own hooks come before these
                 return checkpoint(function, hidden, *rest, **settings)
@@ -48,9 +49,9 @@ class Shuttle:
         return run
 
     def _pack(self, place: int, tensor: Tensor) -> Tensor | _Parcel:
-        if tensor.data_ptr() != place:
+        if tensor.untyped_storage()._cdata != place:
             return tensor
-        parcel = _Parcel(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._stream is not None), tensor.device)
+        parcel = _Parcel(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._pins), tensor.device)
         if self._stream is None:
             parcel.host.copy_(tensor)
         else:
@@ -80,7 +81,7 @@ class Shuttle:
         if parcel.here is not None:
             return
         if self._stream is None:
-            parcel.here = parcel.host.clone()
+            parcel.here = parcel.host.to(parcel.device, copy=True)
             return
         with torch.cuda.stream(self._stream):
             parcel.here = parcel.host.to(parcel.device, non_blocking=True)

@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from hone import log
 from hone.config.environment import read_environment
 from hone.config.model import ModelConfig
+from hone.config.shards import about_shards, is_in_shards
 from hone.errors import ModelError
 from hone.models.catalog import HUBS, model_catalog
 from hone.models.hubs import fetch_model
@@ -81,6 +82,8 @@ def check_folder(place: str, needed: tuple[str, ...], what: str) -> None:
     hint = ""
     if (folder / "adapter_config.json").is_file():
         hint = "; it is an adapter: put it under adapter_name_or_path, and its base under model_name_or_path"
+    if is_in_shards(folder):
+        hint = f"; {about_shards(place)}"
     raise ModelError(f"{place} holds no {what} ({' or '.join(needed)}); it holds {', '.join(held) or 'nothing'}{hint}")
 
 

@@ -49,3 +49,17 @@ def freeze(module: nn.Module) -> None:
     for layer in module.modules():
         if type(layer).__name__ == "Linear4bit":
             layer.support_avx512bf16_for_cpu = False
+
+
+def as_numbers(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Let the packed weights of layers in 4 bits be seen, bit by bit, as numbers of `dtype`, so that they are sent as others are.
+
+    Their scales go to `device`, whole: an eighth of the weights' size at most. bitsandbytes finds them at the layer, and takes
+    packed weights in any type. A weight whose bytes are no whole number of `dtype` stays as it is.
+    """
+    for layer in module.modules():
+        if type(layer).__name__ == "Linear4bit" and layer.weight.numel() % dtype.itemsize == 0:
+            layer.quant_state = layer.weight.quant_state
+            layer.quant_state.to(device)
+            bits = layer.weight.data.contiguous().view(-1).view(dtype).view(-1, 1)
+            layer.weight = nn.Parameter(bits, requires_grad=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hone.kernels.tolerance import rounding_of
 from hone.models.attention_packed import UNREAD
 from hone.models.tap import IGNORE, Untapped
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from hone.models.policy import Policy
 
 _LENGTHS = (7, 5)
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_TOLERANCE_16 = 0.1
-"""16-bit logits of size 10 are 0.04 apart."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class _Row:
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:
-    """Run the sequences through `policy`, which is in evaluation mode, on the device where the model's embeddings are."""
+    """Run the sequences through `policy`, which is in evaluation mode, on the device where the model is."""
     weight = policy.causal.get_input_embeddings().weight
-    tolerance, rows = _tolerance(weight), _rows(_num_ids(policy), weight.device)
+    tolerance, rows = _tolerance(weight), _rows(_num_ids(policy), policy.causal.device)
     apart_T = torch.cat([_numbers(policy, row) for row in rows])
     why, difference = ("", 0.0) if policy.scores_texts else _tapped_difference(policy, rows, apart_T)
     if difference > tolerance:
@@ -94,7 +92,7 @@ def sharing_differs(policy: Policy) -> str:
     The first is tried in another place and beside other words too, which must change nothing.
     """
     weight = policy.causal.get_input_embeddings().weight
-    first, second = (row.ids_BT[0] for row in _rows(_num_ids(policy), weight.device))
+    first, second = (row.ids_BT[0] for row in _rows(_num_ids(policy), policy.causal.device))
     beginning, tail = first[:4], first[4:]
     alone = [_row(torch.cat([beginning, one]), number=1, given=len(beginning)) for one in (tail, second)]
     apart_N = torch.cat([_learned(policy, row) for row in alone])
@@ -112,9 +110,7 @@ def _learned(policy: Policy, row: _Row) -> Tensor:
 
 
 def _tolerance(weight: Tensor) -> float:
-    if torch.is_autocast_enabled(weight.device.type):
-        return _TOLERANCE_16
-    return _TOLERANCE.get(weight.dtype, _TOLERANCE_16)
+    return rounding_of(torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype)
 
 
 def _tapped_difference(policy: Policy, rows: list[_Row], apart_T: Tensor) -> tuple[str, float]:

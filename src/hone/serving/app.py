@@ -13,7 +13,15 @@ from hone.serving.access import Access, Pages
 from hone.serving.asked import Terms
 from hone.serving.desk import Desk, Served
 from hone.serving.metrics import Meter, Metrics
-from hone.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, LoadAdapter, ScoreRequest, UnloadAdapter
+from hone.serving.protocol import (
+    SPELLED,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    LoadAdapter,
+    ScoreRequest,
+    UnloadAdapter,
+)
 from hone.serving.refusal import Refusal, error_body
 from hone.serving.routes import Gone, Routes
 from hone.serving.turns import Turns
@@ -49,7 +57,8 @@ def build_app(
         site.mount(app, desk, key)
     # The last one added is the first to be asked.
     pages = site.pages if site is not None else None
-    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE), pages=pages)
+    in_base64 = limits.api_max_media_size * 4 / 3 if desk.media.takes else 0
+    app.add_middleware(Access, key=key, max_bytes=int((limits.api_max_body + in_base64) * MEGABYTE), pages=pages)
     if limits.api_cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -93,7 +102,8 @@ def _told(error: dict) -> str:
         return f"the body is no JSON: {error.get('ctx', {}).get('error', error['msg'])} at its character {last}"
     if error["type"] == "extra_forbidden":
         return f"{place}: this server knows no such field{nearest(last, FIELDS)}"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}" if place else error["msg"]
+    words = SPELLED.get(error.get("ctx", {}).get("pattern"), error["msg"].removeprefix("Value error, "))
+    return f"{place}: {words}" if place else words
 
 
 def _place(error: dict) -> str:

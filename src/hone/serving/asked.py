@@ -6,14 +6,14 @@ Does not know HTTP, nor how answers are written.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from hone.chat.message import Conversation
-from hone.chat.openai import conversation_from_openai
+from hone.chat.message import Conversation, Media
+from hone.chat.openai import NO_MEDIA, conversation_from_openai
 from hone.config.use import ApiConfig, GenerateConfig
 from hone.inference.base import Request, Steering
 from hone.serving.protocol import ChatRequest, CompletionRequest, Drawing, Format, NamedTool
@@ -40,15 +40,18 @@ def read_chat(fields: dict[str, Any]) -> ChatRequest:
         raise Refusal(400, "; ".join(told)) from fault
 
 
-def chat_requests(asked: ChatRequest, terms: Terms, adapter: str = "") -> list[Request]:
-    """One request a choice, of an adapter or the base. Raises: Refusal; DataError for messages that are no conversation."""
+def chat_requests(asked: ChatRequest, terms: Terms, adapter: str = "", media: Mapping[str, Media] = NO_MEDIA) -> list[Request]:
+    """One request a choice, of an adapter or the base. media: what has been read of the messages' media parts, by place.
+
+    Raises: Refusal; DataError for messages that are no conversation.
+    """
     if len(asked.messages) > terms.limits.api_max_messages:
         raise Refusal(400, f"{len(asked.messages)} messages; this server reads {terms.limits.api_max_messages}", param="messages")
     steering = _steering(asked, _num_top(asked), functions=_functions(asked), schema=_schema(asked))
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
         raise Refusal(400, "max_tokens is the old word for max_completion_tokens: write one of them", param="max_tokens")
     settings = _settings(asked, asked.max_completion_tokens or asked.max_tokens, terms)
-    return _choices(asked, [_conversation(asked)], settings, steering, terms, adapter)
+    return _choices(asked, [_conversation(asked, media)], settings, steering, terms, adapter)
 
 
 def completion_requests(asked: CompletionRequest, terms: Terms, adapter: str = "") -> list[Request]:
@@ -75,7 +78,7 @@ def _choices(
     return [Request(text, settings, seed, steering, adapter) for text in texts for seed in seeds]
 
 
-def _conversation(asked: ChatRequest) -> Conversation:
+def _conversation(asked: ChatRequest, media: Mapping[str, Media]) -> Conversation:
     messages = [message.model_dump(exclude_none=True, exclude={"annotations"}) for message in asked.messages]
     for index, message in enumerate(asked.messages):
         if message.name is not None and message.role not in ("tool", "function"):
@@ -84,7 +87,7 @@ def _conversation(asked: ChatRequest) -> Conversation:
     for message, given in zip(messages, asked.messages, strict=True):
         message.setdefault("content", given.content)
     tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
-    return conversation_from_openai(messages, None if asked.tool_choice == "none" else tools)
+    return conversation_from_openai(messages, None if asked.tool_choice == "none" else tools, media=media)
 
 
 def _settings(asked: Drawing, num_new: int | None, terms: Terms) -> GenerateConfig:

@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hone.inference.base import Delta, Engine, Request
 from hone.serving.asked import Terms
+from hone.serving.media import MediaDoor
 from hone.serving.metrics import Metrics
 from hone.serving.refusal import Refusal
 from hone.serving.turns import Turns, taken_in_turn
@@ -47,6 +49,12 @@ class Desk:
     terms: Terms
     turns: Turns
     metrics: Metrics
+
+    @cached_property
+    def media(self) -> MediaDoor:
+        """Where the pictures, films and sounds of requests come in."""
+        engine = self.served.engine
+        return MediaDoor(self.terms.limits, engine.media if engine is not None else frozenset(), self.metrics)
 
     @property
     def adapters(self) -> tuple[str, ...]:

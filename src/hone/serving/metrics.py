@@ -18,6 +18,8 @@ HELP = {
     "hone_answer_tokens_total": ("counter", "Tokens drawn, of answers that came to their end."),
     "hone_first_token_seconds_sum": ("counter", "Seconds from request to first token, waiting included."),
     "hone_first_token_seconds_count": ("counter", "Requests that these seconds are of."),
+    "hone_media_read_total": ("counter", "Pictures, films and sounds of requests that were read, by kind."),
+    "hone_media_refused_total": ("counter", "Those that were refused, by kind and reason."),
     "hone_requests_running": ("gauge", "Requests that are answered now."),
     "hone_requests_waiting": ("gauge", "Requests that wait for their turn."),
 }

@@ -6,12 +6,20 @@ Does not know the engine. A field that is not here is refused; one that is here 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Text = Annotated[str, Field(min_length=1)]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+_FUNCTION, _ID, _ADAPTER, _PLACE = r"^[a-zA-Z0-9_.-]{1,64}$", r"^[0-9]{1,9}$", r"^[^\s,=][^,=]{0,199}$", r"^[^\x00-\x1f]+$"
+SPELLED = {
+    _FUNCTION: "wanted 1 to 64 letters, digits, dots, dashes and underscores",
+    _ID: "wanted a token's id, in digits",
+    _ADAPTER: "wanted 1 to 200 characters without a comma or =, the first no space",
+    _PLACE: "wanted a folder's name, without control characters",
+}
+"""What a text that does not match a pattern is told."""
 
 
 class Asked(BaseModel):
@@ -25,6 +33,85 @@ class TextPart(Asked):
 
     type: Literal["text"]
     text: str
+
+
+class ImageUrl(Asked):
+    """A picture by its URL: data:image/png;base64,... or https, or a path under the server's api_media_folder."""
+
+    url: Text
+    detail: Literal["auto", "high"] | None = Field(
+        None, description="Pictures are read as finely as the model does: low is refused."
+    )
+
+
+class MediaUrl(Asked):
+    """A sound or a film by its URL, as a picture's."""
+
+    url: Text
+
+
+class SoundData(Asked):
+    """A sound in base64, with the form that its bytes are to be."""
+
+    data: Text
+    format: Literal["wav", "mp3", "flac", "ogg"]
+
+
+class MediaPart(Asked):
+    """A piece of a message's content that is no text. kind: of the house's parts."""
+
+    kind: ClassVar[str]
+
+
+class ImagePart(MediaPart):
+    """A picture."""
+
+    kind: ClassVar[str] = "image"
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.image_url.url
+
+
+class SoundPart(MediaPart):
+    """A sound in the request itself."""
+
+    kind: ClassVar[str] = "audio"
+    type: Literal["input_audio"]
+    input_audio: SoundData
+
+
+class AudioPart(MediaPart):
+    """A sound by its URL, as vLLM has it."""
+
+    kind: ClassVar[str] = "audio"
+    type: Literal["audio_url"]
+    audio_url: MediaUrl
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.audio_url.url
+
+
+class VideoPart(MediaPart):
+    """A film by its URL, as vLLM has it."""
+
+    kind: ClassVar[str] = "video"
+    type: Literal["video_url"]
+    video_url: MediaUrl
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.video_url.url
+
+
+Piece = Annotated[TextPart | ImagePart | SoundPart | AudioPart | VideoPart, Field(discriminator="type")]
+PIECES = ("text", "image_url", "input_audio", "audio_url", "video_url")
 
 
 class Function(Asked):
@@ -47,7 +134,9 @@ class ChatMessage(Asked):
     """A message. Answers may be handed back as they were given: fields that are null ask for nothing."""
 
     role: Role
-    content: str | list[TextPart] | None = None
+    content: str | list[Piece] | None = Field(
+        None, description="Pictures, sounds and films are a user's, where the model takes them."
+    )
     name: str | None = Field(None, description="The function that a tool's message comes from; refused in other messages.")
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
@@ -59,18 +148,18 @@ class ChatMessage(Asked):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _only_text(cls, content: Any) -> Any:
+    def _known(cls, content: Any) -> Any:
         if isinstance(content, list):
             kinds = [part.get("type") for part in content if isinstance(part, dict) and "type" in part]
-            if media := [str(kind) for kind in kinds if kind != "text"]:
-                raise ValueError(f"this server reads text alone, not {media[0]}: no address is fetched and no file is opened")
+            if strange := [str(kind) for kind in kinds if kind not in PIECES]:
+                raise ValueError(f"this server reads {', '.join(PIECES)}, and no {strange[0][:40]}")
         return content
 
 
 class FunctionOffered(Asked):
     """A function that the model may call; parameters: a JSON schema of an object."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=_FUNCTION)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: Literal[False] | None = Field(None, description="Arguments are not held to the schema: true is refused.")
@@ -135,7 +224,7 @@ class Drawing(Asked):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=_ID)], Annotated[float, Field(ge=-100, le=100)]] | None = None
     max_tokens: int | None = Field(None, ge=1)
     user: str | None = Field(None, description="Whose request it is: for the caller's own records, kept nowhere.")
 
@@ -168,8 +257,8 @@ class CompletionRequest(Drawing):
 class LoadAdapter(Asked):
     """POST /v1/load_lora_adapter, as vLLM has it."""
 
-    lora_name: Annotated[str, Field(pattern=r"^[^\s,=][^,=]{0,199}$")] = Field(description="What requests write as model.")
-    lora_path: Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")] = Field(
+    lora_name: Annotated[str, Field(pattern=_ADAPTER)] = Field(description="What requests write as model.")
+    lora_path: Annotated[str, Field(pattern=_PLACE)] = Field(
         description="A folder under the server's api_adapter_folder, from there or from the root."
     )
 

@@ -105,7 +105,8 @@ class Routes:
         """The next message of a conversation, whole or streamed."""
         adapter = self._desk.adapter(asked.model)
         engine = self._require(self._served.engine, "answers")
-        requests = chat_requests(asked, self._terms, adapter)
+        media = await while_connected(http, self._desk.media.read(asked))
+        requests = chat_requests(asked, self._terms, adapter, media)
         choices = [ChatChoice(index, request) for index, request in enumerate(requests)]
         return await self._reply(asked, http, engine, requests, choices, "chat.completion", "chat.completion.chunk")
 

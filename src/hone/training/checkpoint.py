@@ -34,7 +34,7 @@ def write_complete(
 
     Raises CheckpointError where the disk refuses; what was there before stays as it was.
     """
-    with _whole_or_not(folder, called):
+    with whole_or_not(folder, called):
         write(begin(folder))
         complete(folder, about=about, called=called)
 
@@ -50,7 +50,7 @@ def begin(folder: Path) -> Path:
 def complete(folder: Path, *, about: dict[str, object] | None = None, called: str = "") -> None:
     """Let what was written since `begin` appear; see `write_complete`."""
     aside = aside_of(folder)
-    with _whole_or_not(folder, called):
+    with whole_or_not(folder, called):
         files = {str(path.relative_to(aside)): _describe(path) for path in sorted(aside.rglob("*")) if path.is_file()}
         manifest = aside / MANIFEST
         manifest.write_text(json.dumps({"files": files, **(about or {})}, indent=1), encoding="utf-8")
@@ -66,8 +66,8 @@ def aside_of(folder: Path) -> Path:
 
 
 @contextmanager
-def _whole_or_not(folder: Path, called: str) -> Iterator[None]:
-    """Where something goes wrong nothing is left aside; the disk's refusal is a CheckpointError."""
+def whole_or_not(folder: Path, called: str = "") -> Iterator[None]:
+    """Where something goes wrong nothing is left aside; the disk's refusal is a CheckpointError. See `write_complete`."""
     try:
         yield
     except CheckpointError:

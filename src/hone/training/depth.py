@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hone.training.rehearsal import PARTS, Segment
+from hone.training.rehearsal import DEVICE, PARTS, Segment
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...], expanded: int = 0
 
     expanded: bytes of what is there within a layer alone: a weight of few bits as the numbers of a product.
 
-    What each layer made is held until its own backward segment, what that passes on until the next, and the rest for good.
+    What each layer made is held until its own backward segment, but what it gave and does not keep only while the next one reads
+    it; what the backward segment passes on is held until the next, and the rest for good.
     """
     forward = {one.layer: one for one in segments if one.layer >= 0 and not one.backward}
     backward = {one.layer: one for one in segments if one.layer >= 0 and one.backward}
@@ -77,14 +78,14 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...], expanded: int = 0
     within = np.array([expanded if part == "activations" else 0 for part in PARTS])
     after = [forward[row].end[row] for row in rows]
     kept = [segments[turn].end[row] for row in rows]
-    found = [sum((one.peak[row] for row in rows), one.peak[-1]) for one in outside if not one.backward]
+    found = [_between(one.peak, segments[turn].end, rows) for one in outside if not one.backward]
     # Once all layers have gone backward, the last of them alone has passed something on.
     ends = [one.peak[-1] + one.peak[rows[0]] - last[rows[0]] for one in outside if one.backward]
     found += [sum((last[row] for row in rows), end) for end in ends]
-    below = nothing
-    for row, own in zip(rows, after, strict=True):
-        found.append(below + forward[row].peak[row] + forward[row].peak[-1] + within)
-        below = below + own
+    below, passed_on = nothing, nothing
+    for row, own, rest in zip(rows, after, kept, strict=True):
+        found.append(below + passed_on + forward[row].peak[row] + forward[row].peak[-1] + within)
+        below, passed_on = below + rest, own - rest
     below, above, passed_on = sum(kept, nothing), nothing, nothing
     for row, own in zip(rows[::-1], kept[::-1], strict=True):
         below = below - own
@@ -92,7 +93,8 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...], expanded: int = 0
             continue
         found.append(below + backward[row].peak[row] + backward[row].peak[-1] + passed_on + above + within)
         passed_on, above = backward[row].end[row] - last[row], above + last[row]
-    most = max(found, key=lambda bytes_P: int(bytes_P.sum()))
+    most = max(found, key=lambda bytes_P: int(bytes_P @ DEVICE))
+    most[PARTS.index("host")] = max(one[PARTS.index("host")] for one in found)
     walked = outside + [pass_[row] for pass_ in (forward, backward) for row in rows if row in pass_]
     return Pass(
         {part: int(size) for part, size in zip(PARTS, most, strict=True)},
@@ -100,3 +102,9 @@ def whole_pass(segments: list[Segment], like: tuple[int, ...], expanded: int = 0
         sum(one.attention_seconds for one in walked),
         sum(one.other_seconds for one in walked),
     )
+
+
+def _between(held: np.ndarray, keeps: np.ndarray, rows: list[int]) -> np.ndarray:
+    """What is held outside of layers: of each layer what it keeps, and more of the one alone that has just given something."""
+    stays = np.minimum(held, keeps)
+    return sum((stays[row] for row in rows), (held - stays)[:-1].sum(0) + held[-1])

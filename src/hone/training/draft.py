@@ -176,6 +176,7 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
         share=material.objective.share if isinstance(material.objective, OnPolicy) else 1.0,
         layout="packed to cutoff_len" if fills_rows(run) else "packed",
         activations=choice.activations,
+        tile=choice.forecast.tile,
         why=choice.why,
         num_weights=choice.forecast.num_weights,
         num_trained=choice.forecast.num_trained,

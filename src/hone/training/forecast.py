@@ -18,12 +18,14 @@ from hone.adapters.freeze import find_layers
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
 from hone.config.sharding import sharding_of
+from hone.config.zero import zero_of
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
-from hone.models.checkpointing import Activations, recompute_activations
+from hone.models.checkpointing import Activations, recompute_activations, tile_of
 from hone.models.fused import fuse
+from hone.models.host_embedding import frozen_embedding
 from hone.models.policy import Packing, Policy, find_causal
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
@@ -40,7 +42,7 @@ from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.rehearsal import Watch, rehearse, without_memory
 from hone.training.reward_model import whole_model
-from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, units_of
+from hone.training.sharding import ALONE, Sharding, by_ddp, by_fsdp, by_zero, units_of
 from hone.training.speed import speed_of
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,13 +56,17 @@ _UPDATE_OPERATIONS = 6
 
 @dataclass(frozen=True)
 class Forecast:
-    """memory: of a process at most; seconds: of an optimizer step of mean length; from_layers: rehearsed, not by a formula."""
+    """memory: of a process at most; seconds: of an optimizer step of mean length; from_layers: rehearsed, not by a formula.
+
+    tile: tokens that feed-forward layers take at a time, 0 for all of a row.
+    """
 
     memory: Memory
     seconds: float
     num_weights: int
     num_trained: int
     from_layers: bool
+    tile: int = 0
 
 
 _passes: dict[tuple[Any, ...], Pass | None] = {}
@@ -86,6 +92,7 @@ def forecast(
     lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained)
     asked = (run.train.fused_kernels, activations, str(device), several, objective.needs_logits)
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
+    tile = tile_of(attached, activations, batch.ids_BT.numel())
     if key not in _passes:
         _passes[key] = _rehearse(
             run, objective, attached, batch, activations, weights.expanded, device=device, holds_gradients=several
@@ -103,7 +110,7 @@ def forecast(
     seconds *= run.train.gradient_accumulation_steps
     speed = speed_of(device, _TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
-    return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None)
+    return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
 
 
 def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Module, Weights]:
@@ -124,15 +131,19 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
     frozen = [one for one in attached.parameters() if not one.requires_grad]
     sizes = [one.numel() * one.element_size() for one in trained]
     num_frozen = sum(one.numel() for one in frozen)
+    hosted = frozen_embedding(find_causal(attached)).weight if run.train.offload_embedding else None
+    in_host = 0 if hosted is None else hosted.numel() * hosted.element_size()
+    on_device = int(num_frozen * a_weight) if quantization else sum(one.numel() * one.element_size() for one in frozen)
     return attached, Weights(
         num=num_frozen + sum(one.numel() for one in trained),
         num_trained=sum(one.numel() for one in trained),
-        frozen=int(num_frozen * a_weight) if quantization else sum(one.numel() * one.element_size() for one in frozen),
+        frozen=on_device - in_host,
         trained=sum(sizes),
         largest=max(sizes),
         tensors=len(sizes),
         states=state_bytes(run.optimizer.kind, trained),
         beside=run.adapter.kind in ("lora", "oft"),
+        hosted=in_host,
         expanded=(2 if run.train.fused_kernels is True else 1) * max(linear) * base.itemsize if quantization else 0,
     )
 
@@ -140,6 +151,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
 def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     """What of the model one of the processes holds. world: of those that share out the batches."""
     parallel = run.parallel
+    if parallel.engine == "zero":
+        return _by_zero(run, module, world)
     if parallel.engine == "fsdp":
         asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
         units = units_of(module, find_units(module, asked.units))
@@ -147,6 +160,26 @@ def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     if world == 1:
         return ALONE
     return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
+
+
+def _by_zero(run: Run, module: nn.Module, world: int) -> Sharding:
+    """By the sizes that DeepSpeed will be given, and its own where nothing is said."""
+    assert run.parallel.deepspeed is not None, "ZeRO without DeepSpeed's settings"
+    precision, causal = precision_of(run.train), find_causal(module)
+    zero = zero_of(run.parallel.deepspeed)
+    fields = zero.filled(precision=precision, width=causal.config.get_text_config().hidden_size)["zero_optimization"]
+    small = int(fields.get("stage3_param_persistence_threshold", 100_000))
+    offloads = {"optimizer": "offload_optimizer", "weights": "offload_param"}
+    return by_zero(
+        zero.stage,
+        world,
+        units_of(module, find_layers(causal)[1], small=small if zero.stage == 3 else 0),
+        half=precision != "no",
+        bucket=int(fields.get("reduce_bucket_size", 500_000_000)),
+        buckets=2 if fields.get("overlap_comm", zero.stage == 3) else 1,
+        live=int(fields.get("stage3_max_live_parameters", 10**9)),
+        offloaded=[part for part, key in offloads.items() if key in fields],
+    )
 
 
 def _step_kind(run: Run) -> str:
@@ -217,7 +250,9 @@ def _by_formula(num_layers: int, hidden: int, wide: int, batch: Batch, half: boo
     inputs = num * hidden * width * num_layers
     held = {"kept": layer * num_layers, "selective": inputs + layer * num_layers // 2, "full": inputs + layer, "offloaded": layer}
     seconds = 6e-12 * num * num_layers * (4 * hidden**2 + 3 * hidden * wide)
-    return Pass({"activations": held[kind], "logits": 8 * CHUNK_ELEMENTS, "gradients": 0}, layer * num_layers * 5, 0.0, seconds)
+    host = inputs if kind == "offloaded" else 0
+    parts = {"activations": held[kind], "logits": 8 * CHUNK_ELEMENTS, "gradients": 0, "host": host}
+    return Pass(parts, layer * num_layers * 5, 0.0, seconds)
 
 
 def _beside(run: Run, objective: Objective, memory: Memory, cached: int, longest: int) -> Memory:

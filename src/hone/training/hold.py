@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 from hone import log
@@ -18,6 +19,8 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".hone.lock"
+_ENDING_SECONDS = 10.0
+"""An earlier start of the run, whose launcher was killed, may still be saving."""
 _held: dict[Path, int] = {}
 """Open files of this process: closing any other one of the same file would let go of its lock."""
 
@@ -27,15 +30,17 @@ def hold(folder: Path) -> None:
     path = folder.resolve() / LOCK
     if fcntl is None or (path in _held and os.fstat(_held[path]).st_nlink):
         return
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file, end = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), time.monotonic() + _ENDING_SECONDS
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as problem:
-        holder = os.read(file, 200).decode(errors="replace").strip()
-        os.close(file)
-        raise CheckpointError(
-            f"output_dir: another run writes into {folder} ({holder}); wait for its end, or name another folder"
-        ) from problem
+        while not _locked(file):
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+            if time.monotonic() > end:
+                os.close(file)
+                raise CheckpointError(
+                    f"output_dir: another run writes into {folder} ({holder}); wait for its end, or name another folder"
+                )
+            log.once(f"another run writes into {folder} ({holder}); waiting {_ENDING_SECONDS:.0f} s for its end")
+            time.sleep(0.2)
     except OSError as problem:
         os.close(file)
         log.once(f"note: {folder} cannot be locked ({problem.strerror}): see that no other run writes there")
@@ -43,6 +48,15 @@ def hold(folder: Path) -> None:
     os.ftruncate(file, 0)
     os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held[path] = file
+
+
+def _locked(file: int) -> bool:
+    """Take the lock of an open file; False where another process has it, OSError where the folder has no locks."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def let_go() -> None:

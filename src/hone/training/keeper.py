@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -161,13 +161,15 @@ class Keeper:
         if self._group is None and self._form.background:
             self._group = device.group_aside()
         state = device.moments(module, self._parts.optimizer) if with_moments else {}
-        place = checkpoint.aside_of(target) / shards.FOLDER
-        writing = shards.write(
-            device.parts(module), state, place, group=self._group, alone=device.world == 1, background=self._form.background
-        )
+        place, weights = checkpoint.aside_of(target) / shards.FOLDER, device.parts(module)
+        with self._cleared(target):
+            writing = shards.write(
+                weights, state, place, group=self._group, alone=device.world == 1, background=self._form.background
+            )
 
         def finish() -> None:
-            writing.wait()
+            with self._cleared(target):
+                writing.wait()
             if device.is_main:
                 checkpoint.complete(target, about=about)
                 tidy()
@@ -175,6 +177,10 @@ class Keeper:
         self._coming = self._writer.submit(finish)
         if not self._form.background:
             self.settle()
+
+    def _cleared(self, target: Path) -> AbstractContextManager[None]:
+        """A process that cannot write its shards is one for all: nothing is left of those of the others."""
+        return checkpoint.whole_or_not(target) if self._device.is_main else nullcontext()
 
     @property
     def is_saving(self) -> bool:

@@ -11,7 +11,9 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -29,7 +31,7 @@ from hone.config.environment import DEFAULT_PORT, Environment
 from hone.errors import TrainingError
 from hone.training.address import is_here, outward_address, own_address, require_free, require_reachable
 from hone.training.meeting import Meeting, Member, differing, meet
-from hone.training.signals import SIGNALS, StopRequest
+from hone.training.signals import ECHO_SECONDS, SIGNALS, StopRequest
 
 _TUNED = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
 """What OPTIM_TORCH gives the processes, where the user has not said otherwise."""
@@ -111,9 +113,9 @@ def launch(environment: Environment, arguments: list[str], *, join_timeout: int)
     os.environ.update(child_variables(environment, os.environ))
     meeting = meet_machines(environment, join_timeout)
     _quiet_torchrun()
-    before = {number: signal.signal(number, _end_now) for number in SIGNALS}
+    before, over = {number: signal.signal(number, _end_now) for number in SIGNALS}, threading.Event()
     try:
-        with StopRequest(_hand_on) as request:
+        with StopRequest(partial(_hand_on, over)) as request:
             run(parse_args(words))
     except SignalException as stopped:
         return 128 + stopped.sigval
@@ -122,6 +124,7 @@ def launch(environment: Environment, arguments: list[str], *, join_timeout: int)
     except (DistError, RendezvousError) as problem:
         raise TrainingError(_lost(environment, join_timeout, problem)) from problem
     finally:
+        over.set()
         if meeting is not None:
             meeting.rest()
         for number, handler in before.items():
@@ -129,11 +132,25 @@ def launch(environment: Environment, arguments: list[str], *, join_timeout: int)
     return 128 + request.signal if request.signal and environment.max_restarts else 0  # see train_run: stopped ones end well
 
 
-def _hand_on(_: int) -> None:
+def _hand_on(over: threading.Event, number: int) -> None:
     """Ask the processes to stop. torchrun would kill them 30 seconds later, which a long step and a save may exceed."""
-    for process in _children(os.getpid()):
+    asked = _children(os.getpid())
+    for process in asked:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
+    threading.Thread(target=_end_restarted, args=(over, number, set(asked)), daemon=True).start()
+
+
+def _end_restarted(over: threading.Event, number: int, asked: set[int]) -> None:
+    """End processes that torchrun starts in place of those that were asked to stop.
+
+    One that is asked while Python starts ends by the signal, which torchrun takes for a failure: the wish would be lost.
+    """
+    over.wait(ECHO_SECONDS)
+    while not over.wait(0.1):
+        if not asked.issuperset(_children(os.getpid())):
+            os.kill(os.getpid(), number)
+            return
 
 
 def _end_now(number: int, _: FrameType | None) -> None:

@@ -42,9 +42,11 @@ def require_means(run: Run, device: torch.device) -> None:
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:
-    """RunError where activations are to wait in host memory and are there already."""
+    """RunError where activations or embeddings are to wait in host memory and are there already."""
     if run.train.gradient_checkpointing_kind == "offloaded" and not has_host_memory(device.type):
         raise RunError(
             "gradient_checkpointing_kind: offloaded moves activations from a GPU to host memory, and this run is on "
             f"{device.type}; write full, or selective"
         )
+    if run.train.offload_embedding and not has_host_memory(device.type):
+        raise RunError(f"offload_embedding: true frees memory of a GPU, and this run is on {device.type}; leave it out")

@@ -80,7 +80,7 @@ class Weights:
     """Of a whole model, in bytes as they will be held. largest: of those that learn; beside: they are an adapter.
 
     states: of the optimizer; tensors: how many learn; expanded: of the largest weight held in few bits, once it is turned into
-    numbers for a product.
+    numbers for a product; hosted: what stays in the host's memory and is not in `frozen`.
     """
 
     num: int
@@ -91,6 +91,7 @@ class Weights:
     states: int
     beside: bool
     expanded: int = 0
+    hosted: int = 0
     tensors: int = 0
 
 
@@ -113,12 +114,14 @@ def add_up(
     half: bool,
     device: torch.device,
 ) -> Memory:
-    """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part.
+    """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part, and in the host's.
 
     formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; holds_gradients: from one
     micro-batch to the next; half: it computes in 16 bits. sharding: what of all that is this process's.
     """
     on_cpu, width = device.type == "cpu", sharding.width
+    held = dict(held)
+    in_host = held.pop("host")
     trained = width * weights.num_trained or weights.trained
     learned, scratch = share(trained, sharding.weights), share(step_scratch(optimizer, weights, device), sharding.states)
     gradients, of_a_pass = (share(size, sharding.gradients) for size in (trained, held["gradients"] * trained // weights.trained))
@@ -147,7 +150,7 @@ def add_up(
         fragmentation=int(formed * _HEAP_SHARE["recomputed" if recomputes else "kept"]) + prepared
         if on_cpu
         else int(sum(held.values()) * _DEVICE_SHARE),
-        host=sum(host.values()),
+        host=sum(host.values()) + in_host + weights.hosted,
     )
 
 

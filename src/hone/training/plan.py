@@ -17,6 +17,7 @@ import hone
 from hone.config.train import TrainConfig
 from hone.errors import RunError
 from hone.models.checkpointing import Activations
+from hone.training.checkpoint import write_whole
 from hone.training.engines.base import Precision
 from hone.training.memory import Memory, sized
 
@@ -30,6 +31,7 @@ class Plan:
 
     why: how micro_batch and activations were chosen; step_seconds: an estimate; from_layers: it and memory are counted from the
     model's own layers, not by a formula; fits: into the memory that is free; instead: settings that would, where it does not.
+    tile: tokens that feed-forward layers take at a time where activations are computed again, 0 for all of a row.
     unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
     share: of those to which answers are drawn.
     layout: how sequences lie in a batch. spread: how the model lies on several processes, in words; "" for one.
@@ -64,6 +66,7 @@ class Plan:
     share: float
     layout: Literal["packed", "packed to cutoff_len", "padded"]
     activations: Activations
+    tile: int
     why: str
     num_weights: int
     num_trained: int
@@ -77,24 +80,33 @@ class Plan:
     output_dir: str
     fingerprint: dict[str, dict[str, str]]
 
-    def lines(self) -> list[str]:
-        """The plan for people."""
+    def lines(self, *, trains: bool = True) -> list[str]:
+        """The plan for people. trains: False for a run that takes the model as it is, and has no steps."""
         share = 100 * self.num_trained / max(1, self.num_weights)
-        held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
-        often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
-        total = self.memory.total
         spread = f" ({self.spread})" if self.spread else ""
+        learns = f", of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}" if trains else ""
         return [
             f"device       {self.world} x {self.device}{spread}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
             *(f"falls back   {line}" for line in self.fallbacks),
-            f"weights      {self.num_weights:,}, of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}",
+            f"weights      {self.num_weights:,}{learns}",
+            *(self._learning() if trains else [f"data         {self.num_eval_rows:,} {self.unit}"]),
+            f"output       {self.output_dir}",
+        ]
+
+    def _learning(self) -> list[str]:
+        """What a run that trains learns from, for how long, and what it takes."""
+        held = ", what Python and its libraries hold already included" if self.memory.libraries else ""
+        often = lambda every: f"every {every} steps" if every else "never"  # noqa: E731
+        total = self.memory.total
+        return [
             f"data         {self.num_rows:,} {self.unit}, {self.tokens_per_epoch:,} tokens, "
             f"{self.trained_tokens_per_epoch:,} trained; {self._evaluated()}",
             f"step         {self._step()} = {self.micro_batch} x {self.accumulation} accumulated "
             f"x {self.world} processes, {self.layout}",
             f"length       {self.num_steps:,} steps = {self.num_epochs:g} epochs of {self.steps_per_epoch:,}",
             f"log          {often(self.log_every)}; evaluate {self._when()}; save {often(self.save_every)}",
-            f"activations  {_ACTIVATIONS[self.activations]}",
+            f"activations  {_ACTIVATIONS[self.activations]}"
+            + (f"; feed-forward layers {self.tile:,} tokens at a time" if self.tile else ""),
             f"chosen       {self._chosen()}: {self.why}",
             f"time         {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all, "
             "by an estimate, where nothing else runs",
@@ -102,7 +114,6 @@ class Plan:
             f"(free now: {sized(self.available_bytes, total)})",
             *(f"             {line}" for line in self.memory.lines()),
             *([] if self.fits else [f"             {self.too_much()}"]),
-            f"output       {self.output_dir}",
         ]
 
     def too_much(self) -> str:
@@ -140,7 +151,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write plan.json."""
-        (folder / "plan.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        write_whole(folder / "plan.json", json.dumps(self.to_dict(), indent=1))
 
 
 _ACTIVATIONS = {

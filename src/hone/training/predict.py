@@ -117,9 +117,9 @@ class Predictions:
         found = {one: line for one, line in found.items() if one - one % size in whole}
         self._device.gather(None)
         if self._device.is_main:
-            for part in parts:
-                part.unlink(missing_ok=True)
             write_whole(self._folder / FILE, "".join(json.dumps(found[one], ensure_ascii=False) + "\n" for one in sorted(found)))
+            for part in parts[:-1]:  # now that what they held stands in the file
+                part.unlink(missing_ok=True)
             write_whole(state, job)
             if not found:  # figures of the answers that are gone
                 (self._folder / "predict_results.json").unlink(missing_ok=True)

@@ -23,7 +23,9 @@ from torch.utils.flop_counter import flop_registry
 
 from hone.models.checkpointing import ATTENTION
 
-PARTS = ("activations", "logits", "gradients")
+PARTS = ("activations", "logits", "gradients", "host")
+DEVICE = tuple(part != "host" for part in PARTS)
+"""The parts that the device holds; the rest is in the host's memory."""
 OUTSIDE = -1
 """In place of a layer's number: what belongs to none. It is also the last row of a table of layers."""
 
@@ -125,7 +127,8 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        in_host = bool(kwargs.pop("pin_memory", False))
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         if given and not any(isinstance(one, FakeTensor) for one in given):
             return func(*args, **kwargs)
@@ -141,22 +144,22 @@ class Watch(TorchDispatchMode):
         if func in _WITH_COPY:
             self._see(args[0].clone())
         made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
-        if sum([self._see(one) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
+        if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
             self._charge(func, args, kwargs, out, [*given, *made])
         return out
 
-    def _see(self, tensor: FakeTensor) -> bool:
-        """Whether it is new."""
+    def _see(self, tensor: FakeTensor, *, in_host: bool = False) -> bool:
+        """Whether it is new. in_host: it was asked for there."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
             return False
         layer, size = self.segments[-1].layer, storage.nbytes()
-        part = PARTS.index("logits") if self._vocabulary in tensor.shape else 0
+        part = PARTS.index("host" if in_host else "logits" if self._vocabulary in tensor.shape else "activations")
         self._known[key] = (layer, part, size)
         weakref.finalize(storage, self._gone, key)
         self._held[layer, part] += size
-        self._total += size
+        self._total += size * DEVICE[part]
         self.segments[-1].formed += size
         if self._total > self._highest:
             self._highest = self._total
@@ -166,7 +169,7 @@ class Watch(TorchDispatchMode):
     def _gone(self, key: int) -> None:
         layer, part, size = self._known.pop(key)
         self._held[layer, part] -= size
-        self._total -= size
+        self._total -= size * DEVICE[part]
 
     def _charge(self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor]) -> None:
         """The time of an operation that writes something."""

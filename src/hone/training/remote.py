@@ -174,6 +174,7 @@ class Carrier:
         self._under_way: Future[None] | None = None
         self._stale = set(remote.steps()) if remote and anew else set[int]()
         self._waits = True
+        self.url = remote.url if remote else ""
 
     def carry(self, folder: Path, best: str | None) -> None:
         """Begin to carry a checkpoint, once it is complete; the one before it has arrived or been given up (`settle`)."""
@@ -212,7 +213,7 @@ class Carrier:
             except (OSError, ValueError, RuntimeError) as problem:  # stores have errors of all kinds under these
                 if pause is None or not self._waits:
                     return str(problem) or type(problem).__name__
-                log.warn(f"{self._remote.url if self._remote else ''}: {problem}; tried again in {pause:g} s")
+                log.warn(f"{self.url}: {problem}; tried again in {pause:g} s")
                 time.sleep(pause)
             else:
                 return ""

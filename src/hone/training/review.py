@@ -44,7 +44,7 @@ class Shown:
 class Review:
     """faults: reasons why the run would learn nothing, or the wrong thing; none of them is a matter of taste.
 
-    warnings: what may be meant and seldom is.
+    warnings: what may be meant and seldom is. trains: whether the run learns anything, or only uses the model.
     """
 
     samples: list[Shown]
@@ -53,6 +53,7 @@ class Review:
     plan: Plan
     faults: list[str]
     warnings: list[str]
+    trains: bool
 
     def lines(self) -> list[str]:
         """The review for people."""
@@ -61,7 +62,7 @@ class Review:
         faults = [f"warning: {warning}" for warning in self.warnings]
         faults += [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
         data = self.material.tokens.report.lines()
-        return [*shown, *data, "", "laws of the chat format", *laws, "", *self.plan.lines(), "", *faults]
+        return [*shown, *data, "", "laws of the chat format", *laws, "", *self.plan.lines(trains=self.trains), "", *faults]
 
     def to_dict(self) -> dict[str, Any]:
         """The review for machines."""
@@ -108,7 +109,7 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     faults = find_faults(run, material, laws, examples)
     faults += [problem] if (problem := never_learns(run, plan)) else []
     warnings = find_warnings(run, material) + ([] if plan.fits else [f"memory: {plan.too_much()}"])
-    return Review(samples, material, laws, plan, faults, warnings)
+    return Review(samples, material, laws, plan, faults, warnings, run.train.do_train)
 
 
 def _try_laws(codec: Codec) -> list[LawResult]:

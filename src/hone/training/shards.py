@@ -16,10 +16,10 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
+from hone.config.shards import FOLDER as FOLDER
 from hone.errors import CheckpointError
 from hone.training.engines.moments import GROUPS, MOMENTS
 
-FOLDER = "sharded"
 _WEIGHT, _MOMENT = "weights/", "moments/"
 _REFUSED = (dcp.CheckpointException, OSError, RuntimeError, ValueError, KeyError)
 """How torch tells of a folder that cannot be written or read."""

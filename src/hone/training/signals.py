@@ -1,13 +1,18 @@
 """StopRequest: SIGTERM, SIGUSR1 and Ctrl-C turned into a wish that the loop grants at the end of its step.
 
-Does not know what is saved then.
+Before there is a step they end the process, with the code that the run would end with. Does not know what is saved.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
@@ -18,6 +23,57 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, 
 
 ECHO_SECONDS = 1.0
 """A second signal so soon is the first one again: schedulers signal every process of a job, and a launcher hands its own on."""
+
+_UNWINDING_SECONDS = 10.0
+"""How long a process that ends early may take to put its own processes and files away."""
+_PARENT_DIED = 1
+"""Linux's PR_SET_PDEATHSIG."""
+
+_ordinary: dict[object, dict[int, object]] = {}
+"""Of what ends this process early: what was there before, and is again from the first StopRequest on."""
+
+
+class _Ended(BaseException):
+    """A signal came before there was anything to save. Nobody takes it for an error of what was being done."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+@contextmanager
+def ending_early(code_of: Callable[[int], int]) -> Iterator[None]:
+    """Within, and until a StopRequest stands, a signal ends this process with `code_of` it, as nothing is to be saved yet.
+
+    Without it a signal in the first seconds would end the process by itself, which torchrun takes for a failure and starts anew.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        log.info(f"\n{signal.Signals(number).name} received: nothing is to be saved yet, so the run ends")
+        code = code_of(number)
+        timer = threading.Timer(_UNWINDING_SECONDS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+        raise _Ended(code)
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    _ordinary[end] = before
+    try:
+        yield
+    except _Ended as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)  # a process group that is taken apart can wait for ever
+    finally:
+        del _ordinary[end]
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Have the system send this process SIGTERM when the one that started it dies (Linux): else it would train on, unseen, and
+    keep the folder from the run that is started in its place."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DIED, int(signal.SIGTERM), 0, 0, 0)
 
 
 def saying(promise: str) -> Callable[[int], None]:
@@ -37,7 +93,8 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: _ordinary.get(handler, before)[number] for number, handler in before.items()}
         return self
 
     def __exit__(self, *_: object) -> None:

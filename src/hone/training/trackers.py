@@ -15,6 +15,11 @@ from hone.config.tree import to_dict
 from hone.config.use import TrackConfig
 
 
+def tracker_folder(run: Run) -> str:
+    """Where trackers that write files of their own put them."""
+    return run.track.logging_dir or str(Path(run.train.output_dir) / "runs")
+
+
 def project_of(track: TrackConfig, environment: Environment) -> str:
     """The project's name, one for all trackers of a run: SwanLab's where it is one of them, else WANDB_PROJECT."""
     return track.swanlab_project if "swanlab" in track.report_to else environment.wandb_project

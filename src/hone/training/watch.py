@@ -6,7 +6,6 @@ Ages are told by the watching process's own monotonic clock: clocks of machines 
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import json
 import os
@@ -26,6 +25,7 @@ from torch.distributed import DistError, PrefixStore, TCPStore
 
 from hone import log
 from hone.errors import TrainingError
+from hone.training.lost import is_lost, lives
 from hone.training.pulse import PULSE
 
 _LONGEST_TICK = 5.0
@@ -33,13 +33,6 @@ _DETAILS_SECONDS, _RESCUE_SECONDS = 5.0, 120.0
 """How long the others are waited for, to tell their stacks, and to let rank 0 write a checkpoint."""
 _LOST_SECONDS = 30.0
 """How long after the store has gone the work itself may take to find out that its company has."""
-
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL", "Socket Timeout")
-
-
-def is_lost(problem: BaseException) -> bool:
-    """Whether an error says that another process could not be reached any more."""
-    return isinstance(problem, DistError) or (isinstance(problem, RuntimeError) and any(words in str(problem) for words in _LOST))
 
 
 @dataclass(frozen=True)
@@ -65,14 +58,15 @@ class Watch:
 
     seconds: how long a process may stay at one place; 0 watches nothing. name_rows: data-set indices to words.
     rescue: writes a checkpoint of the last finished step by this process alone, and tells where, "" where it cannot.
+    name_lost: who the text of an error about a broken connection is about.
     """
 
     def __init__(
         self, rank: int, world: int, seconds: float, folder: Path, *, name_rows: Callable[[list[int]], str],
-        rescue: Callable[[], str],
+        rescue: Callable[[], str], name_lost: Callable[[str], str],
     ):  # fmt: skip
         self._rank, self._world, self._seconds, self._folder = rank, world, seconds, folder
-        self._name_rows, self._rescue = name_rows, rescue
+        self._name_rows, self._rescue, self._name_lost = name_rows, rescue, name_lost
         self._tick_seconds = min(_LONGEST_TICK, max(0.1, seconds / 8))
         self._quiet, self._rescued = threading.Event(), threading.Lock()
         self._seen: dict[int, tuple[Sign, float, float]] = {}
@@ -92,8 +86,8 @@ class Watch:
             self._thread.join(timeout=10)
         if problem is not None and self._world > 1 and is_lost(problem):
             raise TrainingError(
-                f"another process has gone or cannot be reached any more: step {PULSE.step} could not be finished "
-                f"({str(problem).splitlines()[0][:200]}). {self._saved()}"
+                f"{self._name_lost(str(problem))} has gone or cannot be reached any more: step {PULSE.step} could not be "
+                f"finished ({str(problem).splitlines()[0][:200]}). {self._saved()}"
             ) from problem
 
     def _saved(self) -> str:
@@ -163,7 +157,7 @@ class Watch:
         """Who is dead or stuck, in words; "" where nobody is, as far as this process sees."""
         now = time.monotonic()
         running = [(sign, lived, moved) for sign, lived, moved in self._seen.values() if not sign.ended]
-        dead = [str(sign) for sign, _, _ in running if sign.host == socket.gethostname() and not _lives(sign.process)]
+        dead = [str(sign) for sign, _, _ in running if sign.host == socket.gethostname() and not lives(sign.process)]
         if dead:
             return f"{', '.join(dead)} has died"
         if not running or min(now - moved for _, _, moved in running) < self._seconds:
@@ -220,20 +214,6 @@ class Watch:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not all(store.check([key]) for key in keys):
             time.sleep(0.05)
-
-
-def _lives(process: int) -> bool:
-    """Whether a process of this machine is there and is not merely a dead one's entry."""
-    status = Path(f"/proc/{process}/stat")
-    if status.parent.parent.joinpath("self").exists():
-        with contextlib.suppress(OSError):
-            return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _stack_of_main() -> str:

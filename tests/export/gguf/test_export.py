@@ -17,7 +17,7 @@ from hone.config import load
 from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
-from hone.config.use import GenerateConfig
+from hone.config.use import GenerateConfig, ServeConfig
 from hone.errors import ModelError
 from hone.export.folder import REPORT
 from hone.inference.base import Request, Steering
@@ -63,7 +63,9 @@ def test_it_answers_as_the_embedded_engine_does(exported, tiny_model_dir) -> Non
     """Greedily and drawn by a seed; steering and log-probs are the same code."""
     asked = Conversation((message("user", "What is the capital of France?"),))
     ours = build_engine(ModelConfig(model_name_or_path=str(exported)), ChatConfig(), Full())
-    theirs = build_engine(ModelConfig(model_name_or_path=str(tiny_model_dir)), ChatConfig(), Full(), dtype="float32")
+    theirs = build_engine(
+        ModelConfig(model_name_or_path=str(tiny_model_dir)), ChatConfig(), Full(), serve=ServeConfig(infer_dtype="float32")
+    )
     for settings in ({"do_sample": False}, {"do_sample": False, "repetition_penalty": 1.3}):
         request = Request(asked, GenerateConfig(max_new_tokens=12, **settings), steering=Steering(num_top=2))
         (one,), (other,) = ([list(engine.generate(request)) for engine in (ours,)], [list(theirs.generate(request))])
@@ -93,7 +95,9 @@ def test_what_does_not_go_with_a_gguf_file_is_told(exported, tmp_path) -> None:
     with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
         load_served(adapted, "mine")
     with pytest.raises(ModelError, match="holds 0 of them"):
-        build_engine(ModelConfig(model_name_or_path=str(tmp_path)), ChatConfig(), Full(), backend="llamacpp")
+        build_engine(
+            ModelConfig(model_name_or_path=str(tmp_path)), ChatConfig(), Full(), serve=ServeConfig(infer_backend="llamacpp")
+        )
 
 
 def test_an_adapter_by_itself_does_what_peft_does(tiny_model_dir, exported, make_adapter, tmp_path, library) -> None:

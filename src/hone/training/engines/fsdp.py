@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hone.adapters.apply import saved_weights
 from hone.config.sharding import sharding_of
 from hone.errors import CheckpointError, HoneError, TrainingError
+from hone.models.quantize import as_numbers
 from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
 from hone.training.engines.stand_in import stand_in
@@ -136,9 +137,10 @@ class FsdpEngine(Engine):
         return module
 
     def _spread(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        as_numbers(module, _TYPES.get(self.hardware.precision, torch.float32), self.device)
         if packed := [name for name, weight in module.named_parameters() if not weight.is_floating_point()]:
             raise TrainingError(
-                f"fsdp: weights in few bits ({packed[0]} ...) are not sharded; leave quantization_bit or fsdp out"
+                f"fsdp: weights in 8 bits ({packed[0]} ...) are not sharded; write quantization_bit: 4, or leave fsdp out"
             )
         units = find_units(module, names)
         for unit in units:
