@@ -32,7 +32,7 @@ from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-NOT_TRAINED = ("api", "api_vllm", "chat", "export", "export_gguf", "predict")
+NOT_TRAINED = ("api", "api_vllm", "chat", "export", "export_gguf", "export_int4", "predict")
 STARTED = {"deepspeed_sft": "deepspeed", "ray_sft": "ray", "long_context_sft": "torch"}
 """Trained by processes of their own, with the package that they need."""
 TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in (*NOT_TRAINED, *STARTED))
@@ -229,6 +229,14 @@ def test_it_is_exported_for_llamacpp(llama3: str, tmp_path: Path, here, capsys):
     said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
     assert cli.main(["export", str(EXAMPLES / "export_gguf.yaml"), *said, f"tokenized_path={tmp_path / 'cache'}"]) == 0
     assert "parity passed (q4_k_m)" in capsys.readouterr().out
+
+
+def test_it_is_exported_in_few_bits(llama3: str, tmp_path: Path, here, capsys):
+    pytest.importorskip("compressed_tensors", reason="needs the extra compressed")
+    said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
+    said += [f"tokenized_path={tmp_path / 'cache'}", "export_quantization_group=16", "export_quantization_nsamples=2"]
+    assert cli.main(["export", str(EXAMPLES / "export_int4.yaml"), *said]) == 0
+    assert "parity passed (int4)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)

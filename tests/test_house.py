@@ -34,7 +34,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "optim": (2, 650, ()),
     "data": (3, 3800, ("chat", "models.hubs")),
     "inference": (3, 3260, ("chat", "models", "adapters", "data.batch")),
-    "export": (3, 3250, ("chat", "models", "adapters")),
+    "export": (3, 4500, ("chat", "models", "adapters")),
     "evaluation": (3, 600, ("chat", "models")),
     "objectives": (
         4,
@@ -89,6 +89,8 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "data/files": ("datasets", "fsspec", "huggingface_hub"),
     "inference/grammar": ("llguidance",),
     "export/gguf/package": ("gguf",),
+    "export/quantized/mlx": ("mlx", "mlx_lm"),
+    "export/quantized/nf4": ("bitsandbytes",),
     "models/hubs": ("modelscope", "openmind_hub"),
     "models/llamacpp_child": ("llama_cpp",),
     "models/media/pictures": ("PIL",),

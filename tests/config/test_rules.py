@@ -31,6 +31,18 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ),
     ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
     ("gguf_type=q4_k_m", "gguf_type", "write that"),
+    ("hub_private_repo=true", "hub_private_repo", "without export_hub_model_id"),
+    ("export_format=gguf export_quantization_bit=4", "export_quantization_bit", "whose number format is gguf_type"),
+    ("export_quantization_method=rtn", "export_quantization_method", "without export_quantization_bit"),
+    (
+        "export_quantization_bit=8 export_quantization_method=fp8 export_quantization_group=9",
+        *("export_quantization_group", "groups of their own"),
+    ),
+    ("export_quantization_dataset=f", "export_quantization_dataset", "without export_quantization_bit or export_format"),
+    (
+        "export_quantization_bit=4 export_quantization_method=rtn export_quantization_dataset=f",
+        *("export_quantization_dataset", "which read no texts"),
+    ),
     ("vllm_maxlen=9", "vllm_maxlen", "without infer_backend: vllm; write that"),
     ("infer_backend=vllm sglang_tp_size=2", "sglang_tp_size", "without infer_backend: sglang; write that"),
     ("infer_environment=e", "infer_environment", "without infer_backend: vllm or sglang; write that"),

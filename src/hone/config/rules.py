@@ -232,6 +232,19 @@ def _of_predictions(settings: Settings) -> Iterator[Finding]:
         yield "do_predict", "has nothing to answer; write eval_dataset: NAME, or dataset with val_size"
 
 
+def _of_few_bits(settings: Settings, verb: str) -> Iterator[Finding]:
+    bits, method = settings["export_quantization_bit"], settings["export_quantization_method"]
+    if verb != "export" or bits is None or settings["export_format"] == "gguf":
+        return
+    if method in ("gptq", "awq") and not settings["export_quantization_dataset"]:
+        message = f"is missing; {method} needs texts of the kind the model will read (method rtn needs none)"
+        yield "export_quantization_dataset", message
+    if method in ("fp8", "bnb", "awq") and bits != (wanted := 8 if method == "fp8" else 4):
+        yield "export_quantization_bit", f"{method} has {wanted} bits; write {wanted}, or another export_quantization_method"
+    if method == "mlx" and settings["export_quantization_group"] not in (None, 32, 64, 128):
+        yield "export_quantization_group", "is 32, 64 or 128 with export_quantization_method: mlx"
+
+
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
     if not settings["model_name_or_path"]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
@@ -242,6 +255,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
             "export_quantization_dataset",
             f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
         )
+    yield from _of_few_bits(settings, verb)
     if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
         yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     pairs = [pair.partition("=") for pair in settings["api_adapters"]]
