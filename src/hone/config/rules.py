@@ -32,6 +32,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_quantization(settings),
         *_of_rotation(settings),
         *_of_data(settings),
+        *_of_pictures(settings),
         *_of_training(settings),
         *of_rewards(settings),
         *of_reward_model(settings),
@@ -119,6 +120,12 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
         yield "val_size", "holds back training rows although eval_dataset names other data; remove one of them"
     if settings["val_size"] > 0 and not names:
         yield "val_size", "holds back rows of dataset, which is not there; write dataset, or eval_dataset in its place"
+
+
+def _of_pictures(settings: Settings) -> Iterator[Finding]:
+    most, fewest = settings["image_max_pixels"], settings["image_min_pixels"]
+    if most < fewest:
+        yield "image_max_pixels", f"saw {most:,}, and image_min_pixels is {fewest:,}; write the larger one here"
 
 
 def _of_rotation(settings: Settings) -> Iterator[Finding]:
@@ -225,6 +232,19 @@ def _of_predictions(settings: Settings) -> Iterator[Finding]:
         yield "do_predict", "has nothing to answer; write eval_dataset: NAME, or dataset with val_size"
 
 
+def _of_few_bits(settings: Settings, verb: str) -> Iterator[Finding]:
+    bits, method = settings["export_quantization_bit"], settings["export_quantization_method"]
+    if verb != "export" or bits is None or settings["export_format"] == "gguf":
+        return
+    if method in ("gptq", "awq") and not settings["export_quantization_dataset"]:
+        message = f"is missing; {method} needs texts of the kind the model will read (method rtn needs none)"
+        yield "export_quantization_dataset", message
+    if method in ("fp8", "bnb", "awq") and bits != (wanted := 8 if method == "fp8" else 4):
+        yield "export_quantization_bit", f"{method} has {wanted} bits; write {wanted}, or another export_quantization_method"
+    if method == "mlx" and settings["export_quantization_group"] not in (None, 32, 64, 128):
+        yield "export_quantization_group", "is 32, 64 or 128 with export_quantization_method: mlx"
+
+
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
     if not settings["model_name_or_path"]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
@@ -235,6 +255,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
             "export_quantization_dataset",
             f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
         )
+    yield from _of_few_bits(settings, verb)
     if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
         yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     pairs = [pair.partition("=") for pair in settings["api_adapters"]]
@@ -242,6 +263,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"
     elif len({name for name, *_ in pairs}) < len(pairs):
         yield "api_adapters", "names one name twice; each adapter needs one of its own"
+    if settings["infer_url"] and not settings["infer_url"].startswith(("http://", "https://")):
+        yield "infer_url", f'saw "{settings["infer_url"]}", wanted a URL such as http://127.0.0.1:8001'
     if verb in ("api", "webchat") and settings["num_beams"] > 1:
         yield "num_beams", f"has no place in hone {verb}, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):
