@@ -26,7 +26,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["hone.cli", "hone.training.prepare", "transformers.models.llama.modeling_llama", "peft", "accelerate", "datasets"]
 )
-_LONGEST = 240
+_LONGEST = 400
 """Seconds that a run may take, far more than any takes here."""
 
 
