@@ -71,7 +71,7 @@ def make(place: Path, layers: int, *, toy: bool = False) -> None:
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(place / "model")
     base |= {"use_cpu": toy, "bf16": True, "max_steps": STEPS, "save_steps": STEPS, "learning_rate": 1e-4}
-    base |= {"gradient_checkpointing": False, "overwrite_output_dir": True}
+    base |= {"gradient_checkpointing": False, "overwrite_output_dir": True, "join_timeout": 600}
     (place / "base.json").write_text(json.dumps(base))
     (place / "ready").touch()
 

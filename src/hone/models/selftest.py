@@ -51,6 +51,10 @@ class _Row:
     def known(self) -> _Row:
         return self
 
+    @property
+    def shown(self) -> None:
+        return None
+
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:

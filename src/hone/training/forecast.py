@@ -223,7 +223,7 @@ def _rehearse(
         setattr(causal.get_submodule(parent), name, few)
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
-        policy = Policy(module.train(), router_loss=0.0)
+        policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
