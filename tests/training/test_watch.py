@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,13 @@ def test_an_address_is_told_as_ranks_and_one_that_has_ended_here_by_its_process(
     assert whom("NCCL error", Cards(beside, *far)) == "another process"
     assert whom("Connection closed by peer [127.0.0.1]:9", Cards(beside)) == "rank 1 on here (10.0.0.1)", "the only other one"
     assert whom(closed, alone("rank")) == "another process"
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for(monkeypatch):
+    class Silent(Cards):
+        def cards(self) -> list[Card]:
+            threading.Event().wait()
+            return []
+
+    monkeypatch.setattr(lost, "_ANSWER_SECONDS", 0.1)
+    assert whom("Connection closed by peer [10.0.0.2]:4711", Silent()) == "another process"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.distributed import DistError
 from hone.training.meeting import Card, Meeting, in_words
 
 _ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
+_ANSWER_SECONDS = 5.0
 _DYING_SECONDS = 2.0
 """A process that ends loses its connections before the system takes it off its list."""
 
@@ -32,21 +34,35 @@ def whom(problem: str, meeting: Meeting) -> str:
 
     Those that have ended on this machine are known for certain; of another machine all that have the address are named.
     """
-    if meeting.count == 1:
-        return "another process"
-    try:
-        others = [card for card in meeting.cards() if card.number != meeting.card.number]
-    except DistError:
+    found = _cards(meeting)
+    if isinstance(found, DistError):
         return f"{meeting.called} 0, whose store has gone with it,"
+    others = [card for card in found if card.number != meeting.card.number]
     far = [card for card in others if card.address in _ADDRESS.findall(problem) and not _beside(card, meeting.card)]
     near = [card for card in others if _beside(card, meeting.card)]
     if ended := [] if far else _ended(near):
         return " and ".join(f"{meeting.called} {card.number} on {card}, process {card.process}," for card in ended[:4])
-    found = far or near
-    if not found or (not far and len(near) < len(others)):
+    meant = far or near
+    if not meant or (not far and len(near) < len(others)):
         return "another process"
-    one_of = "one of " * (len(found) > 1)
-    return f"{one_of}{in_words([card.number for card in found], meeting.called)} on {found[0]}"
+    one_of = "one of " * (len(meant) > 1)
+    return f"{one_of}{in_words([card.number for card in meant], meeting.called)} on {meant[0]}"
+
+
+def _cards(meeting: Meeting) -> list[Card] | DistError:
+    """Everybody's card, none where the store does not answer: of a host that was cut off a question waits for minutes."""
+    answer = list[list[Card] | DistError]()
+
+    def ask() -> None:
+        try:
+            answer.append(meeting.cards())
+        except DistError as problem:
+            answer.append(problem)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return answer[0] if answer else []
 
 
 def _beside(card: Card, own: Card) -> bool:
