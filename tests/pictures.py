@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image as Pillow
-from transformers import AutoConfig, AutoModelForMultimodalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMultimodalLM, PreTrainedModel, WhisperFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -86,9 +87,25 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Any]] = {  # model_type: template
 }  # fmt: skip
 
 
+HEARING: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "qwen2_audio": (
+        "qwen2_audio",
+        {
+            "text_config": {**TEXT, "model_type": "qwen2"},
+            "audio_config": {
+                "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "num_mel_bins": 16,
+                "max_source_positions": 100,
+            },
+        },
+        WhisperFeatureExtractor(feature_size=16, chunk_length=2),
+    ),
+}  # fmt: skip
+"""Of two seconds at most."""
+
+
 def make_model(folder: Path, family: str, *, seed: int = 0) -> tuple[PreTrainedModel, str]:
     """A model of the family written into `folder` with its tokenizer and processor; the module, and the template's name."""
-    template, settings, processor = FAMILIES[family]
+    template, settings, processor = {**FAMILIES, **HEARING}[family]
     row = rows()[template]
     tokenizer = stand_in_tokenizer(row.bos, row.eos, tokens_of(row))
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token) for kind, token in _media_tokens(row.media).items()}
@@ -111,6 +128,18 @@ def _media_tokens(media: Any) -> dict[str, str]:
     """Of "<|vision_start|><|image_pad|><|vision_end|>" the token in the middle."""
     found = {kind: written.strip().strip("<>").split("><") for kind, written in media.items()}
     return {kind: f"<{parts[len(parts) // 2]}>" for kind, parts in found.items()}
+
+
+def sound(seconds: float = 0.5, rate: int = 16000, *, seed: int = 0) -> bytes:
+    """A WAV file of noise."""
+    noise = torch.randint(-9999, 9999, (int(seconds * rate),), generator=torch.Generator().manual_seed(seed), dtype=torch.int16)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(noise.numpy().tobytes())
+    return file.getvalue()
 
 
 def picture(width: int = 60, height: int = 40, *, seed: int = 0) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,32 @@ def test_lora_leaves_the_tower_alone(places, tmp_path):
     out = trained(places, tmp_path, finetuning_type="lora", lora_target="qkv,q_proj,proj")
     names = load_file(out / "adapter_model.safetensors").keys()
     assert names and not any("visual" in name for name in names)
+
+
+def test_pairs_about_pictures_are_held_against_a_reference_that_sees_them(places, tmp_path):
+    """An adapter begins as nothing, so that both see the same: the first loss is log 2; a blind reference would give another."""
+    row = {
+        "messages": [{"role": "user", "content": "<image>see?"}],
+        "chosen": {"role": "assistant", "content": "A cat."},
+        "rejected": {"role": "assistant", "content": "No."},
+        "images": [str(places[1] / "1.png")],
+    }
+    (tmp_path / "pairs.json").write_text(json.dumps([row, row]))
+    columns = {"messages": "messages", "chosen": "chosen", "rejected": "rejected", "images": "images"}
+    entry = {"file_name": "pairs.json", "formatting": "openai", "ranking": True, "columns": columns}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"pairs": entry}))
+    out = trained(places, tmp_path, stage="dpo", finetuning_type="lora", dataset="pairs", dataset_dir=str(tmp_path))
+    assert json.loads((out / "trainer_log.jsonl").read_text().splitlines()[0])["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_answers_of_its_own_are_drawn_to_text_alone(places, tmp_path, capsys):
+    run = {
+        "model_name_or_path": str(places[0]), "template": "qwen2_vl", "stage": "gkd", "finetuning_type": "lora",
+        "dataset": "seen", "dataset_dir": str(places[1]), "output_dir": str(tmp_path / "out"),
+        "tokenized_path": str(tmp_path / "tokens"), "teacher_model": str(places[0]), "max_steps": 1, "use_cpu": True,
+    }  # fmt: skip
+    assert cli.main(["train", str(write_run(run, tmp_path / "run.yaml"))]) == 2
+    assert "drawn to text alone" in capsys.readouterr().err
 
 
 def test_pictures_are_upright_and_within_limits(tmp_path):

@@ -5,6 +5,7 @@ Does not know tokens, nor where the format puts anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from operator import is_
 
@@ -107,6 +108,7 @@ class Views:
         self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
         self._ids = _Ids(dialect)
         self._offers = False
+        self._counts: Counter[str] = Counter()
 
     def build(self, conversation: Conversation, default_system: str, tool_prompt: str, *, asks: bool) -> list[View]:
         """The views; tool_prompt: marked text to end the system prompt with, '' for none; asks: whether an answer comes after."""
@@ -175,7 +177,11 @@ class Views:
             parts[0] = Text(parts[0].text.lstrip())
         if self.row.trim and isinstance(parts[-1], Text):
             parts[-1] = Text(parts[-1].text.rstrip())
-        return "".join(self.ink.content(part.text) if isinstance(part, Text) else self.row.media[part.kind] for part in parts)
+        return "".join(self.ink.content(part.text) if isinstance(part, Text) else self._shown(part) for part in parts)
+
+    def _shown(self, part: Media) -> str:
+        self._counts[part.kind] += 1
+        return self.row.media[part.kind].replace("{number}", str(self._counts[part.kind]))
 
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
         refuse_media(one)

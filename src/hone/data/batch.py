@@ -192,7 +192,7 @@ def share(examples: Sequence[Example], rows: Sequence[int] = (), aside: Aside | 
     of sequences alone.
     """
     sequences, parts, values_E = _flat(examples)
-    assert not _shown(sequences), "media of sequences that share a beginning"
+    assert not any(one.shown.parts for one in sequences), "media of sequences that share a beginning"
     columns, number = [], 1
     for example in examples:
         cut = max(example.num_shared - 1, 0)

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
-from transformers import AutoImageProcessor, PretrainedConfig
+from transformers import AutoFeatureExtractor, AutoImageProcessor, PretrainedConfig
 
 from hone.config.model import ModelConfig
 from hone.errors import MediaError, ModelError
 from hone.models.load import load_config
-from hone.models.media.families import Family, family_of
+from hone.models.media.families import Family, Sounds, family_of
 from hone.models.media.pictures import Limits, Source, name_of, read_picture, size_of
+from hone.models.media.sounds import length_of, read_sound
 from hone.models.place import explain, find_file, hub_arguments, settle
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
@@ -59,15 +60,16 @@ class MediaReader:
 
     @cached_property
     def _processor(self) -> Any:
+        listens = any(isinstance(kind, Sounds) for kind in self.family.kinds.values())
+        kind, more = (AutoFeatureExtractor, {}) if listens else (AutoImageProcessor, {"backend": "pil"})
         try:
-            return AutoImageProcessor.from_pretrained(self.place.model_name_or_path, backend="pil", **hub_arguments(self.place))
+            return kind.from_pretrained(self.place.model_name_or_path, **more, **hub_arguments(self.place))
         except (OSError, ValueError, KeyError) as problem:
-            raise explain(self.place.model_name_or_path, "image processor", problem) from problem
+            raise explain(self.place.model_name_or_path, "processor", problem) from problem
 
     def stand_ins(self, part: Part) -> np.ndarray:
         """See Reader."""
-        width, height = size_of(part.source, self.limits)
-        count = self._checked(part, lambda: self.family.kinds[part.kind].count(self._processor, self.config, width, height))
+        count = self._checked(part, partial(self._count, part))
         return np.full(count, self.tokens[part.kind], np.int32)
 
     def see(self, parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -76,12 +78,25 @@ class MediaReader:
         for kind, one in self.family.kinds.items():
             own = [part for part in parts if part.kind == kind]
             if own:
-                made = self._checked(own[0], partial(self._pixels, own))
+                prepare = self._sounds if isinstance(one, Sounds) else self._pixels
+                made = self._checked(own[0], partial(prepare, own))
                 found |= {name: made[name] for name in one.names}
         return found
 
     def _pixels(self, parts: Sequence[Part]) -> Mapping[str, Tensor]:
         return self._processor(images=[read_picture(part.source, self.limits) for part in parts], return_tensors="pt")
+
+    def _sounds(self, parts: Sequence[Part]) -> Mapping[str, Tensor]:
+        rate = self._processor.sampling_rate
+        heard = [read_sound(part.source, rate) for part in parts]
+        made = self._processor(heard, sampling_rate=rate, padding="max_length", return_attention_mask=True, return_tensors="pt")
+        return {"feature_attention_mask": made["attention_mask"], **made}
+
+    def _count(self, part: Part) -> int:
+        kind = self.family.kinds[part.kind]
+        if isinstance(kind, Sounds):
+            return kind.count(self._processor, self.config, length_of(part.source, self._processor.sampling_rate))
+        return kind.count(self._processor, self.config, *size_of(part.source, self.limits))
 
     def save(self, folder: Path) -> None:
         """Write the processor's files, as they were read, beside a model that was trained with it."""
