@@ -69,7 +69,8 @@ def write_quantized(
     done: set[str] = set()
     if method in CALIBRATED:
         with without_weights():
-            module = auto_class(None).from_config(load_config(model), trust_remote_code=model.trust_remote_code)
+            config = load_config(model)
+            module = auto_class(None, config).from_config(config, trust_remote_code=model.trust_remote_code)
         told = _calibrated(work, module, rows, method)
         done, notes = told[0], notes + told[1]
     for name in work.steps:
