@@ -138,7 +138,8 @@ def main(parts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
-        make_inputs(folder)
+        chosen = [[one for one in many if one in parts] or many for many in (FAMILIES, SIZES)]
+        make_inputs(folder, *chosen)
         for size, family, method, kind, dtype in itertools.product(SIZES, FAMILIES, METHODS, KINDS, TYPES):
             case = f"{size} {family} {method} {kind} {dtype}"
             if not all(part in case.split() for part in parts):

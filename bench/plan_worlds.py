@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from engines import free_ports
 from plan_tensors import METHODS, PARTS, TYPES, make_inputs, most
+from torch.distributed.fsdp import FSDPModule
 from torch.profiler import ProfilerActivity, profile
 
 from hone.config import load, to_yaml
@@ -73,6 +74,9 @@ def work(rank: int, port: int, file: Path) -> None:
         run = load([str(file)], "train")
         made = prepare.prepare(run, settings=to_yaml(run))
         assert not isinstance(made, str), made
+        for inner in made.work.policy.module.modules():
+            if isinstance(inner, FSDPModule):
+                inner.reshard()  # the profiler is not told when what was gathered before it began is let go
         gc.collect()
         before = resident()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:

@@ -51,12 +51,22 @@ class DataError(HoneError):
     """A data set cannot be read, or too many of its rows cannot be used."""
 
 
+class MediaError(DataError):
+    """A picture, a film or a sound cannot be read."""
+
+
 class TemplateError(HoneError):
     """A conversation cannot be rendered, or a template contradicts its tokenizer."""
 
 
 class ModelError(HoneError):
     """A model, tokenizer or adapter cannot be loaded or combined as asked."""
+
+
+class EngineError(ModelError):
+    """The server of an engine does not answer, or not as it should; what was asked may be right."""
+
+    exit_code = 1
 
 
 class CheckpointError(HoneError):

@@ -46,6 +46,7 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("vllm_maxlen=9", "vllm_maxlen", "without infer_backend: vllm; write that"),
     ("infer_backend=vllm sglang_tp_size=2", "sglang_tp_size", "without infer_backend: sglang; write that"),
     ("infer_environment=e", "infer_environment", "without infer_backend: vllm or sglang; write that"),
+    ("infer_backend=vllm infer_url=localhost:8001", "infer_url", "such as http://127.0.0.1:8001"),
     ("infer_backend=vllm infer_key=k", "infer_key", "without infer_url; write that"),
     ("infer_backend=vllm infer_url=http://h vllm_gpu_util=0.5", "vllm_gpu_util", "with infer_url, as hone does not start"),
     ("export_format=gguf export_adapter_only=true gguf_type=f16", "gguf_type", "export_adapter_only: true"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hone.config.context_rules import of_context
 from hone.config.knobs import ADAPTED, SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
@@ -31,6 +32,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_quantization(settings),
         *_of_rotation(settings),
         *_of_data(settings),
+        *_of_pictures(settings),
         *_of_training(settings),
         *of_rewards(settings),
         *of_reward_model(settings),
@@ -38,6 +40,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_preference(settings),
         *of_deepspeed(settings),
         *of_sharding(settings),
+        *of_context(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"
@@ -117,6 +120,12 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
         yield "val_size", "holds back training rows although eval_dataset names other data; remove one of them"
     if settings["val_size"] > 0 and not names:
         yield "val_size", "holds back rows of dataset, which is not there; write dataset, or eval_dataset in its place"
+
+
+def _of_pictures(settings: Settings) -> Iterator[Finding]:
+    most, fewest = settings["image_max_pixels"], settings["image_min_pixels"]
+    if most < fewest:
+        yield "image_max_pixels", f"saw {most:,}, and image_min_pixels is {fewest:,}; write the larger one here"
 
 
 def _of_rotation(settings: Settings) -> Iterator[Finding]:
@@ -254,6 +263,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"
     elif len({name for name, *_ in pairs}) < len(pairs):
         yield "api_adapters", "names one name twice; each adapter needs one of its own"
+    if settings["infer_url"] and not settings["infer_url"].startswith(("http://", "https://")):
+        yield "infer_url", f'saw "{settings["infer_url"]}", wanted a URL such as http://127.0.0.1:8001'
     if verb in ("api", "webchat") and settings["num_beams"] > 1:
         yield "num_beams", f"has no place in hone {verb}, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):

@@ -22,7 +22,7 @@ from hone.serving.protocol import (
     ScoreRequest,
     UnloadAdapter,
 )
-from hone.serving.refusal import Refusal, error_body
+from hone.serving.refusal import error_body, refusal_of
 from hone.serving.routes import Gone, Routes
 from hone.serving.turns import Turns
 from hone.serving.web import CORSMiddleware, FastAPI, HTTPException, JSONResponse, RequestValidationError, Response
@@ -57,8 +57,8 @@ def build_app(
         site.mount(app, desk, key)
     # The last one added is the first to be asked.
     pages = site.pages if site is not None else None
-    in_base64 = limits.api_max_media_size * 4 / 3 if desk.media.takes else 0
-    app.add_middleware(Access, key=key, max_bytes=int((limits.api_max_body + in_base64) * MEGABYTE), pages=pages)
+    in_base64 = int(limits.api_max_media_size * MEGABYTE * 4 / 3) if desk.media.takes else 0
+    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE), media_bytes=in_base64, pages=pages)
     if limits.api_cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -115,9 +115,8 @@ def _place(error: dict) -> str:
 
 
 async def _refused(_: Http, no: HoneError) -> JSONResponse:
-    if isinstance(no, Refusal):
-        return JSONResponse(no.body(), no.status, headers=no.headers)
-    return JSONResponse(error_body(400, str(no)), 400)
+    no = refusal_of(no)
+    return JSONResponse(no.body(), no.status, headers=no.headers)
 
 
 async def _of_http(_: Http, fault: HTTPException) -> JSONResponse:

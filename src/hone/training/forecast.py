@@ -26,6 +26,7 @@ from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
+from hone.models.media.sight import Sight
 from hone.models.policy import Packing, Policy, find_causal
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
@@ -83,7 +84,7 @@ def forecast(
     attached, weights = _attach(run, objective, module)
     sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
     longest = longest_example(run, objective, tokens)
-    packing, by_sequence = _packing(run, objective, module), not shape.masked
+    packing, by_sequence = _packing(run, objective, module, tokens.shows_media), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
     batch = largest.batch
     several = run.train.gradient_accumulation_steps > 1
@@ -99,15 +100,17 @@ def forecast(
         )
     found = _passes[key]
     one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
+    parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
+    held = {part: size if part == "gradients" else size // parts for part, size in one.bytes.items()}
     memory = add_up(
-        weights, one.bytes, formed=one.formed, optimizer=_step_kind(run), recomputes=activations != "kept",
+        weights, held, formed=one.formed // parts, optimizer=_step_kind(run), recomputes=activations != "kept",
         holds_gradients=several, sharding=sharding, half=precision != "no", device=device,
     )  # fmt: skip
     at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
-    seconds *= run.train.gradient_accumulation_steps
+    seconds *= run.train.gradient_accumulation_steps / parts
     speed = speed_of(device, _TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
@@ -154,12 +157,12 @@ def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     if parallel.engine == "zero":
         return _by_zero(run, module, world)
     if parallel.engine == "fsdp":
-        asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
+        asked, among = sharding_of(parallel), world * parallel.together
         units = units_of(module, find_units(module, asked.units))
         return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
-    if world == 1:
+    if world * parallel.together == 1:
         return ALONE
-    return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
+    return by_ddp(world * parallel.together, units_of(module, find_layers(find_causal(module))[1]))
 
 
 def _by_zero(run: Run, module: nn.Module, world: int) -> Sharding:
@@ -189,8 +192,10 @@ def _step_kind(run: Run) -> str:
     return "adamw_torch" if precision_of(run.train) == "fp16" else "adamw_torch_fused"
 
 
-def _packing(run: Run, objective: Objective, module: nn.Module) -> Packing:
+def _packing(run: Run, objective: Objective, module: nn.Module, shows_media: bool) -> Packing:
     """How training will lay its batches out, as far as it is known without trying."""
+    if (sight := Sight.of(find_causal(module), shows_media=shows_media)) is not None:
+        return "packed" if sight.packs else "padded"
     if padded_only(module.config):
         return "padded"
     asked = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
@@ -223,7 +228,7 @@ def _rehearse(
         setattr(causal.get_submodule(parent), name, few)
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
-        policy = Policy(module.train(), router_loss=0.0)
+        policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -258,13 +258,16 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
-    policy = Policy(wrapped, balanced)
+    shows_media = any(one.shows_media for one in (material.tokens, *material.evals.values()))
+    policy = Policy(wrapped, balanced, shows_media=shows_media)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
     with device.autocast():  # as its forwards are, which engines may wrap in it: it decides what difference is none
         policy.self_test()
         if material.objective.sample is Pair:
             policy.test_sharing()
+        if device.context is not None:
+            policy.cut_over(device.context)
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
     policy.can_share = all(device.gather(policy.can_share))
@@ -272,7 +275,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
-    seed_all(run.train.seed + device.data_rank)  # dropout differs between processes, the weights do not
+    seed_all(run.train.seed + device.noise_rank)  # dropout differs between processes, the weights do not
     name_rows = partial(_name_rows, material)
     folder = Path(plan.output_dir)
     note = partial(write_note, folder, read_note(folder))
@@ -310,6 +313,8 @@ def make_keeper(
     def save_weights(folder: Path) -> None:
         weights.save(folder)
         material.codec.tokenizer.save_pretrained(folder)
+        if material.codec.reader is not None:
+            material.codec.reader.save(folder)
 
     parts = Parts(module, work.optimizer, work.schedule, save_weights, weights.load, feed)
     return Keeper(

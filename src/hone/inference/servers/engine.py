@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from hone.adapters.folder import AdapterFolder
 from hone.adapters.several import require_plain
@@ -17,6 +18,7 @@ from hone.chat.message import Conversation
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
+from hone.inference.asked import Asked
 from hone.inference.base import Answer, Choice, Request, Token
 from hone.inference.hf import HfEngine
 from hone.inference.rollout import seed_of
@@ -27,7 +29,7 @@ class ServerEngine(HfEngine):
     """An HfEngine whose tokens a server draws. Stop texts, tools, thoughts and openings are read and kept to here, as with it.
 
     num_together: requests under way at once; the server batches them by itself. base: the adapter that stands for the base, ""
-    for none. largest_rank: of adapters that it takes; None for any.
+    for none, which it takes (require_room). largest_rank: of adapters; None for any.
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class ServerEngine(HfEngine):
         self._adapters = Adapters(lambda: _AtServer(client))
         self._begin(codec, limit=client.limit, size=len(codec.tokenizer))
         if base is not None:
-            self._require_room(base)
             client.load_adapter(_BASE, base.path)
             self._base = _BASE
 
@@ -55,7 +56,7 @@ class ServerEngine(HfEngine):
 
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
-        self._adapters.add(name, place, fits=self._require_room)
+        self._adapters.add(name, place, fits=partial(require_room, largest_rank=self._largest_rank))
 
     def remove_adapter(self, name: str) -> None:
         """See Engine."""
@@ -71,14 +72,9 @@ class ServerEngine(HfEngine):
         answers = [delta.answer for delta in self.generate(request) if delta.answer is not None]
         return answers[-1]
 
-    def _require_room(self, folder: AdapterFolder) -> None:
-        require_plain(folder)
-        rank = rank_of(folder)
-        if self._largest_rank is not None and rank > self._largest_rank:
-            raise ModelError(f"{folder.path} has rank {rank}; write vllm_max_lora_rank: {rank} or more")
-
-    def _drawn(self, request: Request, prompt: list[int], num_new: int) -> Iterator[tuple[int, Token | None]]:
-        self._require(request)
+    def _drawn(self, request: Request, asked: Asked, num_new: int) -> Iterator[tuple[int, Token | None]]:
+        prompt = asked.ids
+        self._require(request, prompt)
         self._adapters.tidy()
         ask = Ask(
             prompt,
@@ -92,14 +88,14 @@ class ServerEngine(HfEngine):
         for said in self._stretches(request, prompt, ask):
             yield said.id, self._token(said)
 
-    def _require(self, request: Request) -> None:
+    def _require(self, request: Request, prompt: list[int]) -> None:
         """Raise ModelError for what no server can do."""
         if isinstance(request.conversation, Conversation) and request.conversation.media:
             raise ModelError("images, video and audio: a server is asked in token ids; write infer_backend: huggingface")
         if request.settings.num_beams > 1:
             raise ModelError("num_beams above 1: a beam search is not drawn by a server; write num_beams: 1")
         steering, codec = request.steering, self._codec(request)
-        in_parts = steering.functions or (steering.json_schema and codec.thought_is_open(self._prompt(request)))
+        in_parts = steering.functions or (steering.json_schema and codec.thought_is_open(prompt))
         if in_parts and (steering.presence_penalty or steering.frequency_penalty):
             raise ModelError(
                 "presence_penalty, frequency_penalty: an answer that must call a function, or that is held to a schema behind a "
@@ -153,6 +149,14 @@ class ServerEngine(HfEngine):
             return None
         name = self.codec.text_of
         return Token(name([said.id]), said.logprob, tuple(Choice(name([id]), value) for id, value in said.top))
+
+
+def require_room(folder: AdapterFolder, *, largest_rank: int | None) -> None:
+    """Raise ModelError for an adapter that a server does not take. largest_rank: as of ServerEngine."""
+    require_plain(folder)
+    rank = rank_of(folder)
+    if largest_rank is not None and rank > largest_rank:
+        raise ModelError(f"{folder.path} has rank {rank}; write vllm_max_lora_rank: {rank} or more")
 
 
 def rank_of(folder: AdapterFolder) -> int:
