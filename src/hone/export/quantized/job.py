@@ -68,8 +68,9 @@ def write_quantized(
         notes.append(f"{len(left)} weights are left as they are, their rows being no multiple of {form.group}: {left[0]} ...")
     done: set[str] = set()
     if method in CALIBRATED:
+        config = load_config(model)
         with without_weights():
-            module = auto_class(None).from_config(load_config(model), trust_remote_code=model.trust_remote_code)
+            module = auto_class(None, config).from_config(config, trust_remote_code=model.trust_remote_code)
         told = _calibrated(work, module, rows, method)
         done, notes = told[0], notes + told[1]
     for name in work.steps:
