@@ -140,3 +140,15 @@ def test_what_the_model_does_not_take_is_refused(seeing):
         list(HfEngine(module, codec).generate(Request(asked(Audio(b"")), GREEDY)))
     with pytest.raises(TemplateError, match="an answer holds image"):
         codec.encode([Conversation((message("user", "a"), Message("assistant", (Image(picture()),))))])
+
+
+def test_the_tokenizers_own_template_shows_the_same(tmp_path, shared):
+    """Qwen2.5-VL's, with no template named: its ids are those of the row, and its text cannot make a picture's token either."""
+    make_model(tmp_path, "qwen2_5_vl")
+    model = ModelConfig(model_name_or_path=str(tmp_path))
+    tokenizer, reader = load_tokenizer(model), load_reader(model)
+    tokenizer.chat_template = (shared / "chat_templates" / "trl" / "qwen2_5_vl.jinja").read_text(encoding="utf-8")
+    own, row = (build_codec(ChatConfig(template=name), tokenizer, reader=reader) for name in (None, "qwen2_vl"))
+    for talk in TALKS:
+        one, other = own.encode_prompt(talk), row.encode_prompt(talk)
+        assert one.ids.tolist() == other.ids.tolist() and one.shown.parts == other.shown.parts == talk.media

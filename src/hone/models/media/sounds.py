@@ -56,9 +56,10 @@ def _open(source: Source) -> Any:
     try:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
     except (OSError, RuntimeError) as problem:  # libsndfile's own error is a RuntimeError
+        told = getattr(problem, "error_string", problem)  # without the place of an object in memory
         if not isinstance(source, bytes) and not Path(source).is_file():
             raise MediaError(f"there is no sound {source}; paths are relative to media_dir, or else to dataset_dir") from None
-        raise MediaError(f"{name_of(source)} is no sound that can be read: {problem}") from problem
+        raise MediaError(f"{name_of(source)} is no sound that can be read: {told}") from problem
     if file.frames <= 0 or file.frames > MOST_SECONDS * file.samplerate:
         seconds = file.frames / file.samplerate
         file.close()
