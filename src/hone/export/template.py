@@ -44,13 +44,17 @@ def probes() -> list[tuple[Conversation, bool]]:
     return [(Conversation(one), True) for one in talks] + [(Conversation((_ASKED, _SAID)), False)]
 
 
-def renders_alike(codec: Codec, tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
+def renders_alike(codec: Codec, tokenizer: PreTrainedTokenizerBase, template: str | None, *, prompts_alone: bool = False) -> bool:
     """Whether `apply_chat_template` gives what the codec gives on every probe. template: in place of the tokenizer's own.
+
+    prompts_alone: whether a conversation that ends with an answer does not matter, as to who only asks for answers.
 
     Compared are the text and, where no answer stands in it, the ids: the codec starts an answer with a token of its own, as
     sampling does, and a plain tokenizer may join it to what stands before.
     """
     for talk, prompt in probes():
+        if prompts_alone and not prompt:
+            continue
         items = [item for one in talk.messages for item in message_to_openai(one)]
         arguments = {"chat_template": template, "add_generation_prompt": prompt}
         try:

@@ -68,8 +68,8 @@ def write_quantized(
         notes.append(f"{len(left)} weights are left as they are, their rows being no multiple of {form.group}: {left[0]} ...")
     done: set[str] = set()
     if method in CALIBRATED:
+        config = load_config(model)
         with without_weights():
-            config = load_config(model)
             module = auto_class(None, config).from_config(config, trust_remote_code=model.trust_remote_code)
         told = _calibrated(work, module, rows, method)
         done, notes = told[0], notes + told[1]
