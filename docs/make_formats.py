@@ -69,7 +69,7 @@ def _laws() -> str:
 def line_of(one: Surveyed) -> str:
     """What the table says of a row."""
     row = one.row
-    media = ", ".join(f"{kind} `{token}`" for kind, token in row.media.items())
+    media = ", ".join(f"{kind} `{token}`" for kind, token in row.media.items()).replace("\n", "\\n")
     official = f"`{row.official}`, {len(one.compared)} probes" if one.compared else ""
     cells = [
         f"`{row.name}`",

@@ -12,7 +12,7 @@ PAGE = Path(__file__).with_name("models.md")
 sys.path.insert(0, str(PAGE.parents[1]))
 
 from tests.architectures import Found, examine  # noqa: E402 - the tests are no package that is installed
-from tests.families import FAMILIES, REMOTE, WHOLE  # noqa: E402
+from tests.families import FAMILIES, REMOTE, SEEING, WHOLE  # noqa: E402
 
 OPENING = """# Models
 
@@ -41,6 +41,10 @@ COLUMNS = """
   computes it for a whole micro-batch and adds it once for each). none: transformers has no balance loss for the family,
   which balances its experts otherwise; the key is refused there, as it is for models without experts.
 """
+SEEN = """Tried with tiny random models: the ids and tensors of a conversation with pictures or sounds are those of the maker's
+own processor, the log-probs of its answers those of transformers' plain forward (to 2e-5, padded and packed), and
+answers those that its `generate` draws. Training and answering take them alike; films are refused by name. See
+[data.md](data.md#pictures-and-sounds) and [serving.md](serving.md#pictures-sounds-and-films)."""
 
 
 def page() -> str:
@@ -56,7 +60,11 @@ def page() -> str:
         "transformers has no such architecture: the code comes with the model and runs with `trust_remote_code: true`. Nothing",
         "is promised; the self-test at the start of a run decides on packing, and finds a forward that must be taken as it is.",
         *("", "| model_type | families |", "|---|---|", *(f"| `{kind}` | {used_by} |" for kind, used_by in REMOTE.items()), ""),
-        *("## Not here yet", ""),
+        *("## Models that take pictures or sounds", ""),
+        SEEN,
+        *("", "| model_type | families | template | batches |", "|---|---|---|---|"),
+        *(f"| `{kind}` | {' | '.join(told)} |" for kind, told in SEEING.items()),
+        *("", "## Not here yet", ""),
         "Models of images, sound or video as a whole. Their text part is an architecture of the table above where one is named.",
         *("", "| model_type | families | text part |", "|---|---|---|"),
         *(f"| `{kind}` | {used_by} | {_named(text)} |" for kind, (used_by, text) in WHOLE.items()),

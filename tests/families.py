@@ -357,7 +357,6 @@ REMOTE = {
 WHOLE = {
     "dots_ocr": ("dots.ocr (its own code)", "qwen2"),
     "ernie4_5_vl_moe": ("ERNIE-4.5-VL", ""),
-    "gemma3": ("Gemma 3 4B and more", "gemma3_text"),
     "gemma3n": ("Gemma 3n", "gemma3n_text"),
     "gemma4": ("Gemma 4", "gemma4_text"),
     "glm4v": ("GLM-4.1V", ""),
@@ -369,7 +368,7 @@ WHOLE = {
     "kimi_vl": ("Kimi-VL (its own code)", "deepseek_v3"),
     "lfm2_vl": ("LFM2-VL", "lfm2"),
     "llama4": ("Llama 4", "llama4_text"),
-    "llava": ("LLaVA-1.5, Yi-VL, Pixtral", "llama mistral"),
+    "llava": ("Yi-VL, Pixtral: with a tower other than CLIP's or SigLIP's", "llama mistral"),
     "llava_next": ("LLaVA-NeXT, Granite 3 Vision", "llama mistral qwen2 granite"),
     "llava_next_video": ("LLaVA-NeXT-Video", "llama mistral"),
     "minicpmv, minicpmo": ("MiniCPM-V, MiniCPM-o (their own code)", "qwen2 llama"),
@@ -378,16 +377,27 @@ WHOLE = {
     "mllama": ("Llama 3.2 Vision", ""),
     "moss_vl": ("MOSS-VL (its own code)", "qwen3"),
     "paligemma": ("PaliGemma 1 and 2", "gemma gemma2"),
-    "qwen2_audio": ("Qwen2-Audio", "qwen2"),
-    "qwen2_vl, qwen2_5_vl": ("Qwen2-VL, Qwen2.5-VL", ""),
     "qwen2_5_omni": ("Qwen2.5-Omni", ""),
-    "qwen3_vl, qwen3_vl_moe": ("Qwen3-VL", ""),
+    "qwen3_vl_moe": ("Qwen3-VL with experts", ""),
     "qwen3_omni_moe": ("Qwen3-Omni", ""),
     "qwen3_5, qwen3_5_moe": ("Qwen3.5", "qwen3_5_text qwen3_5_moe_text"),
     "video_llava": ("Video-LLaVA", "llama"),
     "youtu_vl": ("Youtu-VL (its own code)", "youtu"),
 }
-"""model_type: families that see or hear, and the causal architectures of their text part; "" for one of their own."""
+"""model_type: families that see or hear and are not taken whole, and the causal architectures of their text part; "" for one of
+
+their own."""
+
+
+SEEING = {
+    "qwen2_vl": ("Qwen2-VL", "qwen2_vl", "packed"),
+    "qwen2_5_vl": ("Qwen2.5-VL", "qwen2_vl", "packed"),
+    "qwen3_vl": ("Qwen3-VL, dense", "qwen3_vl, qwen3_vl_nothink", "packed"),
+    "llava": ("LLaVA 1.5 with a tower of CLIP's or SigLIP's", "llava", "packed"),
+    "gemma3": ("Gemma 3 4B and more", "gemma3", "padded where a run shows pictures"),
+    "qwen2_audio": ("Qwen2-Audio: sounds, up to 30 seconds each", "qwen2_audio", "packed; all logits are formed"),
+}
+"""model_type: families that take pictures or sounds, their templates, and how batches are laid out."""
 
 
 def tiny(family: str, **settings) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from hone.commands.api import load_served
 from hone.config import load
 from hone.inference.base import Request
 from tests import worlds
+from tests.pictures import make_model
 from tests.runs import weights_of, write_run
 from tests.scoring import write_reward_adapter
 
@@ -74,6 +75,10 @@ def settings(file: Path) -> dict:
 
 def model_for(file: Path, llama3: str, qwen: str) -> str:
     """The tiny model that has the control tokens of the example's template."""
+    if settings(file).get("template") == "qwen2_vl":
+        folder = Path(qwen).with_name("qwen2_vl")
+        make_model(folder, "qwen2_5_vl")
+        return str(folder)
     return qwen if settings(file).get("template", "").startswith("qwen") else llama3
 
 

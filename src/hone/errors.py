@@ -51,6 +51,10 @@ class DataError(HoneError):
     """A data set cannot be read, or too many of its rows cannot be used."""
 
 
+class MediaError(DataError):
+    """A picture, a film or a sound cannot be read."""
+
+
 class TemplateError(HoneError):
     """A conversation cannot be rendered, or a template contradicts its tokenizer."""
 

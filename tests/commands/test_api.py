@@ -49,10 +49,11 @@ def test_it_answers_what_chat_answers_until_it_is_told_to_stop(yaml, monkeypatch
     monkeypatch.setattr(api, "serve", serve)
     monkeypatch.setattr(api, "open_socket", lambda host, port, *, key: open_socket(host, 0, key=key))
     monkeypatch.setenv("API_MODEL_NAME", "mine")
-    assert main(["api", str(yaml), "api_max_waiting=3"]) in (0, 130)
+    assert main(["api", str(yaml), "api_max_waiting=3", f"api_media_folder={yaml.parent}"]) in (0, 130)
     answer = told[0].choices[0]
     assert (answer.message.content, answer.finish_reason) == (said.rstrip("\n"), "length")
-    assert "serving mine on http://127.0.0.1:" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "serving mine on http://127.0.0.1:" in told and "api_media_folder has nothing to do here" in told
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_it_answers_what_chat_answers_until_it_is_told_to_stop(yaml, monkeypatch
         ({}, {"API_PORT": "eighty"}, 'saw "eighty"'),
         ({"num_beams": 4}, {}, "num_beams"),
         ({"api_timeout": 0}, {}, "api_timeout"),
+        ({}, {"SAFE_MEDIA_PATH": "/none/such"}, "is no folder"),
+        ({}, {"ALLOW_LOCAL_FILES": "1"}, "api_media_folder"),
     ],
 )
 def test_what_cannot_be_served_is_told_before_a_model_is_loaded(change, variables, said, yaml, monkeypatch, capsys):

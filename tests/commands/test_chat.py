@@ -15,6 +15,7 @@ import pytest
 
 from hone.cli import main
 from hone.commands.chat import split_questions
+from hone.errors import HoneError
 
 
 @pytest.fixture
@@ -25,7 +26,11 @@ def yaml(tmp_path, tiny_model_dir):
 
 
 def test_questions_are_taken_out_of_the_arguments() -> None:
-    assert split_questions(["x.yaml", "--ask", "--why?", "a=1", "--ask=b"]) == (["--why?", "b"], ["x.yaml", "a=1"])
+    questions = [("--ask", "--why?"), ("--image", "a=b.png"), ("--ask", "b")]
+    assert split_questions(["x.yaml", "--ask", "--why?", "a=1", "--image=a=b.png", "--ask=b"]) == (questions, ["x.yaml", "a=1"])
+    for wrong in (["--image"], ["--ask", "a", "--image", "b.png"]):
+        with pytest.raises(HoneError, match="--image"):
+            split_questions(wrong)
 
 
 def test_one_shot_prints_the_answer_alone(yaml, capsys) -> None:

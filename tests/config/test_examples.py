@@ -18,7 +18,7 @@ V1 = "model_name_or_path dataset model model_class dist_config train_dataset mic
 MEGATRON = "pipeline_model_parallel_size expert_model_parallel_size bias_activation_fusion apply_rope_fusion moe_grouped_gemm "
 MEGATRON += "moe_token_dispatcher_type recompute_granularity"
 FP8 = "fp8 fp8_backend fp8_enable_fsdp_float8_all_gather"
-PIXELS = "image_max_pixels video_max_pixels"
+PIXELS = "video_max_pixels"
 LOADS = ""
 EXPECTED = {  # file: the keys that are refused
     "accelerate/fsdp2_config.yaml": NODES,
@@ -26,7 +26,7 @@ EXPECTED = {  # file: the keys that are refused
     "accelerate/fsdp_config_multiple_nodes.yaml": NODES + " main_process_ip main_process_port",
     "ascend/qwen3_5_full_sft_fsdp2.yaml": "use_v1_kernels",
     "ascend/qwen3_full_sft_fsdp2.yaml": "use_v1_kernels",
-    "ascend/qwen3vlmoe_full_sft_fsdp2.yaml": "image_max_pixels video_max_pixels use_v1_kernels",
+    "ascend/qwen3vlmoe_full_sft_fsdp2.yaml": "video_max_pixels use_v1_kernels",
     "extras/adam_mini/qwen2_full_sft.yaml": "use_adam_mini",
     "extras/asft/llama2_full_asft.yaml": LOADS,
     "extras/badam/llama3_full_sft.yaml": "use_badam badam_verbose",
@@ -53,14 +53,14 @@ EXPECTED = {  # file: the keys that are refused
     "merge_lora/qwen3_lora_sft.yaml": LOADS,
     "merge_lora/qwen3vl_lora_sft.yaml": LOADS,
     "train_full/qwen3_full_sft.yaml": LOADS,
-    "train_lora/mossvl_lora_sft.yaml": "image_max_pixels video_max_pixels video_fps video_maxlen",
+    "train_lora/mossvl_lora_sft.yaml": "video_max_pixels video_fps video_maxlen",
     "train_lora/qwen3_lora_dpo.yaml": LOADS,
     "train_lora/qwen3_lora_kto.yaml": LOADS,
     "train_lora/qwen3_lora_reward.yaml": LOADS,
     "train_lora/qwen3_lora_sft.yaml": LOADS,
     "train_lora/qwen3_lora_sft_ds3.yaml": LOADS,
     "train_lora/qwen3_preprocess.yaml": LOADS,
-    "train_lora/qwen3vl_lora_sft.yaml": "image_max_pixels video_max_pixels",
+    "train_lora/qwen3vl_lora_sft.yaml": "video_max_pixels",
     "train_qlora/llama3_lora_sft_awq.yaml": LOADS,
     "train_qlora/qwen3_lora_sft_bnb_npu.yaml": LOADS,
     "v1/train_batching_strategy/train_full_fsdp2_batching_normal.yaml": V1 + " kernel_config batching_strategy sample_backend",

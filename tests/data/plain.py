@@ -26,6 +26,8 @@ FIRST_LETTER = 10
 class PlainCodec:
     """`[BEGIN] ([header] letters [STOP])*`; a conversation that says "unspeakable" cannot be written."""
 
+    reader = None
+
     def __init__(self, fingerprint: str = "plain"):
         self.fingerprint = fingerprint
         self.num_encoded = 0

@@ -85,7 +85,6 @@ def test_sets_that_cannot_be_learned_from_say_why(build):
     for name, why in (
         ("dpo_en_demo", "chosen and a rejected answer.*stage: dpo"),
         ("kto_en_demo", "kto_tag in its entry.*stage: kto"),
-        ("mllm_demo", "it has images"),
     ):
         with pytest.raises(DataError, match=why):
             build(name)

@@ -206,9 +206,9 @@ def test_a_passage_is_the_first_message():
     assert refusal({"text": "Once"}, Passage).reason == 'no column "instruction" or "input"'
 
 
-def test_rows_with_media_are_refused_and_those_without_are_not():
+def test_rows_with_media_are_refused_where_a_stage_learns_from_text_alone():
     entry = {"columns": {"prompt": "q", "response": "a", "images": "pictures"}}
-    assert refusal({"q": "x", "a": "y", "pictures": ["1.jpg"]}, **entry).reason == "it has images"
+    assert refusal({"q": "x", "a": "y", "pictures": ["1.jpg"]}, Passage, **entry).reason == "it has images"
     assert dialog({"q": "x", "a": "y", "pictures": []}, **entry).messages[1].text == "y"
 
 

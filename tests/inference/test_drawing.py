@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hone.config.use import GenerateConfig
 from hone.errors import ModelError
+from hone.inference.asked import Asked
 from hone.inference.drawing import stream_ids
 from hone.inference.sampling import answer_length, generation_config
 
@@ -30,13 +31,13 @@ def test_greedy_equals_generate(module) -> None:
     expected = module.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, eos_token_id=4, pad_token_id=0
     )
-    assert list(stream_ids(module, PROMPT, settings(do_sample=False), seed=None)) == expected[0, len(PROMPT) :].tolist()
+    assert list(stream_ids(module, Asked(PROMPT), settings(do_sample=False), seed=None)) == expected[0, len(PROMPT) :].tolist()
 
 
 def test_greedy_is_the_likeliest_token_of_a_plain_forward(module) -> None:
     """Without any of transformers' generation code, and without a cache."""
     ids = list(PROMPT)
-    for token in stream_ids(module, PROMPT, settings(do_sample=False), seed=None):
+    for token in stream_ids(module, Asked(PROMPT), settings(do_sample=False), seed=None):
         with torch.inference_mode():
             assert int(module(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids.append(token)
@@ -49,37 +50,38 @@ def test_beams_equal_generate(module) -> None:
         ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=3, max_new_tokens=24, eos_token_id=4, pad_token_id=0
     )
     assert (
-        list(stream_ids(module, PROMPT, settings(do_sample=False, num_beams=3), seed=None)) == expected[0, len(PROMPT) :].tolist()
+        list(stream_ids(module, Asked(PROMPT), settings(do_sample=False, num_beams=3), seed=None))
+        == expected[0, len(PROMPT) :].tolist()
     )
 
 
 def test_a_seed_repeats_the_draw_and_leaves_the_global_state_alone(module) -> None:
     state = torch.random.get_rng_state()
     first, again, other = (
-        list(stream_ids(module, PROMPT, settings(temperature=2.0, top_p=1.0), seed=seed)) for seed in (7, 7, 8)
+        list(stream_ids(module, Asked(PROMPT), settings(temperature=2.0, top_p=1.0), seed=seed)) for seed in (7, 7, 8)
     )
     assert first == again != other
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_no_seed_draws_anew(module) -> None:
-    answers = {tuple(stream_ids(module, PROMPT, settings(temperature=2.0, top_p=1.0), seed=None)) for _ in range(3)}
+    answers = {tuple(stream_ids(module, Asked(PROMPT), settings(temperature=2.0, top_p=1.0), seed=None)) for _ in range(3)}
     assert len(answers) == 3
 
 
 def test_top_k_1_is_greedy(module) -> None:
-    greedy = list(stream_ids(module, PROMPT, settings(do_sample=False), seed=None))
-    assert list(stream_ids(module, PROMPT, settings(top_k=1, temperature=5.0), seed=3)) == greedy
+    greedy = list(stream_ids(module, Asked(PROMPT), settings(do_sample=False), seed=None))
+    assert list(stream_ids(module, Asked(PROMPT), settings(top_k=1, temperature=5.0), seed=3)) == greedy
 
 
 def test_repetition_penalty_changes_the_draw(module) -> None:
-    plain = list(stream_ids(module, PROMPT, settings(do_sample=False), seed=None))
-    assert list(stream_ids(module, PROMPT, settings(do_sample=False, repetition_penalty=5.0), seed=None)) != plain
+    plain = list(stream_ids(module, Asked(PROMPT), settings(do_sample=False), seed=None))
+    assert list(stream_ids(module, Asked(PROMPT), settings(do_sample=False, repetition_penalty=5.0), seed=None)) != plain
 
 
 def test_a_listener_who_leaves_stops_the_model(module) -> None:
     endless = generation_config(GenerateConfig(do_sample=False), num_new=100_000, stop_ids=(419,), pad_id=0)
-    stream = stream_ids(module, PROMPT, endless, seed=None)
+    stream = stream_ids(module, Asked(PROMPT), endless, seed=None)
     heard = [next(stream) for _ in range(3)]
     stream.close()
     assert len(heard) == 3
@@ -88,7 +90,7 @@ def test_a_listener_who_leaves_stops_the_model(module) -> None:
 
 def test_the_model_s_error_reaches_the_listener(module) -> None:
     with pytest.raises(IndexError):
-        list(stream_ids(module, [10**6], settings(do_sample=False), seed=None))
+        list(stream_ids(module, Asked([10**6]), settings(do_sample=False), seed=None))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from hone.chat.message import Message, Text, message
+from hone.chat.message import Image, Message, Text, message
 from hone.config.use import GenerateConfig
-from hone.errors import ModelError
+from hone.errors import HoneError, ModelError
 from hone.inference.base import Answer, Delta, Request
 from hone.inference.terminal import Talk, converse
 
@@ -19,6 +19,7 @@ class Listed:
     """Answers "one", "two" ... and keeps what it was asked; `fault` is raised after the first words."""
 
     finish = "stop"
+    media = frozenset({"image"})
 
     def __init__(self, fault: BaseException | None = None):
         self.requests: list[Request] = []
@@ -50,6 +51,27 @@ def test_history_is_sent_and_only_answers_reach_standard_output(talk, capsys) ->
     assert talk.take("Hi") and talk.take("And?")
     assert said(talk) == [("user", "Hi"), ("assistant", "answer 1"), ("user", "And?")]
     assert capsys.readouterr().out == "answer 1\nanswer 2\n"
+
+
+def test_a_file_goes_with_the_next_question_and_with_no_other(talk, tmp_path) -> None:
+    file = tmp_path / "a cat.png"
+    file.write_bytes(b"bytes")
+    assert talk.take(f"/image '{file}'") and talk.take("What is it?") and talk.take("Really?")
+    asked = talk.engine.requests[-1].conversation
+    assert asked.messages[0].parts == (Image(file), Text("What is it?")) and asked.media == (Image(file),)
+    talk.take(f"/save {tmp_path / 'talk.json'}")
+    saved = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert saved[0]["content"][0] == {"type": "image_url", "image_url": {"url": str(file)}}
+    for line, told in ((f"/audio {file}", "takes text and image, and no audio"), ("/image none.png", "no such file")):
+        with pytest.raises(HoneError, match=told):
+            talk.take(line)
+    talk.take(f"/image {file}")
+    talk.engine.fault = ModelError("too long")
+    with pytest.raises(ModelError):
+        talk.take("Look")
+    assert talk.attached == [Image(file)], "it waits for a question that is answered"
+    talk.take("/image")
+    assert not talk.attached
 
 
 def test_a_call_that_cannot_be_read_is_told(talk, capsys) -> None:

@@ -27,6 +27,7 @@ from transformers import (
 from hone.chat.message import Conversation, message
 from hone.config.use import GenerateConfig
 from hone.errors import ModelError
+from hone.inference.asked import Asked
 from hone.inference.base import Request, Steering
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row, Rows, why_not
@@ -91,7 +92,7 @@ def test_what_is_drawn_has_the_models_own_shares(module, codec):
         logits = module(torch.tensor([prompt])).logits[0, -1] / 0.7
     best = logits.topk(8)
     expected = best.values.softmax(-1) * 1500
-    rows = [Row(prompt, settings, seed=seed) for seed in range(1500)]
+    rows = [Row(Asked(prompt), settings, seed=seed) for seed in range(1500)]
     for row in rows:
         row.draw(logits[None] * 0.7)
     drawn = torch.tensor([row.ids[-1] for row in rows])
@@ -102,7 +103,7 @@ def test_what_is_drawn_has_the_models_own_shares(module, codec):
 
 def test_padding_goes_when_the_longest_row_goes(module):
     settings = generation_config(GenerateConfig(do_sample=False), num_new=9, stop_ids=(1,), pad_id=0)
-    rows, long, short = Rows(module), Row([5] * 30, settings, seed=0), Row([6, 7], settings, seed=0)
+    rows, long, short = Rows(module), Row(Asked([5] * 30), settings, seed=0), Row(Asked([6, 7]), settings, seed=0)
     rows.join(long)
     rows.join(short)
     rows.step()

@@ -20,14 +20,25 @@ def codec(tiny_tokenizer):
 @pytest.fixture(scope="session")
 def speaker(codec):
     """The engine behind the page; tests set its script."""
-    return Scripted(codec, adapters=("law",))
+    return Scripted(codec, adapters=("law",), media=frozenset({"image"}))
 
 
 @pytest.fixture(scope="session")
-def paged(speaker):
-    """A server with API and page, behind a key."""
+def site():
+    """The site of the page; its desk is there once it is mounted."""
     pytest.importorskip("nicegui", reason="the extra webchat is not installed")
     from hone.studio.site import ChatSite
 
-    with live(Served(NAME, engine=speaker), key=KEY, site=ChatSite()) as server:
+    class Kept(ChatSite):
+        def mount(self, app, desk, key):
+            self.desk = desk
+            super().mount(app, desk, key)
+
+    return Kept()
+
+
+@pytest.fixture(scope="session")
+def paged(speaker, site):
+    """A server with API and page, behind a key."""
+    with live(Served(NAME, engine=speaker), key=KEY, site=site) as server:
         yield server

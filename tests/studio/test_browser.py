@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import threading
 
 import pytest
 from playwright import sync_api
 
+from hone.chat.message import Image
 from tests.serving.servers import until
+from tests.serving.test_known_holes import png
 from tests.studio.conftest import KEY
 
 CHROMIUM = shutil.which("chromium")
@@ -18,6 +21,13 @@ FLAGS = (
 )
 PICTURE = "https://evil.example/a.png"
 THOUGHT = f"<think>\nA short hidden thought.\n</think>\n\nIt is **Paris**. ![]({PICTURE})"
+
+SIZES = {"high": (20, 50), "wide": (90, 40)}
+PASTE = """(text) => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "p.png", {type: "image/png"}));
+    document.querySelector("footer textarea").dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
 CALL = 'I look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -38,7 +48,7 @@ def say(page, text):
     page.keyboard.press("Enter")
 
 
-def test_a_talk(browser, paged, speaker):
+def test_a_talk(browser, paged, speaker, site):
     page, asked, faults, failed = browser.pages[0], [], [], {}
     page.set_default_timeout(20_000)
     page.on("request", lambda request: asked.append(request.url))
@@ -103,6 +113,25 @@ def test_a_talk(browser, paged, speaker):
     expect(page.get_by_text("the tools are no JSON")).to_be_visible()
     expect(page.locator("footer textarea")).to_have_value("Go on")
 
+    # Pictures, as they come: chosen, or pasted. What is none is told; one that is taken out is not asked about.
+    page.get_by_label("Tools (JSON)").fill("")
+    page.locator("footer textarea").fill("What is this?")
+    chosen = [{"name": f"{name}.png", "mimeType": "image/png", "buffer": png(*size)} for name, size in SIZES.items()]
+    page.locator("input[type=file]").set_input_files([*chosen, {"name": "no.png", "mimeType": "image/png", "buffer": b"no"}])
+    expect(page.get_by_text("no.png: a picture is wanted")).to_be_visible()
+    expect(page.locator("footer img")).to_have_count(2)
+    page.get_by_label("Take it out").first.click()
+    expect(page.locator("footer img")).to_have_count(1)
+    page.evaluate(PASTE, base64.b64encode(png(30, 30)).decode())
+    expect(page.locator("footer img")).to_have_count(2)
+    speaker.script = "Two pictures."
+    page.locator("footer textarea").press("Enter")
+    expect(page.get_by_text("Two pictures.")).to_be_visible()
+    expect(page.locator("footer img")).to_have_count(0)
+    expect(page.locator(".talk img.small")).to_have_count(2)
+    seen = speaker.asked[-1].conversation.messages[-1]
+    assert seen.media == (Image(png(*SIZES["wide"])), Image(png(30, 30))) and seen.text == "What is this?"
+
     # Nothing is kept for a new chat, for another visitor, or after a reload; nothing was fetched elsewhere.
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_text("It is Lyon.")).to_have_count(0)
@@ -110,5 +139,11 @@ def test_a_talk(browser, paged, speaker):
     other.goto(f"{paged.url}/chat/")
     expect(other.locator("footer textarea")).to_be_visible()
     expect(other.get_by_label("System prompt")).to_have_value("")
-    assert not faults and {url for url in asked if not url.startswith((paged.url, "data:"))} <= {PICTURE}
+    expect(other.get_by_label("Add a picture")).to_be_visible()
+    takes, site.desk.media.takes = site.desk.media.takes, frozenset()
+    other.reload()
+    expect(other.locator("footer textarea")).to_be_visible()
+    expect(other.get_by_label("Add a picture")).to_have_count(0)
+    site.desk.media.takes = takes
+    assert not faults and {url for url in asked if not url.startswith((paged.url, "data:", f"blob:{paged.url}"))} <= {PICTURE}
     assert failed.get(PICTURE, "csp") == "csp", "the page may not fetch it"

@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from hone.chat.events import parts_of
-from hone.chat.message import Message, Text, Think, ToolCall, ToolResult
+from hone.chat.message import Image, Message, Text, Think, ToolCall, ToolResult
 from hone.config.use import ApiConfig, GenerateConfig
 from hone.errors import HoneError
 from hone.serving.asked import Terms
@@ -75,6 +75,27 @@ def test_a_wish_that_breaks_a_limit_is_refused_as_the_api_refuses_it(wish, value
     with pytest.raises(HoneError, match=said):
         talk.request()
     assert talk.take_back() == "Hi" and not talk.messages
+
+
+def test_files_go_with_the_question_within_the_limits_of_a_request(codec):
+    talk = talk_of(Scripted(codec, media=frozenset({"image"})), api_max_media=2, api_max_media_size=0.001)
+    first, second = Image(b"a" * 400), Image(b"b" * 400)
+    talk.attach(first)
+    with pytest.raises(HoneError, match="larger than the 600 bytes that are left"):
+        talk.attach(Image(b"c" * 601))
+    talk.wishes.system = "Be brief."
+    talk.say("What is this?")
+    assert not talk.attached
+    assert talk.request().conversation.messages[1].parts == (first, Text("What is this?"))
+    talk.hear(Message("assistant", (Text("A cat."),)))
+    talk.attach(second)
+    with pytest.raises(HoneError, match="api_max_media"):
+        talk.attach(Image(b""))
+    talk.say("")
+    assert talk.request().conversation.media == (first, second)
+    assert talk.messages[-1].parts == (second,)
+    assert talk.take_back() == "" and talk.attached == [second]
+    assert [one.role for one in talk.messages] == ["user", "assistant"]
 
 
 def test_calls_are_answered_one_by_one_and_then_the_model_is_asked(speaker):

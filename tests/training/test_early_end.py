@@ -35,6 +35,18 @@ with ending_early(lambda number: 85):
         print("put away", flush=True)
 """
 
+FORKS = """
+import os, signal, time
+from hone.training.signals import ending_early
+with ending_early(lambda number: 85):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    time.sleep(0.1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 ORPHAN = """
 import os, subprocess, sys, time
 from hone.training.signals import end_with_parent
@@ -65,6 +77,12 @@ def test_before_the_first_step_a_signal_ends_the_process_with_the_users_code(num
     said, told = process.communicate(timeout=30)
     assert process.returncode == 85
     assert said == "put away\n" and f"{number.name} received: nothing is to be saved yet" in told
+
+
+def test_a_forked_workers_signals_are_its_own(tmp_path):
+    process = script(FORKS, tmp_path)
+    said, told = process.communicate(timeout=30)
+    assert (said, told, process.returncode) == (f"{-signal.SIGTERM}\n", "", 0)
 
 
 def test_from_the_first_step_on_a_signal_is_a_wish_and_later_ones_act_as_ever(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hone.training.ray_cluster import Agent, _variables, _watch
+from hone.training.ray_cluster import Agent, _has_token, _variables, _watch
 from hone.training.signals import StopRequest
 from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
@@ -62,6 +62,19 @@ def test_ranks_of_one_machine_follow_each_other(monkeypatch: pytest.MonkeyPatch)
     assert {(mine["MASTER_ADDR"], mine["MASTER_PORT"], mine["WORLD_SIZE"], mine["HF_HOME"]) for mine in found} == {
         ("b", "1", "3", "/models")
     }
+
+
+def test_the_token_of_a_cluster_is_looked_for_where_ray_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert not _has_token()
+    (tmp_path / "token").write_text("secret")
+    assert _has_token()
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not _has_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert _has_token()
 
 
 def test_an_agent_hands_on_what_its_process_says():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from hone.adapters.full import refuse_quantized
+from hone.adapters.parts import part_of, rest, resting
 from hone.adapters.targets import score_head
 from hone.config.adapter import Freeze
 from hone.errors import ModelError
@@ -35,6 +36,15 @@ def attach_freeze(module: nn.Module, adapter: Freeze, *, base_name: str, trainab
                 part.requires_grad_(True)
     for part in extra:
         part.requires_grad_(True)
+    return rest(_waken(module, adapter), adapter)
+
+
+def _waken(module: nn.Module, adapter: Freeze) -> nn.Module:
+    """Parts beside the language model learn whole where the settings do not freeze them."""
+    still = resting(module, adapter)
+    for path, weight in module.named_parameters():
+        if part_of(path) != "language model" and part_of(path) not in still:
+            weight.requires_grad_(True)
     return module
 
 
@@ -42,7 +52,7 @@ def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
     """The model's layers and their path: the first list as long as the config's num_hidden_layers."""
     count = module.config.get_text_config().num_hidden_layers
     for name, inner in module.named_modules():
-        if isinstance(inner, nn.ModuleList) and len(inner) == count:
+        if isinstance(inner, nn.ModuleList) and len(inner) == count and part_of(name) == "language model":
             return name, inner
     raise ModelError(f"finetuning_type: freeze: {type(module).__name__} has no list of {count} layers")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hone.adapters.files import read_tensors
+from hone.adapters.parts import rest
 from hone.config.adapter import Full
 from hone.errors import ModelError
 
@@ -19,7 +20,7 @@ def attach_full(module: nn.Module, adapter: Full, *, base_name: str, trainable: 
     """Let every weight learn; ModelError for a quantized base."""
     if trainable:
         refuse_quantized(module, adapter.kind, base_name)
-    return module.requires_grad_(trainable)
+    return rest(module.requires_grad_(trainable), adapter)
 
 
 def refuse_quantized(module: nn.Module, kind: str, base_name: str) -> None:

@@ -15,8 +15,9 @@ from torch import nn
 from hone import log
 from hone.adapters.files import open_to_readers, read_tensors
 from hone.adapters.folder import OWN_WEIGHTS, AdapterFolder, locate
+from hone.adapters.parts import resting
 from hone.adapters.pissa import convert_folder, remember_start, split_file, start_of
-from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head
+from hone.adapters.targets import SCORE, check_apart, check_fit, choose_targets, find_modules, score_head, ties_embeddings
 from hone.adapters.unquantized import without_bitsandbytes
 from hone.config.adapter import Adapted, Lora
 from hone.errors import ModelError
@@ -154,7 +155,7 @@ def _merged(module: nn.Module, folders: list[AdapterFolder]) -> nn.Module:
 def fold(tuned: PeftModel) -> nn.Module:
     """The base with the adapter merged into it. Tied embeddings come apart where the adapter changes one of them alone."""
     base = spared(tuned).get_base_model()
-    tied = base.config.get_text_config().tie_word_embeddings
+    tied = ties_embeddings(base)
     ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
     if any(isinstance(end, BaseTunerLayer) for end in ends):
         first, *rest = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
@@ -200,10 +201,10 @@ def _new(module: nn.Module, adapter: Lora, base_name: str, quantized: bool) -> n
     if adapter.pissa_init and adapter.use_dora:
         raise ModelError("pissa_init and use_dora each change how the weights are split; leave one of them out")
     whole = trained_whole(module, adapter)
-    targets = choose_targets(module, adapter.lora_target, rerouted(module))
+    targets = choose_targets(module, adapter.lora_target, rerouted(module), resting=resting(module, adapter))
     check_apart(module, targets, whole, pissa=adapter.pissa_init)
     on_meta = any(weight.is_meta for weight in module.parameters())
-    tied = bool(module.config.get_text_config().tie_word_embeddings)
+    tied = ties_embeddings(module)
     scores = score_head(module) is not None
     config = LoraConfig(
         task_type="SEQ_CLS" if scores else "CAUSAL_LM",

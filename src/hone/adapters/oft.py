@@ -14,6 +14,7 @@ from peft import OFTConfig, PeftModel, get_peft_model
 from torch import nn
 
 from hone.adapters.lora import OWN, attach_tuned, name_head, rerouted, spared, trained_whole
+from hone.adapters.parts import resting
 from hone.adapters.targets import check_apart, choose_targets, find_modules, score_head
 from hone.config.adapter import Oft
 from hone.errors import ModelError
@@ -29,7 +30,7 @@ def attach_oft(module: nn.Module, adapter: Oft, *, base_name: str, trainable: bo
 def _new(module: nn.Module, adapter: Oft, base_name: str, quantized: bool) -> PeftModel:
     del quantized
     whole = trained_whole(module, adapter)
-    targets = choose_targets(module, adapter.oft_target, rerouted(module), key=KEY)
+    targets = choose_targets(module, adapter.oft_target, rerouted(module), key=KEY, resting=resting(module, adapter))
     check_apart(module, targets, whole, pissa=False, key=KEY)
     _check_blocks(module, adapter, targets)
     _check_ends(module, whole)

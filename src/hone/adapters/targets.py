@@ -12,6 +12,7 @@ from torch import nn
 from hone import log
 from hone.adapters.files import shapes_of
 from hone.adapters.folder import WEIGHTS, AdapterFolder
+from hone.adapters.parts import PartName, part_of
 from hone.errors import ModelError
 from hone.table import nearest
 
@@ -20,11 +21,16 @@ PREFIX = "base_model.model."
 
 
 def choose_targets(
-    module: nn.Module, names: tuple[str, ...], rerouted: frozenset[str] = frozenset(), *, key: str = "lora_target"
+    module: nn.Module,
+    names: tuple[str, ...],
+    rerouted: frozenset[str] = frozenset(),
+    *,
+    key: str = "lora_target",
+    resting: frozenset[PartName] = frozenset(),
 ) -> list[str]:
     """Names for peft: those of the layers "all" means, else those asked for. rerouted: last names peft takes for other weights.
 
-    key: the setting that names them.
+    key: the setting that names them; resting: parts of a model that takes media, whose layers get none.
 
     Raises ModelError for a name that matches no module that can carry an addition.
     """
@@ -38,15 +44,28 @@ def choose_targets(
                     f"{key}: {name}: in {type(module).__name__} peft takes {', '.join(sorted(rerouted))} for the experts' "
                     "fused weights, not for this layer; leave it out, or write finetuning_type: full or freeze"
                 )
-        return list(names)
+        return list(names) if not resting else _awake(module, names, key, resting)
     head = module.get_output_embeddings() or score_head(module)
-    linear = [path for path, inner in carriers(module).items() if inner is not head and not isinstance(inner, nn.Embedding)]
+    linear = [
+        path
+        for path, inner in carriers(module).items()
+        if inner is not head and not isinstance(inner, nn.Embedding) and part_of(path) not in resting
+    ]
     past = _PAST_THE_MODULE.get(module.config.get_text_config().model_type, ())
     paths = [path for path in linear if not _left_out(path, rerouted) and not path.endswith(past)]
     if not paths:
         raise ModelError(f"{key}: all: {type(module).__name__} has no linear layer but its output head; name the modules")
     _say_left(module, sorted(set(linear) - set(paths)), key)
     return _short_names(module, paths)
+
+
+def _awake(module: nn.Module, names: tuple[str, ...], key: str, resting: frozenset[PartName]) -> list[str]:
+    """Names for peft of the layers that `names` mean outside the resting parts."""
+    found = [path for name in names for path in find_modules(module, name, key, carriers(module))]
+    awake = [path for path in found if part_of(path) not in resting]
+    if not awake:
+        raise ModelError(f"{key}: {', '.join(names)} are layers of the {part_of(found[0])} alone, which is frozen")
+    return _short_names(module, awake)
 
 
 SCORE = "score"
@@ -87,6 +106,12 @@ def _short_names(module: nn.Module, paths: list[str]) -> list[str]:
     others = {path.rpartition(".")[-1] for path, _ in module.named_modules() if path not in chosen}
     lasts = {path: path.rpartition(".")[-1] for path in paths}
     return sorted({path if last in others else last for path, last in lasts.items()})
+
+
+def ties_embeddings(module: nn.Module) -> bool:
+    """Whether input and output embeddings are one tensor, which some models say of their text and some of themselves."""
+    text, whole = (config.to_dict() for config in (module.config.get_text_config(), module.config))
+    return bool(text.get("tie_word_embeddings", whole.get("tie_word_embeddings")))
 
 
 def carriers(module: nn.Module) -> dict[str, nn.Module]:

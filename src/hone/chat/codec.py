@@ -16,8 +16,10 @@ import numpy as np
 from hone.chat.encoded import IGNORE, Encoded, Piece
 from hone.chat.encoding import Encoder
 from hone.chat.marks import Outline, Rendered, Segment, check_unicode, content_mark
+from hone.chat.media import expand
 from hone.chat.message import Conversation, Message, message
 from hone.chat.reading import Tools
+from hone.chat.shown import Reader
 from hone.chat.stream import Decoder, Stream
 from hone.chat.template import Template, adds_bos, load_template
 from hone.chat.tokens import Place, Tokens
@@ -30,8 +32,8 @@ Learn = Literal["answers", "last", "all"]
 class Codec:
     """`codec.encode([conversation])[0].ids`; made by `build_codec`. Raises TemplateError for what cannot be written."""
 
-    def __init__(self, tokenizer: Any, template: Template, tokens: Tokens | None = None):
-        self.tokenizer, self.template = tokenizer, template
+    def __init__(self, tokenizer: Any, template: Template, tokens: Tokens | None = None, reader: Reader | None = None):
+        self.tokenizer, self.template, self.reader = tokenizer, template, reader
         self._tokens = tokens or Tokens(tokenizer)
         self._asked: dict[bool, Codec] = {}
         self._encode = Encoder(self._tokens).encode
@@ -53,7 +55,7 @@ class Codec:
         if enable is None:
             return self
         if enable not in self._asked:
-            self._asked[enable] = Codec(self.tokenizer, self.template.asked_to_think(enable), self._tokens)
+            self._asked[enable] = Codec(self.tokenizer, self.template.asked_to_think(enable), self._tokens, self.reader)
         return self._asked[enable]
 
     @cached_property
@@ -74,18 +76,22 @@ class Codec:
     @cached_property
     def fingerprint(self) -> str:
         """A hexadecimal sha256 that changes whenever the ids of a conversation may."""
-        return hashlib.sha256("\0".join((self.template.source, self._tokens.json)).encode()).hexdigest()
+        facts = (self.template.source, self._tokens.json, *([self.reader.fingerprint] if self.reader else []))
+        return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
     @property
     def media(self) -> frozenset[str]:
         """The kinds of pictures, films and sounds that can be told to the model."""
-        return frozenset()
+        return frozenset(self.reader.tokens if self.reader else ()) & self.template.media
 
     def _refuse_media(self, conversation: Conversation) -> Conversation:
         """Raises TemplateError for media that this model does not take."""
         for part in conversation.media:
             if part.kind not in self.media:
-                raise TemplateError(f"the conversation holds {part.kind} content, and this model takes text alone")
+                taken = " and ".join(["text", *sorted(self.media)]) if self.media else "text alone"
+                reads = bool(self.reader) and part.kind in self.reader.tokens
+                hint = f" with template {self.template.name}, which has no place for it; name another" if reads else ""
+                raise TemplateError(f"the conversation holds {part.kind} content, and this model takes {taken}{hint}")
         return conversation
 
     def render(self, conversation: Conversation) -> Rendered:
@@ -124,7 +130,12 @@ class Codec:
         token.
         """
         rows = [_learned(self.template.render(self._refuse_media(one)), one, learn) for one in conversations]
-        return self._encode(rows, everything=learn == "all")
+        encoded = self._encode(rows, everything=learn == "all")
+        return [self._shown(one, talk) for one, talk in zip(encoded, conversations, strict=True)]
+
+    def _shown(self, encoded: Encoded, conversation: Conversation) -> Encoded:
+        """With the ids that stand for the conversation's media."""
+        return encoded if self.reader is None else expand(encoded, conversation.media, self.reader, self.template.name)
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The ids the model continues to give its next answer."""
@@ -134,7 +145,7 @@ class Codec:
         """The same with its pieces, so that it can be cut; nothing of it is learned."""
         rendered = self.template.render(self._refuse_media(conversation), prompt=True)
         (encoded,) = self._encode([rendered], everything=False)
-        return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
+        return self._shown(replace(encoded, labels=np.full_like(encoded.labels, IGNORE)), conversation)
 
     def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
         """Pretraining: bos where the tokenizer adds one, the text, end of text; all of it is learned.
@@ -261,6 +272,9 @@ def _of_message(outline: Outline, message: int) -> Outline:
     return Outline(tuple(replace(one, trained=one.trained and one.message == message) for one in outline.segments))
 
 
-def build_codec(chat: ChatConfig, tokenizer: Any, *, family: str = "") -> Codec:
-    """The codec of the settings' template, or of the tokenizer's own where they name none; `family` as for load_template."""
-    return Codec(tokenizer, load_template(chat, tokenizer, family))
+def build_codec(chat: ChatConfig, tokenizer: Any, *, family: str = "", reader: Reader | None = None) -> Codec:
+    """The codec of the settings' template, or of the tokenizer's own where they name none; `family` as for load_template.
+
+    reader: prepares pictures, films and sounds for the model; None for a model of text alone.
+    """
+    return Codec(tokenizer, load_template(chat, tokenizer, family), reader=reader)

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from hone.chat.shown import NOTHING, Shown
+
 IGNORE = -100
 """The label of a token from which nothing is learned."""
 
@@ -34,12 +36,13 @@ class Encoded:
     """ids, labels: int32 arrays of equal length T; labels[t] is ids[t], or IGNORE where nothing is learned.
 
     Nothing is shifted: the policy predicts labels[t] from the tokens before t. find_pieces: called when they are asked for, which
-    few sequences are.
+    few sequences are. shown: the pictures, films and sounds that some of the ids stand for.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     find_pieces: Callable[[], tuple[Piece, ...]] = tuple
+    shown: Shown = NOTHING
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,10 +18,10 @@ from jinja2 import TemplateSyntaxError
 from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, set_aside, to_json
-from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
+from hone.chat.message import Conversation, Media, Message, Text, Think, ToolCall, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
-from hone.chat.view import split_thoughts
+from hone.chat.view import refuse_media, split_thoughts
 from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
 
@@ -73,6 +73,11 @@ class OwnTemplate:
         dated = datetime.now().strftime("%Y-%m-%d") if "strftime_now" in self.text else ""
         told = repr(self._told | {"default_system": self.settings.default_system, "tool_format": self.settings.tool_format})
         return "\n".join([self.text, told, repr(sorted(self.names.items(), key=str)), dated])
+
+    @property
+    def media(self) -> frozenset[str]:
+        """The kinds of media that the template's text speaks of."""
+        return frozenset(kind for kind in ("image", "video", "audio") if kind in self.text)
 
     @property
     def _told(self) -> dict[str, bool]:
@@ -216,7 +221,7 @@ class OwnTemplate:
     def _text(self, messages: tuple[Message, ...], prompt: bool, tools: tuple = ()) -> str:
         if "reasoning_content" not in self.text:
             messages = _inlined(Conversation(messages)).messages
-        items = [item for one in messages for item in message_to_openai(one)]
+        items = [item for one in messages for item in _items(one)]
         names = {**self.names, **self._told, "add_generation_prompt": prompt, "documents": None}
         try:
             return run(self._jinja, self.name, messages=items, tools=list(tools) or None, **names)
@@ -240,6 +245,17 @@ class OwnTemplate:
             raise TemplateError(f"the tokenizer's own chat template is not valid Jinja: {error}") from error
         compiled.globals = dict(compiled.globals)  # it is copied for each rendering, and as Jinja makes it that is slow
         return compiled
+
+
+def _items(one: Message) -> list[dict[str, Any]]:
+    """OpenAI's dicts; of a message with media, its parts in order, as Hugging Face's templates read them."""
+    if not one.media:
+        return message_to_openai(one)
+    if one.role in ("assistant", "tool"):
+        refuse_media(one)
+    shown = [part for part in one.parts if isinstance(part, Text | Media)]
+    content = [{"type": "text", "text": part.text} if isinstance(part, Text) else {"type": part.kind} for part in shown]
+    return [{"role": one.role, "content": content}]
 
 
 def _with_text_arguments(item: dict[str, Any]) -> dict[str, Any]:

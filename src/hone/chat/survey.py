@@ -72,7 +72,8 @@ def stand_in_codec(row: Row, make: MakeTokenizer, **settings: Any) -> Codec:
 def tokens_of(row: Row) -> list[str]:
     """Every control token the row's texts may hold, bos and eos aside."""
     thoughts = _MARKUP.findall(row.think_open + row.think_close) if row.thinking != "none" else []
-    words = [*row.tokens, *row.stop, *find_dialect(row.dialect).tokens, *row.media.values(), *thoughts]
+    media = [word for written in row.media.values() for word in _MARKUP.findall(written) or [written]]
+    words = [*row.tokens, *row.stop, *find_dialect(row.dialect).tokens, *media, *thoughts]
     return [word for word in dict.fromkeys(words) if word not in ("eos", row.bos, row.eos)]
 
 

@@ -43,7 +43,8 @@ class Row:
     asks_last: where tools are on offer the format asks for a call in words before the last answer alone, so that each answer is
     learned as the last one.
     passage_end: token after a pretraining text where it is not the tokenizer's eos.
-    media: kind ("image", "video", "audio") to the token that stands for one.
+    media: kind ("image", "video", "audio") to what is written for one: the token that the model's own processor writes many of in
+    its place, and the words around it; {number} counts those of its kind.
     official: the maker's template the row is compared with, a file of the makers' templates or a tokenizer's folder beside them
     ("tokenizers/NAME"), or "" where none is at hand;
     official_system: the default system prompt for that comparison, where the file has another; official_opening: what its prompts

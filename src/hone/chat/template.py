@@ -38,7 +38,7 @@ class Template(Protocol):
     stop: texts of the tokens that end an answer; passage_end: of the one that ends a pretraining text, '' for eos.
     render: prompt=True ends with what the model continues from; rewritten answers are not learned in it. rewritten: indices of
     answers that are not written as they were said, because something follows. reading: how an answer becomes a message.
-    asked_to_think: the template with another enable_thinking.
+    asked_to_think: the template with another enable_thinking. media: kinds of pictures, films and sounds it has a place for.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Template(Protocol):
     passage_end: str
     source: str
     reading: Reading
+    media: frozenset[str]
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered: ...
     def rewritten(self, conversation: Conversation) -> frozenset[int]: ...
@@ -73,6 +74,11 @@ class NamedTemplate:
     def asked_to_think(self, enable: bool) -> NamedTemplate:
         """See Template."""
         return replace(self, thinking=replace(self.thinking, enable=enable))
+
+    @property
+    def media(self) -> frozenset[str]:
+        """See Template."""
+        return frozenset(self.row.media)
 
     @property
     def passage_end(self) -> str:

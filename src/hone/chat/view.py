@@ -5,13 +5,15 @@ Does not know tokens, nor where the format puts anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from operator import is_
 
 from hone.chat.dialects.dialect import Dialect
 from hone.chat.marks import Ink
-from hone.chat.message import Conversation, Message, Text, Think, ToolCall, ToolResult
+from hone.chat.message import Conversation, Media, Message, Text, Think, ToolCall, ToolResult
 from hone.chat.table import Row
+from hone.errors import TemplateError
 
 PLAIN_OPEN, PLAIN_CLOSE = "<think>\n", "\n</think>\n\n"
 """How a thought is written, as ordinary text, in a format that has no place for thoughts."""
@@ -68,6 +70,13 @@ def _split(one: Message) -> Message:
     return replace(one, parts=(*parts, *one.parts[1:]) or (Text(""),))
 
 
+def refuse_media(one: Message) -> None:
+    """Raise TemplateError for a picture, a film or a sound in a message in which no format has a place for it."""
+    for part in one.media:
+        said = "an answer" if one.role == "assistant" else "a tool's result"
+        raise TemplateError(f"{said} holds {part.kind} content; it is shown to the model in a question or a system message")
+
+
 class _Ids:
     """Calls with the ids that the dialect writes, and their results with the same ids and with the functions' names."""
 
@@ -99,6 +108,7 @@ class Views:
         self.thinking = replace(thinking, enable=False) if row.thinking == "never" else thinking
         self._ids = _Ids(dialect)
         self._offers = False
+        self._counts: Counter[str] = Counter()
 
     def build(self, conversation: Conversation, default_system: str, tool_prompt: str, *, asks: bool) -> list[View]:
         """The views; tool_prompt: marked text to end the system prompt with, '' for none; asks: whether an answer comes after."""
@@ -147,6 +157,9 @@ class Views:
         return self.row.think_open + self.row.think_close if self.row.think_empty is None else self.row.think_empty
 
     def _others(self, index: int, one: Message) -> list[View]:
+        if one.media and one.role != "tool":
+            return [View(index, one.role, self._with_media(one))]
+        refuse_media(one)
         if one.role == "tool":
             results = [part for part in one.parts if isinstance(part, ToolResult)]
             results = [self._ids.result(part) for part in results or [ToolResult(one.text)]]
@@ -157,7 +170,21 @@ class Views:
         said, name, call_id = (self._content(text) for text in (self.dialect.result(part), part.name, part.id))
         return View(index, "tool", said, tool=name, call_id=call_id)
 
+    def _with_media(self, one: Message) -> str:
+        """Texts and, where they stand among them, the format's own words for a picture, a film or a sound."""
+        parts = [part for part in one.parts if isinstance(part, Text | Media)]
+        if self.row.trim and isinstance(parts[0], Text):
+            parts[0] = Text(parts[0].text.lstrip())
+        if self.row.trim and isinstance(parts[-1], Text):
+            parts[-1] = Text(parts[-1].text.rstrip())
+        return "".join(self.ink.content(part.text) if isinstance(part, Text) else self._shown(part) for part in parts)
+
+    def _shown(self, part: Media) -> str:
+        self._counts[part.kind] += 1
+        return self.row.media[part.kind].replace("{number}", str(self._counts[part.kind]))
+
     def _assistant(self, index: int, one: Message, *, current: bool, final: bool, after_tool: bool) -> View:
+        refuse_media(one)
         thought = "".join(part.text for part in one.parts if isinstance(part, Think))
         calls = self._ids.calls([part for part in one.parts if isinstance(part, ToolCall)])
         end = self.dialect.end if calls and self.dialect.name == self.row.dialect else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hone import log
 from hone.config import Run, load
 from hone.config.environment import ApiEnvironment, read_api_environment
 from hone.errors import HoneError
@@ -45,6 +46,8 @@ def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> in
         served = load_served(run, told.name, num_together=told.num_running)
         if site is not None and served.engine is None:
             raise HoneError(f"{run.model.model_name_or_path} gives vectors or scores and no answers; hone api serves it")
+        if limits.api_media_folder is not None and (served.engine is None or not served.engine.media):
+            log.info("api_media_folder has nothing to do here: the model takes text alone")
         num_running = served.engine.num_together if served.engine is not None else 1
         terms = Terms(run.generate, limits)
         app = build_app(served, terms, key=told.key, num_running=num_running, root_path=told.root_path, site=site)

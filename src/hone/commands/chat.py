@@ -1,4 +1,4 @@
-"""hone chat: talk with a model in the terminal, ask it one question (`--ask TEXT`), or one a line through a pipe.
+"""hone chat: talk with a model in the terminal, ask it one question (`--image FILE --ask TEXT`), or one a line through a pipe.
 
 Holds no logic: it reads the settings, and only then imports what answers, so that a mistake in them is told at once.
 """
@@ -10,6 +10,7 @@ from hone.errors import HoneError
 from hone.table import Table
 
 _ASK = "--ask"
+_OPTIONS = (_ASK, "--image", "--audio", "--video")
 _LATER = Table(
     "step",
     {
@@ -21,31 +22,42 @@ _LATER = Table(
 
 
 def main(arguments: list[str]) -> int:
-    """`hone chat run.yaml [key=value ...] [--ask TEXT ...]`; questions of several --ask follow each other in one conversation."""
+    """`hone chat run.yaml [key=value ...] [--image FILE] [--ask TEXT ...]`; several --ask follow each other in one conversation.
+
+    A file goes with the next question: of --ask, or else of the terminal or pipe.
+    """
     questions, rest = split_questions(arguments)
     run = load(rest, "chat")
     engine = _LATER.load("engine")(run.model, run.chat, run.adapter, serve=run.serve, length=run.data.cutoff_len)
     talk = _LATER.load("talk")(engine, run.generate)
-    for question in questions:
-        talk.say(question)
-    if not questions:
+    for option, text in questions:
+        if option == _ASK:
+            talk.say(text)
+        else:
+            talk.attach(option.removeprefix("--"), text)
+    if all(option != _ASK for option, _ in questions):
         _LATER.load("converse")(talk)
     return 0
 
 
-def split_questions(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The texts after each --ask (or in --ask=TEXT), and the other arguments. Raises: HoneError where a text is missing."""
-    questions: list[str] = []
+def split_questions(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Each --ask, --image, --audio and --video with the text behind it (or in --ask=TEXT), and the other arguments.
+
+    Raises: HoneError where a text is missing, or a file stands behind the last question.
+    """
+    questions: list[tuple[str, str]] = []
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word.startswith(f"{_ASK}="):
-            questions.append(word.removeprefix(f"{_ASK}="))
-        elif word == _ASK:
-            text = next(words, None)
-            if text is None:
-                raise HoneError(f'{_ASK} needs the question after it: {_ASK} "What is the capital of France?"')
-            questions.append(text)
-        else:
+        option, equals, text = word.partition("=")
+        if option not in _OPTIONS:
             rest.append(word)
+            continue
+        following = text if equals else next(words, None)
+        if following is None:
+            wanted = 'the question after it: --ask "What is the capital of France?"' if option == _ASK else "a file after it"
+            raise HoneError(f"{option} needs {wanted}")
+        questions.append((option, following))
+    if any(option == _ASK for option, _ in questions) and questions[-1][0] != _ASK:
+        raise HoneError(f"{questions[-1][0]} goes with the next --ask, and there is none behind it")
     return questions, rest

@@ -10,13 +10,35 @@ from typing import Literal
 from hone.config.section import Section, knob
 
 
-class Full(Section):
+class Learning(Section):
+    """Which parts of a model learn that takes pictures or sounds beside text."""
+
+    freeze_vision_tower: bool = knob(
+        True,
+        "Leaves the part that looks or listens as it is, as most data of a few thousand pictures need it. Turn it off to teach "
+        "the model to see things that it does not know.",
+        level="advanced",
+    )
+    freeze_multi_modal_projector: bool = knob(
+        True,
+        "Leaves the projector as it is, which turns what is seen into what the language model reads. Turn it off to train a new "
+        "one.",
+        level="advanced",
+    )
+    freeze_language_model: bool = knob(
+        False,
+        "Leaves the language model as it is and trains the other parts alone, of a model that takes pictures or sounds.",
+        level="advanced",
+    )
+
+
+class Full(Learning):
     """Train every weight."""
 
     kind: Literal["full"] = "full"
 
 
-class Freeze(Section):
+class Freeze(Learning):
     """Train some layers and leave the others as they are."""
 
     kind: Literal["freeze"] = "freeze"
@@ -37,7 +59,7 @@ class Freeze(Section):
     )
 
 
-class Adapted(Section):
+class Adapted(Learning):
     """What all share that train a small adapter beside the frozen model."""
 
     adapter_name_or_path: tuple[str, ...] = knob(

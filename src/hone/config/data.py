@@ -28,6 +28,12 @@ class DataConfig(Section):
         "Folder that holds dataset_info.json and the files it names. ONLINE means that the names in `dataset` are hub"
         " ids; REMOTE:<repository> takes dataset_info.json from the hub; a mapping gives its content directly.",
     )
+    media_dir: str | None = knob(
+        None,
+        "Folder that paths of pictures, films and sounds in the rows are relative to. Left out it is dataset_dir, or the folder "
+        "of a set's own file.",
+        example="data/pictures",
+    )
     cutoff_len: int = knob(
         2048,
         "Longest sequence in training. Memory grows with it; `hone check` shows how many rows are longer, and "

@@ -123,4 +123,19 @@ class ModelConfig(Section):
         "of a packed row attends by itself, without a mask of the row. sdpa and disabled (the plain one) leave packed rows "
         "to transformers, which masks them, so that you can compare; fa2 and fa3 need the flash-attn package.",
     )
+    image_max_pixels: int = knob(
+        768 * 768,
+        "Makes a picture of more pixels smaller before the model's own processor takes it, in training as in use. The more it "
+        "has, the more tokens a picture takes of most models; raise it where small print must be read.",
+        unit="pixels",
+        level="advanced",
+        gt=0,
+    )
+    image_min_pixels: int = knob(
+        32 * 32,
+        "Makes a picture of fewer pixels larger before the model's own processor takes it.",
+        unit="pixels",
+        level="advanced",
+        gt=0,
+    )
     quantization: Quantization | None = knob(None, "Hold the frozen weights in few bits.")

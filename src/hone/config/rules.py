@@ -31,6 +31,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_quantization(settings),
         *_of_rotation(settings),
         *_of_data(settings),
+        *_of_pictures(settings),
         *_of_training(settings),
         *of_rewards(settings),
         *of_reward_model(settings),
@@ -117,6 +118,12 @@ def _of_data(settings: Settings) -> Iterator[Finding]:
         yield "val_size", "holds back training rows although eval_dataset names other data; remove one of them"
     if settings["val_size"] > 0 and not names:
         yield "val_size", "holds back rows of dataset, which is not there; write dataset, or eval_dataset in its place"
+
+
+def _of_pictures(settings: Settings) -> Iterator[Finding]:
+    most, fewest = settings["image_max_pixels"], settings["image_min_pixels"]
+    if most < fewest:
+        yield "image_max_pixels", f"saw {most:,}, and image_min_pixels is {fewest:,}; write the larger one here"
 
 
 def _of_rotation(settings: Settings) -> Iterator[Finding]:

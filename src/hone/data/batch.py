@@ -29,6 +29,7 @@ class Batch:
     labels are not shifted. The first label of every sequence is IGNORE: nothing comes before it.
     rows: the index in the data set of each example, in order, to name the culprits of a bad batch.
     parts: how many sequences each example has, in order; values_E: fp32, each example's number.
+    shown: what the model is shown with each sequence, in order, by the names of its forward; () where it is shown nothing.
     aside: further tensors by name that belong to the sequences, [S], to the tokens, [B, T] beside ids_BT, or to all, scalars.
     host: the batch that this one was copied from to a device, None where there is none.
     """
@@ -40,6 +41,7 @@ class Batch:
     rows: tuple[int, ...] = ()
     parts: tuple[int, ...] = ()
     values_E: Tensor | None = None
+    shown: tuple[Mapping[str, Tensor], ...] = ()
     aside: Mapping[str, Tensor] = field(default_factory=dict)
     host: Batch | None = None
 
@@ -105,7 +107,8 @@ class Batch:
             laid = {name: getattr(self, name)[wanted, :width] for name in _TENSORS}
             aside_BT = {name: one[wanted, :width] for name, one in self.aside.items() if one.dim() == 2}
         aside = {name: one[wanted] if one.dim() == 1 else one for name, one in self.aside.items() if one.dim() < 2}
-        return replace(self, **laid, parts=(1,) * len(self.parts), aside={**aside, **aside_BT}, host=None)
+        shown = tuple(self.shown[index] for index in wanted.tolist()) if self.shown else ()
+        return replace(self, **laid, parts=(1,) * len(self.parts), shown=shown, aside={**aside, **aside_BT}, host=None)
 
     def halves(self) -> tuple[Batch, Batch]:
         """The first half of the examples and the others, each in the same layout; needs two examples or more."""
@@ -128,7 +131,8 @@ class Batch:
         by_axes = (lambda one: one, lambda one: one[before:through], cut)  # of all, of sequences, of tokens
         aside = {name: by_axes[one.dim()](one) for name, one in self.aside.items()}
         rows, values_E = self.rows[start:end], None if self.values_E is None else self.values_E[start:end]
-        return replace(self, **laid, rows=rows, parts=self.parts[start:end], values_E=values_E, aside=aside, host=None)
+        laid |= {"rows": rows, "parts": self.parts[start:end], "shown": self.shown[before:through]}
+        return replace(self, **laid, values_E=values_E, aside=aside, host=None)
 
     def _begin(self, sequence: int) -> int:
         """The place in a packed row where a sequence begins, with what it shares with those behind it."""
@@ -161,7 +165,8 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         laid = {name: change(getattr(self, name)) for name in _TENSORS}
         values_E = None if self.values_E is None else change(self.values_E)
-        return replace(self, **laid, values_E=values_E, aside={name: change(one) for name, one in self.aside.items()})
+        aside, shown = _changed(self.aside, change), tuple(_changed(one, change) for one in self.shown)
+        return replace(self, **laid, values_E=values_E, aside=aside, shown=shown)
 
 
 SHARED = -1
@@ -176,7 +181,8 @@ def pack(examples: Sequence[Encoded | Example], rows: Sequence[int] = (), aside:
     sequences, parts, values_E = _flat(examples)
     columns = [_columns(sequence, number) for number, sequence in enumerate(sequences, 1)]
     beside = {name: _row_of(numbers, torch.cat, 1) for name, numbers in (aside or {}).items()}
-    return Batch(*_end_to_end(columns), rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
+    shown = _shown(sequences)
+    return Batch(*_end_to_end(columns), rows=tuple(rows), parts=parts, values_E=values_E, shown=shown, aside=beside)
 
 
 def share(examples: Sequence[Example], rows: Sequence[int] = (), aside: Aside | None = None) -> Batch:
@@ -185,7 +191,8 @@ def share(examples: Sequence[Example], rows: Sequence[int] = (), aside: Aside | 
     Each sequence begins with that token and goes on from its position, so that it still predicts what follows. aside: numbers
     of sequences alone.
     """
-    _, parts, values_E = _flat(examples)
+    sequences, parts, values_E = _flat(examples)
+    assert not any(one.shown.parts for one in sequences), "media of sequences that share a beginning"
     columns, number = [], 1
     for example in examples:
         cut = max(example.num_shared - 1, 0)
@@ -206,7 +213,19 @@ def pad(examples: Sequence[Encoded | Example], pad_id: int, rows: Sequence[int] 
     columns = zip(*(_columns(sequence, 1) for sequence in sequences), strict=True)
     tensors = [_padded(list(column), fill) for column, fill in zip(columns, fills, strict=True)]
     beside = {name: _row_of(numbers, _padded, 0) for name, numbers in (aside or {}).items()}
-    return Batch(*tensors, rows=tuple(rows), parts=parts, values_E=values_E, aside=beside)
+    shown = _shown(sequences)
+    return Batch(*tensors, rows=tuple(rows), parts=parts, values_E=values_E, shown=shown, aside=beside)
+
+
+def _changed(tensors: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {name: change(one) for name, one in tensors.items()}
+
+
+def _shown(sequences: Sequence[Encoded]) -> tuple[Mapping[str, Tensor], ...]:
+    """The tensors of each sequence's media, whose files are read here; () where no sequence has any."""
+    if not any(one.shown.parts for one in sequences):
+        return ()
+    return tuple(one.shown.tensors() for one in sequences)
 
 
 def _flat(examples: Sequence[Encoded | Example]) -> tuple[list[Encoded], tuple[int, ...], Tensor]:

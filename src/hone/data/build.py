@@ -94,6 +94,11 @@ class TokenSet:
         return self.names[self.sets[index]], int(self.entries[self.sets[index]].rows[self.places[index]])
 
     @property
+    def shows_media(self) -> bool:
+        """Whether any of the sets holds a picture, a film or a sound."""
+        return any(entry.shows_media for entry in self.entries)
+
+    @property
     def most_sequences(self) -> int:
         """Sequences of the example that has most of them."""
         return max(int(np.diff(entry.firsts).max(initial=0)) for entry in self.entries)
@@ -147,7 +152,7 @@ def build_data(
 
         # Only one of several processes overwrites; the same key gives the others the same content before or after.
         entry, found = find_or_build(root, key, build, overwrite=data.overwrite_cache and log.rank() == 0)
-        entry = replace(entry, report=replace(entry.report, name=spec.name))
+        entry = replace(entry, report=replace(entry.report, name=spec.name), reader=codec.reader)
         entry.report.check(data.max_bad_rows)
         entries.append(entry)
         reused += [spec.name] * found
@@ -158,7 +163,17 @@ def build_data(
 def find_specs(data: DataConfig, names: Sequence[str], wanted: type[Sample]) -> list[DatasetSpec]:
     """The spec of each name: an entry of the catalog, or else a file of that path whose shape its first row shows."""
     catalog = load_catalog(data.dataset_dir)
-    return [_find_spec(catalog, name, wanted) for name in names]
+    specs = [_find_spec(catalog, name, wanted) for name in names]
+    return [replace(spec, media_dir=_media_dir(data, spec)) for spec in specs]
+
+
+def _media_dir(data: DataConfig, spec: DatasetSpec) -> str:
+    """The folder that paths of media are relative to: the settings', the catalogue's own, or else that of the set's file."""
+    if data.media_dir is not None:
+        return data.media_dir
+    if isinstance(data.dataset_dir, str) and Path(data.dataset_dir).expanduser().is_dir():
+        return data.dataset_dir
+    return str(Path(spec.place).parent) if spec.kind == "file" else "."
 
 
 def _find_spec(catalog: Catalog, name: str, wanted: type[Sample]) -> DatasetSpec:

@@ -19,24 +19,27 @@ import numpy as np
 
 from hone import log
 from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.chat.shown import NOTHING, Reader, Shown
+from hone.data.media import read_back, written_down
 from hone.data.report import SetReport
 from hone.data.turn import turn
 
-FORMAT = "tokens-2"
+FORMAT = "tokens-3"
 """Part of every key: raise it when the files change."""
 MANIFEST = "manifest.json"
 _COLUMNS = {
     "ids": "uint16", "learned": "uint8", "offsets": "int64", "firsts": "int64", "rows": "int64", "trained": "int32",
-    "values": "float32", "notes": "uint8", "note_ends": "int64",
+    "values": "float32", "notes": "uint8", "note_ends": "int64", "media": "uint8", "media_ends": "int64",
 }  # fmt: skip
-"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token. offsets: a value a sequence.
+"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token.
 
-firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. notes: UTF-8."""
+firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. offsets, media_ends: a
+value a sequence. notes, media: UTF-8."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Examples of one set, mapped from disk. key: of their content.
+    """Examples of one set, mapped from disk. key: of their content; reader: prepares their media.
 
     Sequence s has the tokens offsets[s] to offsets[s + 1], example i the sequences firsts[i] to firsts[i + 1].
     """
@@ -51,7 +54,10 @@ class Entry:
     values: np.ndarray
     notes: np.ndarray
     note_ends: np.ndarray
+    media: np.ndarray
+    media_ends: np.ndarray
     report: SetReport
+    reader: Reader | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,7 +74,16 @@ class Entry:
     def _sequence(self, index: int) -> Encoded:
         place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         ids = self.ids[place].astype(np.int32)
-        return Encoded(ids, np.where(self.learned[place] != 0, ids, np.int32(IGNORE)))
+        return Encoded(ids, np.where(self.learned[place] != 0, ids, np.int32(IGNORE)), shown=self._shown(index))
+
+    def _shown(self, index: int) -> Shown:
+        start, end = int(self.media_ends[index]), int(self.media_ends[index + 1])
+        return NOTHING if start == end else Shown(read_back(self.media[start:end].tobytes().decode("utf-8")), self.reader)
+
+    @property
+    def shows_media(self) -> bool:
+        """Whether any of its examples holds a picture, a film or a sound."""
+        return len(self.media) > 0
 
     @property
     def lengths(self) -> np.ndarray:
@@ -84,8 +99,8 @@ class EntryWriter:
         self._types = dict(_COLUMNS)
         self._files: dict[str, BinaryIO] = {name: (folder / f"{name}.bin").open("wb") for name in self._types}
         self._sums = dict.fromkeys(self._types, 0)
-        self._end = self._num_sequences = self._note_end = 0
-        for name in ("offsets", "firsts", "note_ends"):
+        self._end = self._num_sequences = self._note_end = self._media_end = 0
+        for name in ("offsets", "firsts", "note_ends", "media_ends"):
             self._append(name, np.zeros(1))
 
     def append(self, examples: Sequence[Example], rows: Sequence[int]) -> None:
@@ -101,6 +116,9 @@ class EntryWriter:
         firsts = self._num_sequences + np.cumsum([len(example.sequences) for example in examples])
         notes = [example.note.encode("utf-8") for example in examples]
         note_ends = self._note_end + np.cumsum([len(note) for note in notes])
+        media = [written_down(sequence.shown.parts).encode("utf-8") for sequence in sequences]
+        media_ends = self._media_end + np.cumsum([len(one) for one in media])
+        self._media_end = int(media_ends[-1])
         self._end, self._num_sequences, self._note_end = int(ends[-1]), int(firsts[-1]), int(note_ends[-1])
         self._append("ids", ids)
         self._append("learned", np.concatenate([sequence.labels for sequence in sequences]) != IGNORE)
@@ -111,6 +129,8 @@ class EntryWriter:
         self._append("values", np.array([example.value for example in examples]))
         self._append("notes", np.frombuffer(b"".join(notes), np.uint8))
         self._append("note_ends", note_ends)
+        self._append("media", np.frombuffer(b"".join(media), np.uint8))
+        self._append("media_ends", media_ends)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -69,7 +69,8 @@ OPENAI_TAGS = Tags("role", "content", "user", "assistant", "tool", "function", "
 @dataclass(frozen=True)
 class DatasetSpec:
     """One data set. kind: where `place` is: "file" (absolute path of a file or folder), "cloud" (URL), or a repository's id
-    on a hub: "hf" (Hugging Face), "ms" (ModelScope), "om" (Modelers).
+    on a hub: "hf" (Hugging Face), "ms" (ModelScope), "om" (Modelers). media_dir: what paths of pictures, films and sounds are
+    relative to.
     """
 
     name: str
@@ -83,6 +84,7 @@ class DatasetSpec:
     split: str = "train"
     folder: str | None = None
     num_samples: int | None = None
+    media_dir: str = "."
 
     @property
     def is_preference(self) -> bool:

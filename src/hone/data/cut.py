@@ -52,7 +52,7 @@ def keep_only(encoded: Encoded, keep: np.ndarray) -> Encoded:
         start, end = int(before[piece.start]), int(before[piece.end])
         if end > start:
             pieces.append(Piece(start, end, piece.kind, piece.message))
-    return Encoded(encoded.ids[keep], encoded.labels[keep], partial(tuple, pieces))
+    return Encoded(encoded.ids[keep], encoded.labels[keep], partial(tuple, pieces), encoded.shown)
 
 
 def windows(encoded: Encoded, cutoff_len: int) -> list[Encoded]:

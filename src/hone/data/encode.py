@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 
 from hone.chat.encoded import Encoded, Example
+from hone.chat.shown import Shown
 from hone.data.cache import FORMAT, EntryWriter
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
 from hone.data.files import Source
+from hone.data.media import written_down
 from hone.data.overlong import OVERLONG_VERSION, Fitted, fit
 from hone.data.report import Tally
 from hone.data.sample import Pair, Passage, Rated, Sample, Task, asks_nothing, texts_of
 from hone.data.shapes import SHAPES_VERSION, to_sample
 from hone.data.sources import RawRow
 from hone.data.workers import in_order
-from hone.errors import DataError, TemplateError
+from hone.errors import DataError, MediaError, TemplateError
 
 MEANINGFUL = (
     "input", "system", "history", "messages", "conversations", "tools", "images", "videos", "audios", "chosen", "rejected",
@@ -40,6 +42,7 @@ MEANINGFUL = (
 
 _FIRST = 8
 _UNRENDERED = "the template cannot render it"
+_UNSEEN = "a file of it cannot be read"
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
 
 
@@ -150,9 +153,9 @@ def _encoded(recipe: Recipe, samples: list[Sample]) -> list[Example | RowError]:
         return []
     try:
         return recipe.objective.encode(samples, recipe.codec)
-    except TemplateError as error:
+    except (TemplateError, MediaError) as error:
         if len(samples) == 1:
-            return [RowError(_UNRENDERED, str(error))]
+            return [RowError(_UNSEEN if isinstance(error, MediaError) else _UNRENDERED, str(error))]
     return [item for sample in samples for item in _encoded(recipe, [sample])]
 
 
@@ -174,7 +177,8 @@ def _outcome(recipe: Recipe, raw: RawRow, samples: list[Sample], encoded: list[E
     whole = [one for one in encoded if isinstance(one, Example)]
     lengths = list(map(len, whole))
     sequences = [sequence for one in whole for sequence in one.sequences]
-    digest = hashlib.blake2b(b"".join(one.ids.tobytes() + one.labels.tobytes() for one in sequences), digest_size=8).digest()
+    facts = (one.ids.tobytes() + one.labels.tobytes() + written_down(one.shown.parts).encode() for one in sequences)
+    digest = hashlib.blake2b(b"".join(facts), digest_size=8).digest()
     made = tuple(example for one in fitted for example in one.examples)
     truncated = any(one.truncated for one in fitted)
     fewer = sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
@@ -250,7 +254,8 @@ def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
 
 
 def _lean(example: Example) -> Example:
-    return replace(example, sequences=tuple(Encoded(one.ids, one.labels) for one in example.sequences))
+    lean = (Encoded(one.ids, one.labels, shown=Shown(one.shown.parts)) for one in example.sequences)
+    return replace(example, sequences=tuple(lean))
 
 
 def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:

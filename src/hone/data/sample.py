@@ -78,7 +78,7 @@ def asks_nothing(sample: Sample) -> bool:
     if isinstance(sample, Passage | Match | Labelled):
         return False
     talk = sample.chosen if isinstance(sample, Pair) else sample.conversation
-    return any(said.role == "user" and not said.text.strip() for said in talk.messages)
+    return any(said.role == "user" and not said.text.strip() and not said.media for said in talk.messages)
 
 
 def texts_of(sample: Sample) -> list[str]:

@@ -13,14 +13,14 @@ from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
 from hone.data.label import labelled
 from hone.data.match import match
+from hone.data.media import COLUMNS, with_media
 from hone.data.preference import pair, rated, task
 from hone.data.sample import Dialog, Labelled, Match, Pair, Passage, Rated, Sample, Task
 from hone.data.sharegpt import openai, sharegpt
 from hone.errors import DataError
 
-SHAPES_VERSION = "shapes-2"
+SHAPES_VERSION = "shapes-3"
 """Part of the token cache's key: raise it when the same row would become another sample."""
-_MEDIA = ("images", "videos", "audios")
 READERS = {"alpaca": alpaca, "sharegpt": sharegpt, "openai": openai}
 
 
@@ -76,7 +76,8 @@ def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -
 
     As a Passage it is the text of its first message, as LLaMA-Factory's pretraining reads any shape.
     """
-    _refuse_media(row, spec)
+    if wanted not in (Dialog, Pair):
+        _refuse_media(row, spec)
     if wanted is Passage:
         return _passage(row, spec)
     if wanted is Match:
@@ -84,20 +85,21 @@ def to_sample(row: Mapping[str, Any], spec: DatasetSpec, wanted: type[Sample]) -
     if wanted is Labelled:
         return labelled(row, spec)
     if wanted is Pair:
-        return pair(row, spec)
+        two = pair(row, spec)
+        return Pair(with_media(two.chosen, row, spec), with_media(two.rejected, row, spec))
     if wanted is Task:
         return task(row, spec)
     conversation = READERS[spec.shape](row, spec)
     if not any(said.role == "assistant" for said in conversation.messages):
         raise RowError("no assistant message")
-    return rated(row, spec, conversation) if wanted is Rated else Dialog(conversation)
+    return rated(row, spec, conversation) if wanted is Rated else Dialog(with_media(conversation, row, spec))
 
 
 def _refuse_media(row: Mapping[str, Any], spec: DatasetSpec) -> None:
-    for kind in _MEDIA:
+    for kind in COLUMNS:
         column = vars(spec.columns)[kind]
         if column and row.get(column):
-            raise RowError(f"it has {kind}", f'column "{column}"; only text can be learned here')
+            raise RowError(f"it has {kind}", f'column "{column}"; this stage learns from text alone')
 
 
 def _passage(row: Mapping[str, Any], spec: DatasetSpec) -> Passage:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
@@ -260,7 +261,8 @@ def load_plain(folder: Path, device: torch.device, *, trust_remote_code: bool, h
 
     Raises: ExportError where a weight of the model is not in its files: transformers would draw it at random.
     """
-    module, found = auto_class(head).from_pretrained(
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    module, found = auto_class(head, config).from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
     )
     absent = sorted({*found["missing_keys"], *map(str, found["mismatched_keys"])})

@@ -27,6 +27,7 @@ from hone.inference.servers.engine import ServerEngine
 from hone.inference.servers.launch import SERVERS, Room, build_server_engine, only_adapter, refuse_unfit
 from hone.inference.together import TogetherEngine
 from hone.models.load import load_config, load_model
+from hone.models.media.reader import load_reader
 from hone.models.place import settle
 from hone.models.score_head import FILE as SCORE_FILE
 from hone.models.score_head import find_score_head
@@ -58,7 +59,7 @@ def build_engine(
     _refuse_writing_nothing(model, adapter)
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")
-    codec = load_codec(model, chat)
+    codec = load_codec(model, chat, reader=load_reader(model))
     if serve.infer_backend in SERVERS:
         return _of_server(model, codec, adapter, serve, num_together, num_adapters)
     dtype = choose_dtype(model, serve.infer_dtype)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from hone.inference.asked import Asked, media_inputs
 from hone.inference.steering import Steer
 
 _END = object()
@@ -62,27 +63,27 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 
 
 def drawn_batch(
-    module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, settings: GenerationConfig, *, seed: int | None, **listeners: object
+    module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, settings: GenerationConfig, *, seed: int | None, **more: object
 ) -> Tensor:
     """What `generate` makes of left-padded prompts, [B, T + new]; torch's own random state is left as it was.
 
-    seed: None draws a new one. listeners: a streamer and stopping criteria.
+    seed: None draws a new one. more: a streamer and stopping criteria, tensors of media.
     """
     devices = [ids_BT.device] if ids_BT.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(secrets.randbits(63) if seed is None else seed)
-        return module.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **listeners)
+        return module.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **more)
 
 
 def stream_ids(
-    module: nn.Module, prompt_ids: list[int], settings: GenerationConfig, *, seed: int | None, steer: Steer | None = None
+    module: nn.Module, asked: Asked, settings: GenerationConfig, *, seed: int | None, steer: Steer | None = None
 ) -> Iterator[int]:
     """The ids of one answer as they are drawn, the stop token included; closing the iterator stops the model at its next token.
 
     steer: changes the logits, and has noted each id before it is given here. A beam search gives its ids at the end, and cannot
     be steered: until then it has no answer. An error of the model is raised here.
     """
-    ids_BT = torch.tensor([prompt_ids], device=module.device)
+    ids_BT = torch.tensor([asked.ids], device=module.device)
     tokens: queue.SimpleQueue = queue.SimpleQueue()
     left = threading.Event()
     beams = settings.num_beams > 1
@@ -90,11 +91,12 @@ def stream_ids(
     listeners = {"stopping_criteria": StoppingCriteriaList([_Left(left)])}
     listeners |= {} if beams else {"streamer": _Inbox(tokens, steer)}
     listeners |= {} if steer is None else {"logits_processor": LogitsProcessorList([steer])}
+    listeners |= media_inputs(module, ids_BT, [asked.shown])
 
     def work() -> None:
         try:
             out_BT = drawn_batch(module, ids_BT, torch.ones_like(ids_BT), settings, seed=seed, **listeners)
-            for token in out_BT[0, len(prompt_ids) :].tolist() if beams else ():
+            for token in out_BT[0, len(asked.ids) :].tolist() if beams else ():
                 tokens.put(token)
             tokens.put(_END)
         except BaseException as fault:

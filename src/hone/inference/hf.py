@@ -21,6 +21,7 @@ from hone.chat.message import Conversation, message
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
+from hone.inference.asked import Asked, media_inputs
 from hone.inference.base import Answer, Delta, Finish, Request, Steering, Token
 from hone.inference.drawing import drawn_batch, left_padded, stream_ids
 from hone.inference.grammar import Grammar
@@ -81,11 +82,12 @@ class HfEngine:
         Raises: ModelError where the conversation is too long; TemplateError where it cannot be written; either of them where an
         answer cannot be steered as asked.
         """
-        prompt = self._prompt(request)
+        asked = self._asked(request)
+        prompt = asked.ids
         num_new = self._num_new(request, prompt)
         shown = not request.settings.skip_special_tokens
         hearing = Hearing(self._codec(request), request, prompt, hidden=frozenset() if shown else self._special)
-        with self._adapters.using(request.adapter), closing(self._drawn(request, prompt, num_new)) as drawn:
+        with self._adapters.using(request.adapter), closing(self._drawn(request, asked, num_new)) as drawn:
             for id, token in drawn:
                 yield hearing.take(id, token)
                 if hearing.ended:
@@ -94,20 +96,22 @@ class HfEngine:
         answer = Answer(hearing.message, self._finish(ids, prompt, ended=hearing.ended), len(prompt), len(ids))
         yield replace(last, text=last.text + (self._stop_text(ids) if shown else ""), answer=answer)
 
-    def _drawn(self, request: Request, prompt: list[int], num_new: int) -> Iterator[tuple[int, Token | None]]:
+    def _drawn(self, request: Request, asked: Asked, num_new: int) -> Iterator[tuple[int, Token | None]]:
         """The ids of an answer as they are drawn, each with what is told of it; closing it stops the model."""
-        steer = self._steer(request, prompt)
-        with closing(self._ids(request, prompt, num_new, steer)) as ids:
+        steer = self._steer(request, asked.ids)
+        with closing(self._ids(request, asked, num_new, steer)) as ids:
             for id in ids:
                 yield id, steer.told.popleft() if steer is not None and steer.told else None
 
-    def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
+    def _ids(self, request: Request, asked: Asked, num_new: int, steer: Steer | None) -> Iterator[int]:
         """The ids of an answer as they are drawn, the stop token included; closing it stops the model."""
+        if asked.shown and request.settings.num_beams > 1:
+            raise ModelError("num_beams above 1: no beam search is drawn of a conversation with media; write num_beams: 1")
         settings = self._settings(request, num_new, steered=steer is not None)
         with (
             self._turn,
             self._adapters.rows([request.adapter] * request.settings.num_beams),
-            closing(stream_ids(self.module, prompt, settings, seed=request.seed, steer=steer)) as drawn,
+            closing(stream_ids(self.module, asked, settings, seed=request.seed, steer=steer)) as drawn,
         ):
             yield from drawn
 
@@ -118,29 +122,34 @@ class HfEngine:
         """
         assert all(request.steering == Steering() for request in requests), "answers of a batch are not steered"
         assert not any(request.adapter for request in requests), "answers of a batch are the base's"
-        prompts = [self._prompt(request) for request in requests]
-        kinds = [(one.settings.model_dump_json(), self._num_new(one, ids)) for one, ids in zip(requests, prompts, strict=True)]
-        order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))
+        asked = [self._asked(request) for request in requests]
+        kinds = [(one.settings.model_dump_json(), self._num_new(one, it.ids)) for one, it in zip(requests, asked, strict=True)]
+        order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(asked[i].ids)))
         answers: dict[int, Answer] = {}
         while order:
             alike = [i for i in order[:batch_size] if kinds[i] == kinds[order[0]]]
             order = order[len(alike) :]
-            answers |= zip(alike, self._batch([requests[i] for i in alike], [prompts[i] for i in alike]), strict=True)
+            answers |= zip(alike, self._batch([requests[i] for i in alike], [asked[i] for i in alike]), strict=True)
         return [answers[i] for i in range(len(requests))]
 
-    def _batch(self, requests: list[Request], prompts: list[list[int]]) -> list[Answer]:
+    def _batch(self, requests: list[Request], asked: list[Asked]) -> list[Answer]:
+        prompts = [one.ids for one in asked]
         settings = self._settings(requests[0], self._num_new(requests[0], prompts[0]))
         ids_BT, mask_BT = (part.to(self.module.device) for part in left_padded(prompts, settings.pad_token_id))
         with self._turn:
-            out_BT = drawn_batch(self.module, ids_BT, mask_BT, settings, seed=requests[0].seed)
+            seen = media_inputs(self.module, ids_BT, [one.shown for one in asked])
+            out_BT = drawn_batch(self.module, ids_BT, mask_BT, settings, seed=requests[0].seed, **seen)
         return [
             self._answer(self._upto_stop(row), request, prompt)
             for row, request, prompt in zip(out_BT[:, ids_BT.shape[1] :].tolist(), requests, prompts, strict=True)
         ]
 
-    def _prompt(self, request: Request) -> list[int]:
-        asked, codec = request.conversation, self._codec(request)
-        return codec.text_prompt(asked) if isinstance(asked, str) else codec.prompt(asked)
+    def _asked(self, request: Request) -> Asked:
+        said, codec = request.conversation, self._codec(request)
+        if isinstance(said, str):
+            return Asked(codec.text_prompt(said))
+        encoded = codec.encode_prompt(said)
+        return Asked(encoded.ids.tolist(), encoded.shown.tensors())
 
     def _codec(self, request: Request) -> Codec:
         return self.codec.asked_to_think(request.thinks)

@@ -16,6 +16,7 @@ from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters, Held
+from hone.inference.asked import Asked
 from hone.inference.base import Answer, Request
 from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
@@ -37,10 +38,10 @@ class LlamaCppEngine(HfEngine):
         """None is taken in. Raises: ModelError."""
         raise ModelError(f"adapter {name!r}: none is put onto a GGUF file; merge it: hone export with export_format: gguf")
 
-    def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
+    def _ids(self, request: Request, asked: Asked, num_new: int, steer: Steer | None) -> Iterator[int]:
         if request.settings.num_beams > 1:
             raise ModelError("num_beams above 1: a beam search is not drawn with llama.cpp; write num_beams: 1")
-        row = Row(prompt, self._settings(request, num_new), seed=request.seed, steer=steer)
+        row = Row(asked, self._settings(request, num_new), seed=request.seed, steer=steer)
         with self._turn:
             while not row.done:
                 row.draw(torch.from_numpy(self.model.next_logits(row.ids).copy()).unsqueeze(0))

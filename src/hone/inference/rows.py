@@ -11,6 +11,7 @@ import inspect
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,11 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from hone.inference.asked import Asked
 from hone.inference.embedded import choose
 from hone.inference.steering import Steer
 from hone.kernels.tolerance import rounding_of
+from hone.models.media.sight import Sight
 from hone.models.policy import find_causal
 
 _PROMPTS = (5, 3, 7)
@@ -43,20 +46,20 @@ class Row:
     """One answer in the making. ids: prompt and drawn tokens; settings: how they are drawn, and where it ends.
 
     Draws by its own seed (None: a new one), one number a token, so that no neighbour changes what it draws. fault: what kept it
-    from drawing its next token.
+    from drawing its next token. behind: how much less the places of drawn tokens are than their numbers.
     """
 
     def __init__(
         self,
-        prompt: list[int],
+        asked: Asked,
         settings: GenerationConfig,
         *,
         seed: int | None,
         steer: Steer | None = None,
         adapter: str = "",
     ):
-        self.ids, self._num_prompt, self._settings, self._steer = list(prompt), len(prompt), settings, steer
-        self.adapter = adapter
+        self.ids, self._num_prompt, self._settings, self._steer = list(asked.ids), len(asked.ids), settings, steer
+        self.adapter, self.shown, self.behind = adapter, asked.shown, 0
         self._random = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed % 2**64)
         self.fault: Exception | None = None
         self._cuts = LogitsProcessorList()
@@ -93,7 +96,9 @@ class Rows:
 
     def __init__(self, module: nn.Module, adapted: Adapted = nullcontext):
         self._module, self._adapted = module, adapted
-        forward = inspect.signature(find_causal(module).forward).parameters
+        causal = find_causal(module)
+        self._sight = Sight.of(causal)
+        forward = inspect.signature(causal.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}  # a prompt's other logits need gigabytes
         self.rows: list[Row] = []
         self._cache = DynamicCache()
@@ -107,7 +112,14 @@ class Rows:
         cache = DynamicCache(config=self._module.config.get_text_config(decoder=True))
         mask_1T = torch.ones_like(ids_1T)
         with self._adapted([row.adapter]):
-            out = self._module(input_ids=ids_1T, attention_mask=mask_1T, past_key_values=cache, use_cache=True, **self._last)
+            out = self._module(
+                input_ids=ids_1T,
+                attention_mask=mask_1T,
+                past_key_values=cache,
+                use_cache=True,
+                **self._seen(row, ids_1T),
+                **self._last,
+            )
         if any(type(layer) is not DynamicLayer or layer.keys.shape[-2] != len(row.ids) for layer in cache.layers):
             raise CannotBatch("its cache holds other things than keys and values of each token")
         row.draw(out.logits[:, -1])
@@ -145,10 +157,22 @@ class Rows:
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[numbers, :, start:], layer.values[numbers, :, start:]
 
+    def _seen(self, row: Row, ids_1T: Tensor) -> dict[str, Any]:
+        """What the forward of a prompt is given of its media, and where its tokens stand."""
+        if self._sight is None:
+            return {}
+        shown = [{name: one.to(ids_1T.device) for name, one in row.shown.items()}]
+        row.behind = self._sight.behind(ids_1T, shown[0])
+        positions_1T = torch.arange(ids_1T.shape[1], device=ids_1T.device).unsqueeze(0)
+        places = self._sight.places(ids_1T, torch.ones_like(ids_1T), positions_1T, shown)
+        return {"position_ids": places, **self._sight.inputs(ids_1T, shown)}
+
     def _logits(self, tokens: list[int]) -> Tensor:
         """fp32 or the model's own [B, V], behind one more token of each row."""
         tokens_B1 = torch.tensor(tokens, device=self._mask_BT.device).unsqueeze(-1)
         places_B1 = self._mask_BT.sum(dim=-1, keepdim=True)
+        if any(row.behind for row in self.rows):
+            places_B1 = places_B1 - torch.tensor([[row.behind] for row in self.rows], device=places_B1.device)
         self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(tokens_B1)], dim=-1)
         with self._adapted([row.adapter for row in self.rows]):
             out = self._module(
@@ -201,8 +225,8 @@ def _beside(module: nn.Module, ids: list[int], other: list[int]) -> Tensor:
     """[V]: the same behind the last id, drawn in rows beside `other`."""
     settings = GenerationConfig(do_sample=False, max_new_tokens=9, eos_token_id=[-1])
     rows = Rows(module)
-    rows.join(Row(other, settings, seed=0))
-    rows.join(Row(ids[:-1], settings, seed=0))
+    rows.join(Row(Asked(other), settings, seed=0))
+    rows.join(Row(Asked(ids[:-1]), settings, seed=0))
     return torch.log_softmax(rows._logits([other[0], ids[-1]])[1].float(), dim=-1)
 
 

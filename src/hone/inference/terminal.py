@@ -9,10 +9,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hone import log
-from hone.chat.message import Conversation, Message, Text, message
+from hone.chat.message import Audio, Conversation, Image, Media, Message, Text, Video, message
 from hone.chat.openai import message_to_openai
 from hone.config.convert import Wrong, convert
 from hone.config.knobs import knobs
@@ -31,9 +32,13 @@ HELP = """  clear, /clear        forget the conversation
   exit, /exit          leave (so does Ctrl-D)
   /system TEXT         another system prompt, and a new conversation; without TEXT the one of the settings
   /set NAME=VALUE      change a generation setting or seed; without NAME=VALUE show them
+  /image FILE          show the model a picture with the next question, where it takes any; without FILE put all aside again
+                       (/audio FILE, /video FILE: a sound, a film)
   /save FILE           write the conversation as JSON
   /help                show this
   Ctrl-C stops an answer. A line that shall begin with a slash is written with two."""
+
+_KINDS = {one.kind: one for one in (Image, Audio, Video)}
 
 
 @dataclass
@@ -45,11 +50,12 @@ class Talk:
     seed: int | None = None
     system: str = ""
     messages: list[Message] = field(default_factory=list)
+    attached: list[Media] = field(default_factory=list)
 
     def take(self, line: str) -> bool:
         """One line of the user: a command or a question; False where the user wants to leave.
 
-        Raises: HoneError where a question cannot be answered; the conversation then is as before.
+        Raises: HoneError where a question cannot be answered or a file not attached; the conversation then is as before.
         """
         word, _, rest = line.strip().partition(" ")
         if word in ("exit", "/exit", "/quit") and not rest:
@@ -70,13 +76,27 @@ class Talk:
         return True
 
     def say(self, text: str) -> None:
-        """Ask `text` and print the answer as it comes; both join the conversation. Ctrl-C keeps what was said until then."""
-        self.messages.append(message("user", text))
+        """Ask `text`, with what is attached, and print the answer as it comes; both join the conversation.
+
+        Ctrl-C keeps what was said until then.
+        """
+        self.messages.append(Message("user", (*self.attached, Text(text))))
         try:
             self.messages.append(self._answer())
         except HoneError:
             self.messages.pop()
             raise
+        self.attached.clear()
+
+    def attach(self, kind: str, name: str) -> None:
+        """A file that goes with the next question; kind: "image", "audio" or "video". Raises: HoneError where it cannot."""
+        takes, file = self.engine.media, Path(name).expanduser().absolute()
+        if kind not in takes:
+            raise HoneError(f"/{kind} {name}: this model takes {' and '.join(('text', *sorted(takes)))}, and no {kind}")
+        if not file.is_file():
+            raise HoneError(f"/{kind} {name}: there is no such file")
+        self.attached.append(_KINDS[kind](file))
+        log.info(f"({file.name} goes with the next question)")
 
     def _answer(self) -> Message:
         head = (message("system", self.system),) if self.system else ()
@@ -111,12 +131,22 @@ class Talk:
             "/system": self._set_system,
             "/set": self._set,
             "/save": self._save,
+            **{f"/{kind}": partial(self._attach, kind) for kind in _KINDS},
             "/help": lambda _: log.info(HELP),
             "/exit": lambda _: log.info("/exit takes nothing after it"),
         }
 
+    def _attach(self, kind: str, name: str) -> None:
+        name = name.strip("\"'")  # as terminals write a file that is dropped on them
+        if name:
+            self.attach(kind, name)
+        else:
+            self.attached.clear()
+            log.info("(nothing goes with the next question)")
+
     def _clear(self, _: str) -> None:
         self.messages.clear()
+        self.attached.clear()
         log.info("(new conversation)")
 
     def _set_system(self, text: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from hone.chat.codec import Codec
+from hone.inference.asked import Asked
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row, Rows
@@ -44,12 +45,12 @@ class TogetherEngine(HfEngine):
         self._waiting: deque[_Job] = deque()
         self._running = False
 
-    def _ids(self, request: Request, prompt: list[int], num_new: int, steer: Steer | None) -> Iterator[int]:
+    def _ids(self, request: Request, asked: Asked, num_new: int, steer: Steer | None) -> Iterator[int]:
         if request.settings.num_beams > 1:
-            yield from super()._ids(request, prompt, num_new, steer)
+            yield from super()._ids(request, asked, num_new, steer)
             return
         settings = self._settings(request, num_new, steered=True)
-        job = _Job(Row(prompt, settings, seed=request.seed, steer=steer, adapter=request.adapter))
+        job = _Job(Row(asked, settings, seed=request.seed, steer=steer, adapter=request.adapter))
         with self._jobs:
             self._waiting.append(job)
             if not self._running:

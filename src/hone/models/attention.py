@@ -8,11 +8,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PretrainedConfig
 
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
 from hone.kernels.machine import AMPERE, HOPPER, capability_of
+from hone.models.media.families import family_of
 
 _PACKAGES = {
     "fa2": ("flash_attn", "flash-attn", "flash_attention_2", AMPERE),
@@ -51,7 +52,7 @@ def choose_attention(model: ModelConfig, config: PretrainedConfig, device: torch
 
 def _supported(config: PretrainedConfig) -> set[str] | None:
     """What the family's class says of itself; None for code that comes with the model, whose class is not known yet."""
-    mapping = AutoModelForCausalLM._model_mapping
+    mapping = (AutoModelForCausalLM if family_of(config) is None else AutoModelForMultimodalLM)._model_mapping
     if type(config) not in mapping:
         return None
     family = mapping[type(config)]

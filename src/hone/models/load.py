@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
@@ -25,6 +32,7 @@ from hone.models.checkpointing import Activations, recompute_activations
 from hone.models.embeddings import resize_vocab
 from hone.models.float8 import Float8Linear, hold_in_float8
 from hone.models.fused import Fusing, fuse
+from hone.models.media.families import family_of
 from hone.models.place import check_folder, check_hub, explain, hub_arguments, settle
 from hone.models.prepared import bound_prepared
 from hone.models.quantize import freeze, in_float8, quantization_config
@@ -104,9 +112,11 @@ def load_model(
     return module if for_training else module.eval()
 
 
-def auto_class(head: ScoreHead | None) -> Any:
-    """transformers' class of models that write, or, with a head, of those that score whole texts."""
-    return AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+def auto_class(head: ScoreHead | None, config: PretrainedConfig) -> Any:
+    """transformers' class of models that write, also of what they are shown, or, with a head, of those that score whole texts."""
+    if head is not None:
+        return AutoModelForSequenceClassification
+    return AutoModelForCausalLM if family_of(config) is None else AutoModelForMultimodalLM
 
 
 def load_config(model: ModelConfig, *, scores: bool = False) -> PretrainedConfig:
@@ -123,7 +133,8 @@ def load_config(model: ModelConfig, *, scores: bool = False) -> PretrainedConfig
     except (OSError, ValueError, KeyError) as problem:
         raise explain(place, "config", problem) from problem
     remote = "AutoModelForCausalLM" in (config.to_dict().get("auto_map") or {})
-    if type(config) not in AutoModelForCausalLM._model_mapping and not (remote and model.trust_remote_code):
+    known = family_of(config) is not None or type(config) in AutoModelForCausalLM._model_mapping
+    if not known and not (remote and model.trust_remote_code):
         hint = "; write trust_remote_code: true to run the code that comes with it" if remote else ""
         raise ModelError(f"{place} is a {config.model_type}, which transformers does not know as a causal language model{hint}")
     if scores:
@@ -171,7 +182,7 @@ def _random(
 ) -> PreTrainedModel:
     if model.quantization:
         raise ModelError("train_from_scratch trains every weight; quantization_bit freezes them: leave one of them out")
-    return auto_class(head).from_config(
+    return auto_class(head, config).from_config(
         config, dtype=dtype, attn_implementation=attention, trust_remote_code=model.trust_remote_code
     )
 
@@ -196,7 +207,7 @@ def _read(
     if is_new:  # it would report the head as missing, which it is and must be
         transformers_logging.set_verbosity_error()
     try:
-        module, found = auto_class(head).from_pretrained(place, output_loading_info=True, **arguments)
+        module, found = auto_class(head, config).from_pretrained(place, output_loading_info=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as problem:
         raise explain(place, "model", problem) from problem
     finally:

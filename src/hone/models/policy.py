@@ -7,7 +7,7 @@ Axes: B row, T token, N trained token, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,6 +21,8 @@ from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.attention_packed import laid_out, layout_of, name_eager, why_own
+from hone.models.media.families import family_of
+from hone.models.media.sight import Sight
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
 from hone.models.selftest import SelfTest, compare, sharing_differs
@@ -41,7 +43,8 @@ class TokenBatch(Protocol):
 
     segments_BT: int32, 1, 2, ... for the sequences of a row, 0 for padding, below 0 for a beginning that those after it have in
     common, until positions start again at 0. Labels are not shifted. known: the same batch where it can be looked at without
-    waiting for a device.
+    waiting for a device. shown: tensors of the media of each sequence in order, by the forward's names; () where there are none,
+    None for ids that mean nothing.
     """
 
     @property
@@ -54,6 +57,8 @@ class TokenBatch(Protocol):
     def segments_BT(self) -> Tensor: ...
     @property
     def known(self) -> TokenBatch: ...
+    @property
+    def shown(self) -> Sequence[Mapping[str, Tensor]] | None: ...
 
 
 def find_causal(module: nn.Module) -> PreTrainedModel:
@@ -67,6 +72,7 @@ def find_causal(module: nn.Module) -> PreTrainedModel:
 class Policy:
     """`Policy(module).token_logprobs(batch)`; module: a causal model, also wrapped in PEFT or DDP.
 
+    shows_media: False where no batch has any, which lets some models pack that else could not.
     router_loss: what the balance loss of a mixture of experts is multiplied by; None takes what the model's config says.
     can_pack: False where sequences laid end to end would attend to each other; then give it padded batches.
     by_sequence: True where the sequences of a packed row attend each by itself, without a mask of the whole row.
@@ -76,14 +82,16 @@ class Policy:
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
-    def __init__(self, module: nn.Module, router_loss: float | None = None):
+    def __init__(self, module: nn.Module, router_loss: float | None = None, *, shows_media: bool = True):
         self.module = module
         self.causal = find_causal(module)
-        self.can_pack = not padded_only(self.causal.config)
+        self._sight = Sight.of(self.causal, shows_media=shows_media)
+        self.can_pack = not self._padded_only
         name_eager(self.causal)
         self.by_sequence = not why_own(self.causal)
         self.can_share = False
-        self.fast = output_head(self.causal) is not None
+        family = family_of(self.causal.config)
+        self.fast = output_head(self.causal) is not None and not (family is not None and family.own_loss)
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         self.temperature = 1.0
         self.reference: Reference | None = None
@@ -225,7 +233,7 @@ class Policy:
         """
         with evaluating(self):
             found = self._isolated()
-        known = padded_only(self.causal.config)
+        known = self._padded_only
         if not found.fast:
             log.once(f"{self._name()}: all logits are formed (its own forward cannot be tapped: {found.why}); slower, same loss")
         if known or not found.can_pack:
@@ -249,6 +257,8 @@ class Policy:
     def test_sharing(self) -> None:
         """After `self_test`: see whether sequences that begin alike are the same where the beginning stands once."""
         why = "its sequences are not packed" if not self.can_pack else unshared(self.causal.config)
+        if self._sight is not None:
+            why = why or "what they begin with may be a picture"
         if self.router_loss:
             why = "the router's balance loss is one of whole sequences"
         if not why:
@@ -261,6 +271,16 @@ class Policy:
     def _name(self) -> str:
         return type(self.causal).__name__
 
+    @property
+    def _padded_only(self) -> str:
+        """Why its batches are padded whatever a self-test says; "" where it decides."""
+        both_ways = "" if self._lies_packed else "the tokens of a picture attend to those after them"
+        return padded_only(self.causal.config) or both_ways
+
+    @property
+    def _lies_packed(self) -> bool:
+        return self._sight is None or self._sight.packs
+
     def _inputs(self, batch: TokenBatch) -> dict[str, Any]:
         """One row is packed: positions that start again isolate its sequences, only without a mask and without a cache."""
         inputs: dict[str, Any] = {
@@ -268,7 +288,13 @@ class Policy:
             "position_ids": batch.positions_BT,
             "use_cache": False,
         }
-        if not _is_packed(batch):
+        if self._sight is not None:
+            known = batch.known
+            if known.shown is not None:
+                self._sight.require(known.ids_BT, known.shown)
+            places = self._sight.places(known.ids_BT, known.segments_BT, known.positions_BT, known.shown or ())
+            inputs |= {"position_ids": places.to(batch.ids_BT.device), **self._sight.inputs(batch.ids_BT, batch.shown or ())}
+        if not self._is_packed(batch):
             inputs["attention_mask"] = (batch.segments_BT != 0).long()
         elif self.by_sequence:
             inputs["attention_mask"] = None
@@ -280,9 +306,13 @@ class Policy:
             inputs["output_router_logits"] = False  # its own balance loss is one of the whole micro-batch, added to a mean
         return inputs
 
+    def _is_packed(self, batch: TokenBatch) -> bool:
+        lies_packed = self._lies_packed or not any(batch.shown or ())
+        return lies_packed and batch.ids_BT.shape[0] == 1
+
     def _forward(self, batch: TokenBatch, **more: Any) -> Any:
         """The model's own output. A packed row's layout holds for this forward, and where a layer of it is computed again."""
-        by_sequence = self.by_sequence and _is_packed(batch)
+        by_sequence = self.by_sequence and self._is_packed(batch)
         with laid_out(layout_of(batch.known.segments_BT, batch.known.positions_BT) if by_sequence else None):
             return self.module(**self._inputs(batch), **more)
 
@@ -318,10 +348,6 @@ def evaluating(policy: Policy) -> Iterator[None]:
     finally:
         for module, was in modes.items():
             module.training = was
-
-
-def _is_packed(batch: TokenBatch) -> bool:
-    return batch.ids_BT.shape[0] == 1
 
 
 def _require_first_ignored(batch: TokenBatch) -> None:

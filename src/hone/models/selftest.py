@@ -51,6 +51,10 @@ class _Row:
     def known(self) -> _Row:
         return self
 
+    @property
+    def shown(self) -> None:
+        return None
+
 
 @torch.no_grad()
 def compare(policy: Policy) -> SelfTest:
@@ -115,7 +119,7 @@ def _tolerance(weight: Tensor) -> float:
 
 def _tapped_difference(policy: Policy, rows: list[_Row], apart_T: Tensor) -> tuple[str, float]:
     if not policy.fast:
-        return "it has no output head", float("inf")
+        return "it has no output head, or computes its loss itself", float("inf")
     try:
         tapped_T = torch.cat([policy._tapped(row)[0] for row in rows])
     except Untapped as reason:

@@ -46,7 +46,7 @@ def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
     if head is not None:
         head.apply(config, load_tokenizer(model).pad_token_id)
     with torch.device("meta"):
-        module = auto_class(head).from_config(config, trust_remote_code=model.trust_remote_code)
+        module = auto_class(head, config).from_config(config, trust_remote_code=model.trust_remote_code)
     if model.flash_attn in ("sdpa", "disabled"):
         keep_own(module)
     name_eager(module)

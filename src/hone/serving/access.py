@@ -16,6 +16,8 @@ from hone.serving.web import ASGIApp, HTTPException, JSONResponse, Message, Rece
 
 OPEN = ("/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
 """Paths that need no key: they tell nothing of the model or of others' requests."""
+WITH_MEDIA = "/v1/chat/completions"
+"""The path whose bodies may hold media."""
 _LEFT = 1008
 """What a socket is closed with that may not ask: a policy is violated."""
 
@@ -63,11 +65,13 @@ class Access:
     """Lets requests through to `app`. key: what they must bring as `Authorization: Bearer KEY`; "" lets everybody in.
 
     Without a key, a request must name this machine as its host: a web page whose name is turned to 127.0.0.1 (DNS rebinding)
-    names another. max_bytes: of a body. pages: those that a ticket opens in the key's place, and nothing that other sites show.
+    names another. max_bytes: of a body; media_bytes: that much more of a chat and of what a page is handed.
+    pages: those that a ticket opens in the key's place, and nothing that other sites show.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, max_bytes: int, pages: Pages | None = None):
-        self._app, self._key, self._max_bytes, self._pages = app, key.encode(), max_bytes, pages
+    def __init__(self, app: ASGIApp, *, key: str, max_bytes: int, media_bytes: int = 0, pages: Pages | None = None):
+        self._app, self._key, self._pages = app, key.encode(), pages
+        self._max_bytes, self._media_bytes = max_bytes, media_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with an error, or pass on."""
@@ -88,7 +92,7 @@ class Access:
             challenge = {"WWW-Authenticate": "Bearer"} if no.status == 401 else {}
             await JSONResponse(no.body(), no.status, headers=challenge)(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        await self._app(scope, self._bounded(receive, self._most(_path(scope))), send)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path, pages = _path(scope), self._pages
@@ -109,13 +113,15 @@ class Access:
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
                 raise Refusal(401, "this server wants its key: Authorization: Bearer API_KEY", code="invalid_api_key")
         told_length = headers.get(b"content-length", b"0")
-        if told_length.isdigit() and int(told_length[:20]) > self._max_bytes:
-            raise self._too_large()
+        if told_length.isdigit() and int(told_length[:20]) > (most := self._most(path)):
+            raise _too_large(most)
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"the body is larger than {self._max_bytes} bytes (api_max_body)", code="body_too_large")
+    def _most(self, path: str) -> int:
+        """Bytes of a body."""
+        media = path == WITH_MEDIA or (self._pages is not None and self._pages.hold(path))
+        return self._max_bytes + (self._media_bytes if media else 0)
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive, most: int) -> Receive:
         """`receive`, counted: a body may be longer than it says, or not say."""
         num_read = 0
 
@@ -123,11 +129,15 @@ class Access:
             nonlocal num_read
             message = await receive()
             num_read += len(message.get("body", b""))
-            if num_read > self._max_bytes:
-                raise HTTPException(413, str(self._too_large()))
+            if num_read > most:
+                raise HTTPException(413, str(_too_large(most)))
             return message
 
         return bounded
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, f"the body is larger than {most} bytes (api_max_body)", code="body_too_large")
 
 
 def _path(scope: Scope) -> str:

@@ -57,8 +57,8 @@ def build_app(
         site.mount(app, desk, key)
     # The last one added is the first to be asked.
     pages = site.pages if site is not None else None
-    in_base64 = limits.api_max_media_size * 4 / 3 if desk.media.takes else 0
-    app.add_middleware(Access, key=key, max_bytes=int((limits.api_max_body + in_base64) * MEGABYTE), pages=pages)
+    in_base64 = int(limits.api_max_media_size * MEGABYTE * 4 / 3) if desk.media.takes else 0
+    app.add_middleware(Access, key=key, max_bytes=int(limits.api_max_body * MEGABYTE), media_bytes=in_base64, pages=pages)
     if limits.api_cors_origins:
         app.add_middleware(
             CORSMiddleware,

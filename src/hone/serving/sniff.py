@@ -6,6 +6,7 @@ Does not know where it comes from.
 from __future__ import annotations
 
 from io import BytesIO
+from types import ModuleType
 
 from hone.chat.message import Audio, Image, Media, Video
 from hone.errors import MissingExtra
@@ -13,6 +14,8 @@ from hone.serving.refusal import Refusal
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Forms that are read, by Pillow's names. Others, some of which run a program of their own (EPS), are not tried."""
+_ORIENTATION = 0x0112
+"""Exif's tag of how a camera was held."""
 _CLASSES = {one.kind: one for one in (Image, Audio, Video)}
 _WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 
@@ -62,20 +65,38 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
     return _CLASSES[kind](data)
 
 
-def _decode(data: bytes, max_pixels: int) -> None:
+def preview(data: bytes, edge: int) -> bytes:
+    """A small JPEG of a picture that is recognised, its longer side `edge` pixels at most, upright."""
+    with _pillow().open(BytesIO(data), formats=PICTURES) as picture:
+        picture.draft("RGB", (2 * edge, 2 * edge))
+        turned = {3: 180, 6: 270, 8: 90}.get(picture.getexif().get(_ORIENTATION), 0)
+        small = picture.convert("RGBA")
+        small.thumbnail((edge, edge))
+        small = small.rotate(turned, expand=True)
+        file, ground = BytesIO(), _pillow().new("RGB", small.size, "white")
+        ground.paste(small, mask=small)
+        ground.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _pillow() -> ModuleType:
     try:
         from PIL import Image as Pictures
     except ModuleNotFoundError as fault:
         raise MissingExtra("pillow", "media", "a picture") from fault
-    told = "the picture has too many pixels"
+    return Pictures
+
+
+def _decode(data: bytes, max_pixels: int) -> None:
+    pictures, told = _pillow(), "the picture has too many pixels"
     try:
-        with Pictures.open(BytesIO(data), formats=PICTURES) as picture:
+        with pictures.open(BytesIO(data), formats=PICTURES) as picture:
             width, height = picture.size
             if width * height <= max_pixels:
                 picture.load()
                 return
             told += f": {width} x {height}"
-    except Pictures.DecompressionBombError:  # Pillow's own bound
+    except pictures.DecompressionBombError:  # Pillow's own bound
         pass
     except Exception as fault:  # a decoder may stumble over a stranger's bytes in any way; what it says is of its inside
         raise Refusal(400, "the picture is broken and cannot be read", code="media_unreadable") from fault

@@ -18,6 +18,7 @@ from hone.serving.web import FastAPI
 from hone.studio.panel import build_panel
 from hone.studio.shown import ShownAnswer, show_question
 from hone.studio.talk import Talk
+from hone.studio.tray import Tray
 from hone.studio.web import background_tasks, core, ui
 
 MEGABYTE = 1_000_000
@@ -36,6 +37,11 @@ STYLE = """
 .answer .nicegui-expansion-content { padding: .2rem .8rem .6rem; }
 .fold { border: 1px solid rgba(128, 128, 128, .3); border-radius: .6rem; }
 .told { white-space: pre-wrap; overflow-wrap: anywhere; opacity: .8; font-size: .92em; }
+.tray { flex-wrap: nowrap; overflow-x: auto; padding: 0 .5rem; }
+.tray > * { flex: none; margin-top: .6rem; }
+.q-layout:has(.tray > *) .talk { height: calc(100vh - 17.5rem); }
+.small { height: 6rem; width: auto; max-width: 12rem; object-fit: cover; border-radius: .6rem; }
+i.small { height: auto; background: rgba(128, 128, 128, .15); }
 .note { font-size: .8rem; opacity: .6; }
 """
 
@@ -73,9 +79,15 @@ class ChatPage:
             ui.button(icon="tune", on_click=drawer.toggle).props("flat round color=white aria-label=Settings")
         with ui.element("div").classes("talk w-full"), ui.column().classes("w-full max-w-3xl mx-auto gap-3 q-pb-md") as self._log:
             self._hint = ui.label("Ask something. Nothing of a talk is kept: a reload begins a new one.").classes("note")
-        with ui.footer().classes("bg-transparent q-pa-sm"), ui.row().classes("w-full max-w-3xl mx-auto items-end no-wrap gap-2"):
+        with ui.footer().classes("bg-transparent q-pa-sm"):
+            self._tray = Tray(self._desk, self._talk)
+            self._build_box()
+
+    def _build_box(self) -> None:
+        with ui.row().classes("w-full max-w-3xl mx-auto items-end no-wrap gap-2"):
             self._box = ui.textarea(placeholder="Message").props("autogrow outlined dense rounded autofocus").classes("grow")
             self._box.props('input-style="max-height: 8rem"').on("keydown.enter", self._send, js_handler=ON_ENTER)
+            self._tray.build_button(self._box)
             self._again = ui.button(icon="refresh", on_click=self._regenerate).props('flat round aria-label="Another answer"')
             self._again.tooltip("Another answer").set_visibility(False)
             self._go = ui.button(icon="arrow_upward", on_click=self._send).props("round aria-label=Send")
@@ -83,15 +95,16 @@ class ChatPage:
             self._stop.set_visibility(False)
 
     def _send(self) -> None:
-        text = (self._box.value or "").strip()
-        if not text or self._work is not None:
+        text, calls = (self._box.value or "").strip(), self._talk.open_calls
+        if not (text or (self._talk.attached and not calls)) or self._work is not None:
             return
-        calls = self._talk.open_calls
         self._talk.say(text)
         self._box.value = ""
+        self._tray.show()
         self._hint.set_visibility(False)
         with self._log:
-            question = show_question(text, f"Result of {calls[0].name}" if calls else "")
+            seen = self._talk.messages[-1].media
+            question = show_question(text, f"Result of {calls[0].name}" if calls else "", lambda: self._tray.show_each(seen))
         if self._talk.open_calls:
             self._settle()
         else:
@@ -110,6 +123,8 @@ class ChatPage:
     def _clear(self) -> None:
         self._halt()
         self._talk.messages.clear()
+        self._talk.attached.clear()
+        self._tray.show()
         self._log.clear()
         self._shown = None
         with self._log:
@@ -175,6 +190,7 @@ class ChatPage:
         self._shown = None
         if question is not None:
             self._box.value = self._talk.take_back()
+            self._tray.show()
             question.delete()
         with self._log:
             ui.notify(told, type="negative", multi_line=True, timeout=10_000, close_button=True)

@@ -6,18 +6,22 @@ Does not know where an answer comes from.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from hone.chat.events import Event
 from hone.studio.pieces import Piece, Pieces
 from hone.studio.web import ui
 
 
-def show_question(text: str, label: str = "") -> ui.element:
-    """The user's words, or what a function gave back, with what they are."""
-    with ui.column().classes("self-end items-end gap-0 max-w-[85%]") as shown:
+def show_question(text: str, label: str = "", seen: Callable[[], None] = lambda: None) -> ui.element:
+    """The user's words, or what a function gave back, with what they are. seen: shows the files that go with them."""
+    with ui.column().classes("self-end items-end gap-1 max-w-[85%]") as shown:
         if label:
             ui.label(label).classes("note")
-        ui.label(text).classes("said")
+        with ui.row().classes("gap-2 justify-end"):
+            seen()
+        if text:
+            ui.label(text).classes("said")
     return shown
 
 

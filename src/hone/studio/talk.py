@@ -9,12 +9,15 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hone.chat.message import Message, Text, ToolCall, ToolResult, message
+from hone.chat.message import Conversation, Media, Message, Text, ToolCall, ToolResult, message
 from hone.chat.openai import message_to_openai
 from hone.inference.base import Request
 from hone.serving.asked import chat_requests, read_chat
 from hone.serving.desk import Desk
+from hone.serving.fetch import too_large
 from hone.serving.refusal import Refusal
+
+MEGABYTE = 1_000_000
 
 
 @dataclass
@@ -33,11 +36,15 @@ class Wishes:
 
 @dataclass
 class Talk:
-    """`say` or `again`, then `request()`, then `hear` what was answered; `take_back` where nothing was."""
+    """`say` or `again`, then `request()`, then `hear` what was answered; `take_back` where nothing was.
+
+    attached: files that go with what is said next.
+    """
 
     desk: Desk
     wishes: Wishes
     messages: list[Message] = field(default_factory=list)
+    attached: list[Media] = field(default_factory=list)
 
     @classmethod
     def begin(cls, desk: Desk) -> Talk:
@@ -65,13 +72,25 @@ class Talk:
             return calls[num_results:] if one.role == "assistant" else []
         return []
 
+    def attach(self, media: Media) -> None:
+        """A file for the next question, within the limits of one request. Raises: Refusal."""
+        limits, there = self.desk.terms.limits, [*(part for one in self.messages for part in one.media), *self.attached]
+        most = int(limits.api_max_media_size * MEGABYTE)
+        if len(there) >= limits.api_max_media:
+            raise Refusal(400, f"this talk holds {len(there)} files, and {limits.api_max_media} are read (api_max_media)")
+        if sum(len(one.source) for one in (*there, media)) > most:
+            raise too_large(most - sum(len(one.source) for one in there))
+        self.attached.append(media)
+
     def say(self, text: str) -> None:
-        """What the user says, or the result of the first open call."""
+        """What the user says, with what is attached, or the result of the first open call."""
         calls = self.open_calls
         if calls:
             self.messages.append(Message("tool", (ToolResult(text, calls[0].name, calls[0].id),)))
         else:
-            self.messages.append(message("user", text))
+            words = (Text(text),) if text or not self.attached else ()
+            self.messages.append(Message("user", (*self.attached, *words)))
+            self.attached.clear()
 
     def again(self) -> None:
         """Forget the last answer, to ask for another."""
@@ -83,17 +102,19 @@ class Talk:
         self.messages.append(replace(answer, parts=answer.parts or (Text(""),)))
 
     def take_back(self) -> str:
-        """Forget what was said last; its text."""
-        (part,) = self.messages.pop().parts
-        return part.content if isinstance(part, ToolResult) else part.text
+        """Forget what was said last; its text. Its files are attached again."""
+        last = self.messages.pop()
+        self.attached[:0] = last.media
+        return "".join(part.content for part in last.parts if isinstance(part, ToolResult)) or last.text
 
     def request(self) -> Request:
         """What to ask the engine. Raises: Refusal where a wish is none, or breaks a limit; DataError."""
         wishes = self.wishes
         system = [message("system", wishes.system)] if wishes.system.strip() else []
+        spoken = [*system, *self.messages]
         fields: dict[str, Any] = {
             "model": wishes.model,
-            "messages": [item for one in (*system, *self.messages) for item in message_to_openai(one)],
+            "messages": [item for one in spoken for item in message_to_openai(_words(one))],
             "temperature": wishes.temperature,
             "top_p": wishes.top_p,
             "max_completion_tokens": _whole(wishes.max_new_tokens),
@@ -102,7 +123,15 @@ class Talk:
         }
         asked = read_chat({name: value for name, value in fields.items() if value is not None})
         (request,) = chat_requests(asked, self.desk.terms, self.desk.adapter(asked.model))
-        return replace(request, thinks=wishes.thinks)
+        talk = request.conversation
+        assert isinstance(talk, Conversation) and len(talk.messages) == len(spoken), "a message of a talk is one of the API's"
+        seen = (one if one.media else read for one, read in zip(spoken, talk.messages, strict=True))
+        return replace(request, conversation=replace(talk, messages=tuple(seen)), thinks=wishes.thinks)
+
+
+def _words(one: Message) -> Message:
+    """Without its files, which have passed the door when they came."""
+    return replace(one, parts=(Text(one.text),)) if one.media else one
 
 
 def _whole(number: float | None) -> int | None:

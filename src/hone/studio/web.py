@@ -8,8 +8,8 @@ from __future__ import annotations
 from hone.errors import MissingExtra
 
 try:
-    from nicegui import Client, app, background_tasks, core, ui
+    from nicegui import Client, app, background_tasks, core, events, ui
 except ModuleNotFoundError as fault:
     raise MissingExtra(fault.name or "nicegui", "webchat", "hone webchat") from fault
 
-__all__ = ["Client", "app", "background_tasks", "core", "ui"]
+__all__ = ["Client", "app", "background_tasks", "core", "events", "ui"]

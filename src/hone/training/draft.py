@@ -20,6 +20,7 @@ from hone.data.order import Steps
 from hone.errors import DataError, RunError
 from hone.kernels.machine import machine_of
 from hone.models.catalog import family_template
+from hone.models.media.reader import load_reader
 from hone.models.score_head import find_score_head
 from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
@@ -57,7 +58,8 @@ def gather_material(run: Run) -> Material:
     """Read and encode the data of a run (from the token cache where it holds them)."""
     tokenizer = load_tokenizer(run.model)
     family = family_template(run.model.model_name_or_path)
-    codec, objective, seed = build_codec(run.chat, tokenizer, family=family), build_objective(run.objective), data_seed(run)
+    codec = build_codec(run.chat, tokenizer, family=family, reader=load_reader(run.model))
+    objective, seed = build_objective(run.objective), data_seed(run)
     if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
         raise RunError(
             "per_device_train_batch_size: auto: a query is compared with the other texts of its micro-batch, so its size is part "
@@ -73,6 +75,8 @@ def gather_material(run: Run) -> Material:
 
     names = run.data.dataset or (() if run.train.do_train else run.data.eval_dataset)  # a model that is only tried needs no other
     tokens = build_data(run.data, objective, codec, names=names, seed=seed, hub_tokens=_hub_tokens(run))
+    if tokens.shows_media and isinstance(objective, OnPolicy):
+        raise RunError(f"stage: {run.objective.kind}: its answers are drawn to text alone, and the data hold pictures or sounds")
     if objective.needs_score_head:
         objective = objective.settled(tokens, find_score_head(run.model, folders_of(run.adapter)))
     evals = _evaluation_sets(run, objective, codec, seed)

@@ -26,6 +26,7 @@ from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
+from hone.models.media.sight import Sight
 from hone.models.policy import Packing, Policy, find_causal
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
@@ -83,7 +84,7 @@ def forecast(
     attached, weights = _attach(run, objective, module)
     sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
     longest = longest_example(run, objective, tokens)
-    packing, by_sequence = _packing(run, objective, module), not shape.masked
+    packing, by_sequence = _packing(run, objective, module, tokens.shows_media), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
     batch = largest.batch
     several = run.train.gradient_accumulation_steps > 1
@@ -189,8 +190,10 @@ def _step_kind(run: Run) -> str:
     return "adamw_torch" if precision_of(run.train) == "fp16" else "adamw_torch_fused"
 
 
-def _packing(run: Run, objective: Objective, module: nn.Module) -> Packing:
+def _packing(run: Run, objective: Objective, module: nn.Module, shows_media: bool) -> Packing:
     """How training will lay its batches out, as far as it is known without trying."""
+    if (sight := Sight.of(find_causal(module), shows_media=shows_media)) is not None:
+        return "packed" if sight.packs else "padded"
     if padded_only(module.config):
         return "padded"
     asked = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
@@ -223,7 +226,7 @@ def _rehearse(
         setattr(causal.get_submodule(parent), name, few)
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
-        policy = Policy(module.train(), router_loss=0.0)
+        policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

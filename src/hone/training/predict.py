@@ -20,6 +20,7 @@ from hone.config.run import Run
 from hone.data.build import TokenSet
 from hone.errors import TrainingError
 from hone.evaluation.overlap import overlap
+from hone.inference.asked import media_inputs
 from hone.inference.drawing import drawn_batch, left_padded
 from hone.inference.embedded import as_engine
 from hone.inference.rollout import seed_of
@@ -70,6 +71,7 @@ class Predictions:
 
     def _answered(self, sets: dict[str, TokenSet], rows: list[tuple[str, int]], number: int) -> Iterator[dict[str, Any]]:
         asked = [self._asked(sets[name], index) for name, index in rows]
+        shown = [sets[name][index].sequences[0].shown.tensors() for name, index in rows]
         longest = max(len(prompt) for prompt, _ in asked)
         limit = self._policy.causal.config.get_text_config().to_dict().get("max_position_embeddings")
         pad, settings = self._codec.tokenizer.pad_token_id, self._run.generate
@@ -78,8 +80,10 @@ class Predictions:
         )
         ids_BT, mask_BT = left_padded([prompt for prompt, _ in asked], drawing.pad_token_id)
         place, seed = self._device.device, seed_of(self._run.train.seed, number)
+        ids_BT, mask_BT = ids_BT.to(place), mask_BT.to(place)
+        seen = media_inputs(self._policy.causal, ids_BT, shown)
         with self._device.autocast():
-            out_BT = drawn_batch(self._policy.causal, ids_BT.to(place), mask_BT.to(place), drawing, seed=seed)
+            out_BT = drawn_batch(self._policy.causal, ids_BT, mask_BT, drawing, seed=seed, **seen)
         for (name, index), (prompt, label), answer in zip(rows, asked, out_BT[:, longest:].tolist(), strict=True):
             dataset, row = sets[name].origin(index)
             said = {"prompt": self._text(prompt, special=True), "predict": self._text(self._upto_stop(answer))}

@@ -258,7 +258,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
     schedule = build_schedule(optimizer, run.optimizer, plan.num_steps)
     wrapped, prepared = device.prepare(module, optimizer)
     balanced = run.objective.moe_aux_loss_coef if isinstance(run.objective, Routed) else 0.0
-    policy = Policy(wrapped, balanced)
+    shows_media = any(one.shows_media for one in (material.tokens, *material.evals.values()))
+    policy = Policy(wrapped, balanced, shows_media=shows_media)
     tempered = isinstance(material.objective, OnPolicy) and material.objective.tempered
     policy.temperature = run.generate.temperature if tempered else 1.0
     with device.autocast():  # as its forwards are, which engines may wrap in it: it decides what difference is none
@@ -310,6 +311,8 @@ def make_keeper(
     def save_weights(folder: Path) -> None:
         weights.save(folder)
         material.codec.tokenizer.save_pretrained(folder)
+        if material.codec.reader is not None:
+            material.codec.reader.save(folder)
 
     parts = Parts(module, work.optimizer, work.schedule, save_weights, weights.load, feed)
     return Keeper(

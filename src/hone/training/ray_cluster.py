@@ -95,6 +95,9 @@ def launch_on_ray(parallel: ParallelConfig, arguments: list[str], *, use_cpu: bo
             code = _watch(ray, agents, streams, request)
         return 128 + request.signal if request.signal and code else code
     except ray.exceptions.RayError as problem:
+        if "No module named 'hone'" in str(problem):
+            said = "use_ray: hone is not installed on a machine of the cluster; install the same version on all of them"
+            raise TrainingError(said) from problem
         raise TrainingError(f"use_ray: a process of the run was lost with its machine or by Ray: {problem}") from problem
     finally:
         ray.shutdown()
@@ -104,6 +107,9 @@ def _joined(parallel: ParallelConfig) -> Any:
     """The module `ray`, joined to a cluster: the one that is named, or one of this machine that ends with this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the run
     os.environ.setdefault("RAY_worker_niceness", "0")  # it would let all else on the machine go before the run
+    if _is_named(parallel) and _has_token():
+        # `ray start` asks for the token that it finds, `ray.init` of Ray 2.60 shows none to a cluster that stands already.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as problem:
@@ -113,9 +119,15 @@ def _joined(parallel: ParallelConfig) -> Any:
         ray.init(**({} if _is_named(parallel) else {"include_dashboard": False}), **settings)
     except (ConnectionError, OSError, RuntimeError, TypeError, ValueError) as problem:
         raise TrainingError(
-            f"use_ray: no cluster could be joined or started (ray_init_kwargs, RAY_ADDRESS): {problem}"
+            f"use_ray: no cluster could be joined or started (ray_init_kwargs, RAY_ADDRESS): {problem}. A cluster that asks for "
+            "a token wants RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too"
         ) from problem
     return ray
+
+
+def _has_token() -> bool:
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "") or "~/.ray/auth_token").expanduser()
+    return bool(os.environ.get("RAY_AUTH_TOKEN", "")) or place.is_file()
 
 
 def _is_named(parallel: ParallelConfig) -> bool:

@@ -47,7 +47,12 @@ def ending_early(code_of: Callable[[int], int]) -> Iterator[None]:
     Without it a signal in the first seconds would end the process by itself, which torchrun takes for a failure and starts anew.
     """
 
+    own = os.getpid()
+
     def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() != own:  # a worker that was forked meanwhile: its signals are its own
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         log.info(f"\n{signal.Signals(number).name} received: nothing is to be saved yet, so the run ends")
         code = code_of(number)
         timer = threading.Timer(_UNWINDING_SECONDS, os._exit, (code,))

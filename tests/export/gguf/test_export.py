@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,6 +87,23 @@ def test_it_is_served(exported, capsys) -> None:
         engine.add_adapter("mine", "folder")
     engine.model.library.close()
     assert cli.main(["chat", f"model_name_or_path={exported / 'model-F16.gguf'}", "max_new_tokens=3", "--ask", "Hello?"]) == 0
+
+
+def test_a_template_within_the_file_is_no_program(exported, tmp_path, monkeypatch) -> None:
+    """CVE-2024-34359 of llama-cpp-python: it rendered the template of a file with all of Python in reach. Here it is not read."""
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    file, template = folder / "model-F16.gguf", (folder / "chat_template.jinja").read_bytes()
+    whole, program = file.read_bytes(), b"{{ cycler.__init__.__globals__.os.mkdir('mark') }}"
+    assert whole.count(template) == 1
+    file.write_bytes(whole.replace(template, program.ljust(len(template))))
+    monkeypatch.chdir(tmp_path)
+    engine = build_engine(ModelConfig(model_name_or_path=str(folder)), ChatConfig(), Full())
+    asked = Request(Conversation((message("user", "Hello?"),)), GenerateConfig(max_new_tokens=2))
+    *_, last = engine.generate(asked)
+    assert last.answer.num_tokens and engine.model.about["tokenizer.chat_template"].strip() == program.decode()
+    engine.model.library.close()
+    assert not (tmp_path / "mark").exists()
 
 
 def test_what_does_not_go_with_a_gguf_file_is_told(exported, tmp_path) -> None:

@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from hone.chat.codec import Codec
+from hone.inference.asked import Asked
 from hone.inference.base import Steering
 from hone.inference.grammar import Grammar
 from hone.inference.rows import Row
@@ -132,7 +133,7 @@ class StandIn:
         asked = Steering((), False, numbers["presence_penalty"], numbers["frequency_penalty"], bias, num_top=top or 1)
         guide = Grammar(self._codec, schema, size) if schema else Openings([[id] for id in allowed], size) if allowed else None
         steer = Steer(asked, len(prompt), repetition_penalty=numbers["repetition_penalty"], guide=guide, name=str)
-        row = Row(prompt, settings, seed=seed, steer=steer)
+        row = Row(Asked(prompt), settings, seed=seed, steer=steer)
         module = self.adapters[adapter] if adapter else self._model
         cache, new = DynamicCache(), row.ids
         while not row.done:

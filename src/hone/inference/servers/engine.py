@@ -17,6 +17,7 @@ from hone.chat.message import Conversation
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
+from hone.inference.asked import Asked
 from hone.inference.base import Answer, Choice, Request, Token
 from hone.inference.hf import HfEngine
 from hone.inference.rollout import seed_of
@@ -77,8 +78,9 @@ class ServerEngine(HfEngine):
         if self._largest_rank is not None and rank > self._largest_rank:
             raise ModelError(f"{folder.path} has rank {rank}; write vllm_max_lora_rank: {rank} or more")
 
-    def _drawn(self, request: Request, prompt: list[int], num_new: int) -> Iterator[tuple[int, Token | None]]:
-        self._require(request)
+    def _drawn(self, request: Request, asked: Asked, num_new: int) -> Iterator[tuple[int, Token | None]]:
+        prompt = asked.ids
+        self._require(request, prompt)
         self._adapters.tidy()
         ask = Ask(
             prompt,
@@ -92,14 +94,14 @@ class ServerEngine(HfEngine):
         for said in self._stretches(request, prompt, ask):
             yield said.id, self._token(said)
 
-    def _require(self, request: Request) -> None:
+    def _require(self, request: Request, prompt: list[int]) -> None:
         """Raise ModelError for what no server can do."""
         if isinstance(request.conversation, Conversation) and request.conversation.media:
             raise ModelError("images, video and audio: a server is asked in token ids; write infer_backend: huggingface")
         if request.settings.num_beams > 1:
             raise ModelError("num_beams above 1: a beam search is not drawn by a server; write num_beams: 1")
         steering, codec = request.steering, self._codec(request)
-        in_parts = steering.functions or (steering.json_schema and codec.thought_is_open(self._prompt(request)))
+        in_parts = steering.functions or (steering.json_schema and codec.thought_is_open(prompt))
         if in_parts and (steering.presence_penalty or steering.frequency_penalty):
             raise ModelError(
                 "presence_penalty, frequency_penalty: an answer that must call a function, or that is held to a schema behind a "

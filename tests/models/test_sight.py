@@ -1,0 +1,75 @@
+"""What a policy is shown: log-probs of answers about pictures, packed and padded, against transformers' plain forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hone.chat.codec import build_codec
+from hone.chat.encoded import IGNORE
+from hone.chat.message import Conversation, Image, Message, Text, message
+from hone.config.chat import ChatConfig
+from hone.config.model import ModelConfig
+from hone.data.batch import pack, pad
+from hone.models.media.reader import load_reader
+from hone.models.policy import Policy
+from hone.models.tokenizer import load_tokenizer
+from tests.pictures import FAMILIES, make_model, picture
+
+SHOWN = [[picture(60, 40)], [picture(100, 100, seed=1), picture(30, 90, seed=2)], []]
+
+
+def talk(files) -> Conversation:
+    parts = [part for file in files for part in (Image(file), Text("see?"))] or [Text("Hi")]
+    return Conversation((Message("user", tuple(parts)), message("assistant", "A cat.")))
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def seeing(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    module, template = make_model(folder, request.param)
+    model = ModelConfig(model_name_or_path=str(folder))
+    codec = build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
+    return module, codec, codec.encode([talk(files) for files in SHOWN])
+
+
+@torch.no_grad()
+def plain(module, codec, encoded) -> torch.Tensor:
+    """[T]: log-probs of the labels by the model's own forward, which finds places and masks out for itself."""
+    ids_1T, labels_T = torch.as_tensor(encoded.ids).long()[None], torch.as_tensor(encoded.labels).long()
+    tensors = encoded.shown.tensors()
+    if (name := codec.reader.family.types) and tensors:
+        tensors[name] = (ids_1T == codec.reader.tokens["image"]).int()
+    logprobs_TV = module(input_ids=ids_1T, use_cache=False, **tensors).logits[0].log_softmax(-1)
+    found_T = torch.zeros(len(labels_T))
+    learned = (labels_T[1:] != IGNORE).nonzero()[:, 0] + 1
+    found_T[learned] = logprobs_TV[learned - 1, labels_T[learned]]
+    return found_T
+
+
+def test_log_probs_are_those_of_the_plain_forward_however_they_are_laid_out(seeing):
+    module, codec, encoded = seeing
+    policy = Policy(module)
+    policy.self_test()
+    wanted = [plain(module, codec, one) for one in encoded]
+    with torch.no_grad():
+        padded_BT = policy.token_logprobs(pad(encoded, 0))
+        packed_1T = policy.token_logprobs(pack(encoded)) if policy.can_pack else None
+    for row, one in enumerate(wanted):  # sums in another order, of log-probs of size 10
+        torch.testing.assert_close(padded_BT[row, : len(one)], one, atol=2e-5, rtol=0)
+    if packed_1T is not None:
+        torch.testing.assert_close(packed_1T[0], torch.cat(wanted), atol=2e-5, rtol=0)
+
+
+def test_pictures_and_their_places_change_the_log_probs(seeing, monkeypatch):
+    """Else the comparison above would prove nothing."""
+    module, codec, encoded = seeing
+    policy, batch = Policy(module), pad(encoded[:2], 0)
+    with torch.no_grad():
+        seen_BT = policy.token_logprobs(batch)
+        darkened = [{name: one * (0 if one.is_floating_point() else 1) for name, one in each.items()} for each in batch.shown]
+        dark_BT = policy.token_logprobs(type(batch)(**{**vars(batch), "shown": tuple(darkened)}))
+        assert (dark_BT - seen_BT).abs().max() > 1e-2
+        if codec.reader.family.folded:
+            monkeypatch.setattr(policy._sight, "places", lambda ids, segments, positions, shown: positions)
+            assert (policy.token_logprobs(batch) - seen_BT).abs().max() > 1e-3
