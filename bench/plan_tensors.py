@@ -53,9 +53,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "full"},
     "tiled": {"gradient_checkpointing": True, "gradient_checkpointing_kind": "full"},
 }
-SPREAD = {"gemma2": 0.05}
-"""Of first weights, where 0.02 will not do: norms behind a layer divide by what it gives, and 12 layers of little make gradients
-beyond fp32, in transformers too."""
 TILE = 64
 """Tokens that feed-forward layers and norms take at a time in "tiled"; in the others all of a micro-batch, which are few."""
 TYPES = {"fp32": {}, "bf16": {"bf16": True}}
@@ -71,7 +68,8 @@ def make_inputs(folder: Path, families: Iterable[str] = FAMILIES, sizes: Iterabl
             family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, head_dim=64,
             num_attention_heads=hidden // 64, num_key_value_heads=hidden // 128, tie_word_embeddings=False, **own,
         )  # fmt: skip
-        config.initializer_range = SPREAD.get(family, 0.02)
+        # Gemma 2 takes id 0 for padding, whose embedding is 0: norms behind every layer would multiply its gradient beyond fp32.
+        config.pad_token_id = vocabulary - 1
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / f"{family}-{size}")
         tokenizer.save_pretrained(folder / f"{family}-{size}")
     rows = [{"instruction": "Say", "output": " ".join(random.Random(0).choices(WORDS, k=200))}] * 12
