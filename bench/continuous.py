@@ -35,7 +35,7 @@ def by_hone(engine: HfEngine, requests: list[Request]) -> Answers:
 
     def one(place: int) -> None:
         asked = requests[place]
-        found[place] = list(engine._ids(asked, engine._prompt(asked), asked.settings.max_new_tokens, None))
+        found[place] = list(engine._ids(asked, engine._asked(asked), asked.settings.max_new_tokens, None))
 
     clients = [threading.Thread(target=one, args=(place,)) for place in range(len(requests))]
     for client in clients:

@@ -44,6 +44,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp, hybrid": {"fsdp": "hybrid_shard", "fsdp_config": {"forward_prefetch": True}},
     "tensor parallel": {"tensor_parallel_size": 2},
     "tensor, shards": {"tensor_parallel_size": 2, "fsdp": "true", "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
+    "context": {"context_parallel_size": 2, "per_device_train_batch_size": 2},
+    "context, fsdp": {"context_parallel_size": 2, "fsdp": "true", "gradient_checkpointing": True},
     "fsdp, async": {"fsdp": "true", "save_async": True},
     "zero 1": zero(1),
     "zero 2": zero(2),
@@ -82,8 +84,9 @@ class Cell:
     def settings(self, base: dict[str, Any]) -> dict[str, Any]:
         """The run as a user would write it; a step is 4 rows on any number of processes."""
         spread = {} if self.world == 1 else ENGINES[self.engine]
-        parts = self.world // spread.get("tensor_parallel_size", 1)
-        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts}
+        parts = self.world // spread.get("tensor_parallel_size", 1) // spread.get("context_parallel_size", 1)
+        at_once = spread.get("per_device_train_batch_size", 1)
+        batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // parts // at_once}
         return {
             **base, **batch, **METHODS[self.method], **PRECISIONS[self.precision], **spread, **self.more,
             "output_dir": str(self.folder),
@@ -133,6 +136,8 @@ def work(files: list[str], ports: list[int]) -> None:
 
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
+        world = os.environ.get("WORLD_SIZE", "1")  # four that share weights by machines are two machines of two
+        os.environ["LOCAL_WORLD_SIZE"] = "2" if world == "4" and "hybrid" in Path(file).read_text() else world
         print(f"== {file}", flush=True)
         run = load([file], "train")
         session = prepare(run, settings=to_yaml(run))
@@ -254,6 +259,7 @@ def goes(engine: str, method: str) -> bool:
     """Whether hone takes the two together, with what is installed here."""
     here, adapted = HAS_DEEPSPEED or "deepspeed" not in ENGINES[engine], METHODS[method]["finetuning_type"] == "lora"
     refused = ("tensor" in engine and adapted) or (method == "qlora" and engine == "fsdp, one loads")
+    refused |= "context" in engine and method == "reward"
     return here and not refused
 
 
@@ -276,7 +282,7 @@ def compare(asked: argparse.Namespace, base: dict[str, Any], place: Path) -> Non
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-on", source=one))
             resumed.append(Cell(engine, method, precision, world, place / f"{name}-same", source=cells[-1]))
             resumed.append(Cell(engine, method, precision, 1, place / f"{name}-back", source=cells[-1]))
-        for some in together([*cells, *(cell for cell in resumed if cell.world == world)]):
+        for some in [*together(cells), *together([cell for cell in resumed if cell.world == world])]:
             train(some, base, place)
         train([cell for cell in resumed if cell.world == 1], base, place)
         for number, cell in enumerate(cells):

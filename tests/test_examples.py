@@ -14,22 +14,26 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hone import cli
+from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, message
 from hone.commands.api import load_served
 from hone.config import load
+from hone.config.chat import ChatConfig
 from hone.inference.base import Request
+from hone.inference.hf import HfEngine
 from tests import worlds
+from tests.inference.servers.stand_in import StandIn
 from tests.pictures import make_model
 from tests.runs import weights_of, write_run
 from tests.scoring import write_reward_adapter
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXAMPLES = PROJECT / "examples"
-NOT_TRAINED = ("api", "chat", "export", "export_gguf", "predict")
-STARTED = {"deepspeed_sft": "deepspeed", "ray_sft": "ray"}
+NOT_TRAINED = ("api", "api_vllm", "chat", "export", "export_gguf", "export_int4", "predict")
+STARTED = {"deepspeed_sft": "deepspeed", "ray_sft": "ray", "long_context_sft": "torch"}
 """Trained by processes of their own, with the package that they need."""
 TRAINED = sorted(file for file in EXAMPLES.glob("*.yaml") if file.stem not in (*NOT_TRAINED, *STARTED))
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
@@ -129,7 +133,8 @@ def test_it_trains_on_two_processes(name: str, llama3: str, tmp_path: Path, here
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out" / "trainer_log.jsonl").read_text().splitlines()]
     assert [line["current_steps"] for line in lines] == [1, 2] and all(line["loss"] > 0 for line in lines)
-    assert list((tmp_path / "out").glob("*model.safetensors")) and '"world": 2' in (tmp_path / "out" / "plan.json").read_text()
+    plan = (tmp_path / "out" / "plan.json").read_text()
+    assert list((tmp_path / "out").glob("*model.safetensors")) and ('"world": 2' in plan or "rows cut over 2" in plan)
 
 
 WAYS = "lora_dpo lora_kto reward_model ppo grpo distill gkd embedding classifier reranker".split()
@@ -178,6 +183,22 @@ def test_check_finds_no_fault_in_it(file: Path, llama3: str, qwen: str, tmp_path
     assert report["faults"] == [] and report["samples"]
 
 
+def test_vllm_is_asked_as_its_example_says(llama3: str, here):
+    module = AutoModelForCausalLM.from_pretrained(llama3).eval()
+    tokenizer = AutoTokenizer.from_pretrained(llama3)
+    codec = build_codec(ChatConfig(template="llama3"), tokenizer)
+    with StandIn("vllm", module, codec, told={"max_model_len": 2048}) as server:
+        told = [f"model_name_or_path={llama3}", f"infer_url={server.url}", "max_new_tokens=4", "do_sample=false"]
+        run = load([str(EXAMPLES / "api_vllm.yaml"), *told], "api")
+        request = Request(Conversation((message("user", "Hello"),)), run.generate)
+        answers = [
+            list(load_served(run, "mine").engine.generate(request))[-1],
+            list(HfEngine(module, codec).generate(request))[-1],
+        ]
+    assert answers[0].answer == answers[1].answer
+    assert server.asked[0]["max_tokens"] == 4
+
+
 def test_chat_api_and_export_use_what_was_trained(llama3: str, tmp_path: Path, here, capsys):
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     assert train(EXAMPLES / "lora_sft.yaml", llama3, adapter) == 0
@@ -208,6 +229,14 @@ def test_it_is_exported_for_llamacpp(llama3: str, tmp_path: Path, here, capsys):
     said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
     assert cli.main(["export", str(EXAMPLES / "export_gguf.yaml"), *said, f"tokenized_path={tmp_path / 'cache'}"]) == 0
     assert "parity passed (q4_k_m)" in capsys.readouterr().out
+
+
+def test_it_is_exported_in_few_bits(llama3: str, tmp_path: Path, here, capsys):
+    pytest.importorskip("compressed_tensors", reason="needs the extra compressed")
+    said = [f"model_name_or_path={llama3}", "adapter_name_or_path=null", f"export_dir={tmp_path / 'out'}"]
+    said += [f"tokenized_path={tmp_path / 'cache'}", "export_quantization_group=16", "export_quantization_nsamples=2"]
+    assert cli.main(["export", str(EXAMPLES / "export_int4.yaml"), *said]) == 0
+    assert "parity passed (int4)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)

@@ -21,6 +21,8 @@ MODULES = {
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
     "llama_cpp": "llama-cpp-python",
+    "compressed_tensors": "compressed-tensors",
+    "mlx_lm": "mlx-lm",
     "PIL": "pillow",
 }  # module: the package it comes in, where that differs
 OWN = {"hone", "tests"} | {
@@ -28,7 +30,7 @@ OWN = {"hone", "tests"} | {
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray"}
+STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray", "compressed", "mlx"}
 """Extras that `make install` leaves out, as they are large or built for minutes: without them their tests say so."""
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
 """A tracker; what comes with a build of torch for GPUs; peers, where somebody has installed them."""

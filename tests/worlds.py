@@ -42,9 +42,9 @@ def launched(world: int) -> dict[str, str]:
     return {**os.environ, "FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(world), "MASTER_PORT": str(free_port())}
 
 
-def command(file: Path, world: int) -> subprocess.CompletedProcess[str]:
+def command(file: Path, world: int, **variables: str) -> subprocess.CompletedProcess[str]:
     """`hone train FILE` as a user starts it on `world` processes; what it said and its exit code."""
-    environment = launched(world) if world > 1 else dict(os.environ)
+    environment = (launched(world) if world > 1 else dict(os.environ)) | variables
     words = [sys.executable, "-m", "hone", "train", str(file)]
     return subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST, env=environment, check=False)
 

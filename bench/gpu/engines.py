@@ -29,6 +29,8 @@ CELLS = {
     "fsdp, offload": {"finetuning_type": "full", "fsdp": "full_shard offload"},
     "fsdp, async": {"finetuning_type": "full", "fsdp": "true", "save_async": True},
     "tensor parallel": {"finetuning_type": "full", "tensor_parallel_size": 2},
+    "context": {"finetuning_type": "full", "context_parallel_size": 2},
+    "context, fsdp": {"finetuning_type": "full", "context_parallel_size": 2, "fsdp": "true"},
 }
 STEPS = 6
 
@@ -48,7 +50,7 @@ def main() -> None:
             time.sleep(1)
     base = json.loads((asked.place / "base.json").read_text())
     for name, settings in CELLS.items():
-        parts = world // settings.get("tensor_parallel_size", 1)
+        parts = world // settings.get("tensor_parallel_size", 1) // settings.get("context_parallel_size", 1)
         batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": max(1, (4 if asked.toy else 16) // parts)}
         folder = asked.place / name.replace(", ", "-").replace(" ", "-")
         line = train({**base, **batch, **settings, "output_dir": str(folder)}, asked.place / f"{folder.name}-{rank}.json")

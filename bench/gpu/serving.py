@@ -20,6 +20,7 @@ from hone.chat.message import Conversation, message
 from hone.config import load
 from hone.inference.base import Request
 from hone.inference.build import build_engine
+from hone.inference.servers.launch import SERVERS
 
 TOPICS = "rain, copper, bridges, the moon, chess, bread, tides, glass, maps, bees, paper, salt, clocks, ice, sails, owls".split(
     ", "
@@ -83,6 +84,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--further", nargs="*", default=[], help="settings of hone for all of them, key=value")
+    for name in SERVERS:
+        parser.add_argument(f"--{name}-further", nargs="*", default=[], help=f"settings of hone for {name} alone")
     parser.add_argument("--engine", nargs="*", help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.engine is not None:
@@ -90,9 +93,9 @@ def main() -> None:
         return
     engines = {"huggingface": []}
     engines |= {
-        name: [f"infer_backend={name}", f"infer_environment={Path(place).expanduser()}"]
-        for name, place in (("vllm", wanted.vllm), ("sglang", wanted.sglang))
-        if place
+        name: [f"infer_backend={name}", f"infer_environment={Path(place).expanduser()}", *vars(wanted)[f"{name}_further"]]
+        for name in SERVERS
+        if (place := vars(wanted)[name])
     }
     alone: list[str] = []
     print("| engine | answers under way | tokens a second | median seconds to the first token | answers equal |")

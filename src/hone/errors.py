@@ -63,6 +63,12 @@ class ModelError(HoneError):
     """A model, tokenizer or adapter cannot be loaded or combined as asked."""
 
 
+class EngineError(ModelError):
+    """The server of an engine does not answer, or not as it should; what was asked may be right."""
+
+    exit_code = 1
+
+
 class CheckpointError(HoneError):
     """A checkpoint cannot be written, read or continued."""
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hone.chat.codec import build_codec
 from hone.chat.dialects.scan import TAG
 from hone.chat.dialects.table import DIALECTS
 from hone.chat.events import CallMade, TextGrown, ThoughtGrown, parts_of
 from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
 from hone.chat.probes import probes
 from hone.chat.reading import Reading, same
+from hone.config.chat import ChatConfig
 from hone.errors import TemplateError
+from hone.models.stand_in import stand_in_tokenizer
 from tests.chat.conftest import asked, said
 
 
@@ -91,3 +96,13 @@ def test_control_tokens_can_be_hidden_from_the_text_and_are_still_read(made_code
     text = "".join(stream.feed([token]).text for token in ids) + stream.close().text
     assert "<tool_call>" not in text and '{"name": "f"}' in text
     assert stream.message().parts == (Text("Hi"), ToolCall("f", {}))
+
+
+def test_bytes_that_are_no_character_change_none_behind_them():
+    """Random bytes, one at a time: what is heard is the text of all, also where a character begins behind four that are none."""
+    tokenizer = stand_in_tokenizer("", "<|im_end|>", ["<|im_start|>"])
+    codec, chance = build_codec(ChatConfig(template="qwen"), tokenizer), random.Random(0)
+    for _ in range(1500):
+        ids = [chance.randrange(256) for _ in range(12)]
+        stream = codec.text_stream()
+        assert "".join(stream.feed([id]).text for id in ids) + stream.close().text == tokenizer.decode(ids)

@@ -117,6 +117,7 @@ def test_a_run_is_the_same_after_its_own_yaml(data: st.DataObject):
     open_tree = run.model_copy(
         update={
             "model": run.model.model_copy(update=dict.fromkeys(("hf_hub_token", "ms_hub_token", "om_hub_token"))),
+            "serve": run.serve.model_copy(update={"infer_key": None}),
             "track": run.track.model_copy(update={"swanlab_api_key": None}),
         }
     )
@@ -134,6 +135,5 @@ def test_a_valid_value_alone_is_never_of_the_wrong_type(key: str, data: st.DataO
         try:
             read([str(path)], "train")
         except ConfigError as error:
-            assert not any("wanted" in mistake.message and key not in ("val_size", "max_steps") for mistake in error.mistakes), (
-                error
-            )
+            read_by_rules = ("val_size", "max_steps", "fsdp", "fsdp_config")
+            assert key in read_by_rules or not any("wanted" in mistake.message for mistake in error.mistakes), error

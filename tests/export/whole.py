@@ -17,13 +17,24 @@ from hone.export import job
 from hone.models.tokenizer import load_tokenizer
 
 
-def run_export(base: Path, adapters: list[Path], out: Path, *, dtype: str = "auto", chat: ChatConfig | None = None, **model):
-    """Export base and adapters into `out`; model: further settings of the model."""
+def run_export(
+    base: Path,
+    adapters: list[Path],
+    out: Path,
+    *,
+    dtype: str = "auto",
+    chat: ChatConfig | None = None,
+    export: dict | None = None,
+    texts: tuple[str, ...] = (),
+    **model,
+):
+    """Export base and adapters into `out`. export, model: further settings of these; texts: for calibration."""
     settings = ModelConfig(model_name_or_path=str(base), **model)
     adapter = Lora(adapter_name_or_path=tuple(map(str, adapters))) if adapters else Full()
     tokenizer = load_tokenizer(settings)
     codec = build_codec(chat or ChatConfig(), tokenizer)
-    return job.export(settings, adapter, ExportConfig(export_dir=str(out)), dtype=dtype, tokenizer=tokenizer, codec=codec)
+    told = {"dtype": dtype, "tokenizer": tokenizer, "codec": codec, "calibration": codec.encode_text(texts) if texts else ()}
+    return job.export(settings, adapter, ExportConfig(export_dir=str(out), **(export or {})), **told)
 
 
 @torch.inference_mode()

@@ -11,6 +11,8 @@ from hone.chat.message import Conversation, Image, Message, Text, message
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.data.batch import pack, pad
+from hone.errors import ModelError
+from hone.models.context import Context
 from hone.models.media.reader import load_reader
 from hone.models.policy import Policy
 from hone.models.tokenizer import load_tokenizer
@@ -73,3 +75,11 @@ def test_pictures_and_their_places_change_the_log_probs(seeing, monkeypatch):
         if codec.reader.family.folded:
             monkeypatch.setattr(policy._sight, "places", lambda ids, segments, positions, shown: positions)
             assert (policy.token_logprobs(batch) - seen_BT).abs().max() > 1e-3
+
+
+def test_rows_of_a_model_that_is_shown_pictures_are_not_cut_over_processes(seeing):
+    module, *_ = seeing
+    policy = Policy(module, shows_media=True)
+    policy.self_test()
+    with pytest.raises(ModelError, match=r"context_parallel_size: rows of .* cannot be cut over processes"):
+        policy.cut_over(Context(None, 2, 0))

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from hone.config.environment import read_api_environment
-from hone.errors import ConfigError, HoneError
+from hone.errors import ConfigError, EngineError, HoneError, ModelError
 from hone.serving.access import is_loopback
 from hone.serving.desk import Served, Vectors
 from hone.serving.server import open_socket
@@ -57,6 +57,16 @@ def test_a_body_that_is_no_json_is_told_by_its_place(told):
     answer = post(told, content='{"model": "tiny",', headers={"Content-Type": "application/json"})
     error = error_of(answer)
     assert answer.status_code == 400 and error["param"] is None and "no JSON" in error["message"] and "17" in error["message"]
+
+
+@pytest.mark.parametrize(("fault", "status"), [(EngineError("it is gone"), 503), (ModelError("too long"), 400)])
+def test_a_fault_of_the_engines_server_is_not_the_askers(fault, status, codec):
+    speaker = Scripted(codec)
+    speaker.generate = lambda request: (_ for _ in ()).throw(fault)
+    with live(Served(NAME, engine=speaker)) as server:
+        answer = post(server, BODY)
+        assert answer.status_code == status and error_of(answer)["message"] == str(fault)
+        assert ("Retry-After" in answer.headers) == (status == 503)
 
 
 def test_without_a_folder_no_adapter_is_taken_in(told, speaker, tmp_path):

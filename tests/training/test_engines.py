@@ -79,11 +79,12 @@ def test_shards_train_as_whole_weights_do_and_go_on_from_each_other(tiny_run, tm
         full={**full, **shards},
         lora={**lora, "fsdp": "true", "save_async": True, "gradient_checkpointing": True},
         on={**full, "fsdp": "full_shard offload", "source": "one_full"},
+        cut={**full, "context_parallel_size": 2, "gradient_accumulation_steps": 2},
         qlora={**qlora, "fsdp": "true"},
         qlora_on={**qlora, "fsdp": "full_shard offload", "source": "one_qlora"},
     )
     runs(1, back={**full, "source": "full"}, lora_back={**lora, "source": "lora"}, qlora_back={**qlora, "source": "qlora"})
-    for name in ("full", "on", "back", "qlora", "qlora_on", "qlora_back"):
+    for name in ("full", "on", "back", "cut", "qlora", "qlora_on", "qlora_back"):
         losses, weights = runs.differ(name, "one_qlora" if "qlora" in name else "one_full")
         assert losses < 1e-4 and weights < 2e-5, name  # the log rounds losses to 4 digits
     assert runs.differ("lora", "one_lora")[0] < 2**-5 and runs.differ("lora_back", "one_lora")[0] < 2**-5

@@ -130,6 +130,27 @@ def test_of_two_processes_one_runs_out_and_both_go_on_in_smaller_portions(tiny_r
     assert largest_difference(weights_of(folder), weights_of(baseline)) < 2e-5
 
 
+@pytest.mark.slow
+def test_where_all_meet_in_every_forward_pass_the_run_starts_again_in_smaller_portions(tiny_run, tmp_path):
+    """The second process of FSDP2 alone runs out in the middle of the run, after a checkpoint."""
+    changes = {"per_device_train_batch_size": 2, "finetuning_type": "full", "try_longest_first": False}
+    saves = {"save_strategy": "steps", "save_steps": 1}
+    one = settings_of(tiny_run, tmp_path / "one", finetuning_type="full")
+    assert train.main([str(one)]) == 0
+    file = settings_of(tiny_run, tmp_path / "shards", **changes, **saves, fsdp="true")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '1':\n    from tests.training.test_portions import CUDA, small_memory\n"
+        "    small_memory(80, CUDA, backward=True)\n"
+    )
+    root = Path(__file__).parents[2]
+    found = worlds.command(file, 2, PYTHONPATH=f"{tmp_path}:{root}:{root / 'src'}")
+    assert found.returncode == 0, found.stderr
+    assert "started again, with micro-batches 2 times smaller" in found.stderr
+    assert "continuing" in found.stderr
+    assert losses_of(tmp_path / "shards") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-4)  # the log has 4 digits
+    assert largest_difference(weights_of(tmp_path / "shards"), weights_of(tmp_path / "one")) < 2e-5
+
+
 def micro(*lengths: int) -> MicroBatch:
     sequences = [
         Encoded(np.arange(1, length + 1, dtype=np.int32), np.arange(1, length + 1, dtype=np.int32)) for length in lengths

@@ -149,9 +149,20 @@ class Stream:
         incomplete = len(text) - len(text.rstrip("\ufffd"))
         if not text or 0 < incomplete < _LONGEST_CHARACTER:
             return ""
+        growing = self._growing(text) if incomplete else 0
+        said = self._decoder.tokens.decode(self._waiting[:-growing], self._place) if growing else text
         # The next run continues this one: nothing is put before it.
-        self._waiting, self._place = [], "middle"
-        return text
+        self._waiting, self._place = self._waiting[-growing:] if growing else [], "middle"
+        return said
+
+    def _growing(self, text: str) -> int:
+        """How many of the waiting ids, behind bytes that are no character, may be the beginning of one."""
+        decode = self._decoder.tokens.decode
+        for num in range(min(len(self._waiting) - 1, _LONGEST_CHARACTER - 1), 0, -1):
+            head, tail = decode(self._waiting[:-num], self._place), decode(self._waiting[-num:], "middle")
+            if tail == "\ufffd" and head + tail == text:
+                return num
+        return 0
 
     def _led(self, text: str) -> str:
         """`text` without the format's lead where it is the first."""

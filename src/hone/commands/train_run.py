@@ -5,12 +5,16 @@ Holds no logic: it puts rooms together.
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 from hone import log
 from hone.config import to_yaml
 from hone.config.environment import Environment
 from hone.config.run import Run
 from hone.training.hold import let_go
 from hone.training.launch import launch, leave, wants_launch
+from hone.training.portions import read_note
 from hone.training.prepare import prepare
 from hone.training.ray_cluster import launch_on_ray
 from hone.training.session import Session, carry_out, use_only
@@ -22,7 +26,9 @@ def run_training(run: Run, environment: Environment, arguments: list[str]) -> in
     if run.parallel.use_ray and not environment.launched:
         return launch_on_ray(run.parallel, ["train", *arguments], use_cpu=run.train.use_cpu)
     if wants_launch(environment, use_cpu=run.train.use_cpu):
-        return _told(run, launch(environment, ["train", *arguments], join_timeout=run.parallel.join_timeout))
+        smaller = partial(read_note, Path(run.train.output_dir))
+        words = ["train", *arguments]
+        return _told(run, launch(environment, words, join_timeout=run.parallel.join_timeout, smaller=smaller))
     try:
         session = prepare(run, settings=to_yaml(run))
         code = _carried_out(run, session)

@@ -236,15 +236,41 @@ NEEDS = (
         "while max_new_tokens is above 0; write max_new_tokens instead, or max_new_tokens: 0 beside it",
     ),
     Need(
-        ("gguf_type", "export_adapter_only", "export_quantization_dataset"),
+        ("gguf_type", "export_adapter_only"),
         lambda s: s["export_format"] == "gguf",
         "without export_format: gguf; write that, or remove it",
+    ),
+    Need(
+        ("export_quantization_bit",),
+        lambda s: s["export_format"] != "gguf",
+        "with export_format: gguf, whose number format is gguf_type; write that in its place",
+    ),
+    Need(
+        ("export_quantization_method", "export_quantization_group"),
+        lambda s: s["export_quantization_bit"] is not None,
+        "without export_quantization_bit; write that, or remove it",
+    ),
+    Need(
+        ("export_quantization_group",),
+        lambda s: s["export_quantization_method"] not in ("fp8", "bnb"),
+        "with export_quantization_method: fp8 or bnb, which have groups of their own; write another method, or remove it",
+    ),
+    Need(
+        ("export_quantization_dataset",),
+        lambda s: s["export_format"] == "gguf" or s["export_quantization_bit"] is not None,
+        "without export_quantization_bit or export_format: gguf; write one of them, or remove it",
+    ),
+    Need(
+        ("export_quantization_dataset",),
+        lambda s: s["export_format"] == "gguf" or s["export_quantization_method"] in ("gptq", "awq"),
+        "with export_quantization_method: rtn, fp8, bnb or mlx, which read no texts; write gptq or awq, or remove it",
     ),
     Need(
         ("gguf_type", "export_quantization_dataset"),
         lambda s: not s["export_adapter_only"],
         "with export_adapter_only: true, which writes f32; write false there, or remove it",
     ),
+    Need(("hub_private_repo",), lambda s: s["export_hub_model_id"], "without export_hub_model_id; write that, or remove it"),
     Need(
         ("export_size",),
         lambda s: s["export_format"] != "gguf",

@@ -83,6 +83,14 @@ class ParallelConfig(Section):
         ge=1,
         level="advanced",
     )
+    context_parallel_size: int = knob(
+        1,
+        "Processes after each other that compute each packed row together, every one a part of its tokens and, in attention, of "
+        "its heads. For texts whose activations do not fit one device. It must divide the processes, and the heads. With DDP and "
+        "fsdp, for stages pt, sft, dpo and kto.",
+        ge=1,
+        level="advanced",
+    )
     save_async: bool = knob(
         False,
         "Checkpoints are copied to host memory and written while training goes on; the next one waits for it. They are then "
@@ -118,6 +126,11 @@ class ParallelConfig(Section):
         level="advanced",
         example="{GPU: 1, CPU: 8}",
     )
+
+    @property
+    def together(self) -> int:
+        """How many processes compute the same rows together."""
+        return self.tensor_parallel_size * self.context_parallel_size
 
     @property
     def engine(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hone.config.context_rules import of_context
 from hone.config.knobs import ADAPTED, SCORES_TEXTS
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
@@ -39,6 +40,7 @@ def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, u
         *_of_preference(settings),
         *of_deepspeed(settings),
         *of_sharding(settings),
+        *of_context(settings),
         *_missing(settings, verb),
     ]
     place = file or "command line"
@@ -230,6 +232,19 @@ def _of_predictions(settings: Settings) -> Iterator[Finding]:
         yield "do_predict", "has nothing to answer; write eval_dataset: NAME, or dataset with val_size"
 
 
+def _of_few_bits(settings: Settings, verb: str) -> Iterator[Finding]:
+    bits, method = settings["export_quantization_bit"], settings["export_quantization_method"]
+    if verb != "export" or bits is None or settings["export_format"] == "gguf":
+        return
+    if method in ("gptq", "awq") and not settings["export_quantization_dataset"]:
+        message = f"is missing; {method} needs texts of the kind the model will read (method rtn needs none)"
+        yield "export_quantization_dataset", message
+    if method in ("fp8", "bnb", "awq") and bits != (wanted := 8 if method == "fp8" else 4):
+        yield "export_quantization_bit", f"{method} has {wanted} bits; write {wanted}, or another export_quantization_method"
+    if method == "mlx" and settings["export_quantization_group"] not in (None, 32, 64, 128):
+        yield "export_quantization_group", "is 32, 64 or 128 with export_quantization_method: mlx"
+
+
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
     if not settings["model_name_or_path"]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
@@ -240,6 +255,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
             "export_quantization_dataset",
             f"is missing; gguf_type: {settings['gguf_type']} needs texts of the kind it will read",
         )
+    yield from _of_few_bits(settings, verb)
     if verb == "export" and settings["export_adapter_only"] and not settings["adapter_name_or_path"]:
         yield "adapter_name_or_path", "is missing; export_adapter_only: true writes the adapter that it names"
     pairs = [pair.partition("=") for pair in settings["api_adapters"]]
@@ -247,6 +263,8 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "api_adapters", f"{wrong!r} names no adapter; write NAME=FOLDER, as law=saves/law"
     elif len({name for name, *_ in pairs}) < len(pairs):
         yield "api_adapters", "names one name twice; each adapter needs one of its own"
+    if settings["infer_url"] and not settings["infer_url"].startswith(("http://", "https://")):
+        yield "infer_url", f'saw "{settings["infer_url"]}", wanted a URL such as http://127.0.0.1:8001'
     if verb in ("api", "webchat") and settings["num_beams"] > 1:
         yield "num_beams", f"has no place in hone {verb}, which tells each token as it is drawn; write num_beams: 1"
     if verb not in ("train", "check"):

@@ -16,6 +16,10 @@ GGUF_TYPES = (
 """llama.cpp's names of number formats, finest first, those with an importance matrix last."""
 
 
+FEW_BITS = ("float8", "int8", "mlx8", "int4", "nf4", "mlx4")
+"""Number formats of quantized safetensors, by the words of reports and cards."""
+
+
 class GenerateConfig(Section):
     """How answers are drawn."""
 
@@ -84,10 +88,30 @@ class ExportConfig(Section):
         "Writes the LoRA adapter by itself as a GGUF file, to be put beside a GGUF file of its base (llama.cpp's --lora), in "
         "place of the merged model. Numbers are kept in f32.",
     )
+    export_quantization_bit: Literal[4, 8] | None = knob(
+        None,
+        "Writes the weights of the layers in this many bits, as safetensors that transformers, vLLM and SGLang (mlx-lm with "
+        "export_quantization_method: mlx) load. 4 needs about a quarter of the memory of 16 bits, 8 half of it.",
+        unit="bits",
+    )
+    export_quantization_method: Literal["gptq", "awq", "rtn", "fp8", "bnb", "mlx"] = knob(
+        "gptq",
+        "How weights are quantized. gptq and awq read export_quantization_dataset and keep what layers give near; rtn rounds "
+        "each weight to the nearest number and needs no texts; fp8 (8 bits) is for GPUs with products in float8; bnb (4 bits) "
+        "writes bitsandbytes' nf4; mlx is for Apple's processors.",
+    )
+    export_quantization_group: int | None = knob(
+        None,
+        "How many weights of a row share a scale: fewer are nearer and take more room. Left out it is 128 with 4 bits, a whole "
+        "row with 8, and 64 for mlx. Write a smaller one where rows are no multiple of it.",
+        gt=0,
+        level="advanced",
+    )
     export_quantization_dataset: str | None = knob(
         None,
-        "Data set or file whose texts show which weights matter most: an importance matrix for the gguf_type. Take rows like "
-        "those the model will read. iq kinds need it, and the k kinds gain by it.",
+        "Data set or file whose texts show which weights matter most, rendered as in training: to gptq and awq what every layer "
+        "reads, to a gguf_type an importance matrix. Take rows like those the model will read. gptq, awq and iq kinds need it, "
+        "and the k kinds gain by it.",
         example="alpaca_en_demo",
     )
     export_quantization_nsamples: int = knob(
@@ -99,6 +123,20 @@ class ExportConfig(Section):
     export_size: int = knob(5, "Largest file of the exported weights; a GGUF file is one.", unit="GB", gt=0)
     export_device: Literal["cpu", "auto"] = knob(
         "cpu", "Where merging is computed. auto takes the accelerator, which is faster for large models."
+    )
+
+    export_hub_model_id: str | None = knob(
+        None,
+        "Sends the exported folder to this repository of Hugging Face's hub, or of ModelScope's with USE_MODELSCOPE_HUB=1 in the "
+        "environment, and makes it where it is not there. Nothing is sent where this is left out. Needs a token that may write "
+        "(hf_hub_token, ms_hub_token).",
+        example="you/llama3-8b-mine",
+    )
+    hub_private_repo: bool | None = knob(
+        None,
+        "Whether a repository that export_hub_model_id makes is private; left out it is as your account or organisation makes "
+        "them.",
+        level="advanced",
     )
 
 

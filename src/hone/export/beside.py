@@ -13,13 +13,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-import hone
 from hone.config.model import ModelConfig
 from hone.errors import ExportError
 from hone.export.ingredients import Ingredients
 from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
 from hone.export.write import Product
+from hone.models.card import license_of, read_run
+from hone.models.card import write_card as write_model_card
 from hone.models.load import load_config
 from hone.models.rope import stretch
 from hone.models.score_head import ScoreHead
@@ -37,11 +38,12 @@ def write_config(
     length: int | None,
     head: ScoreHead | None,
     pad_id: int,
+    quantized: dict[str, Any] | None = None,
 ) -> None:
     """The base's config.json with what the export changed: number format, tied embeddings, vocabulary, stretched positions.
 
     dtype: safetensors' name of the main number format written; length: in tokens, for rope_scaling. head: of a
-    model that scores texts, which is padded with pad_id.
+    model that scores texts, which is padded with pad_id. quantized: what says so of weights in few bits.
     """
     data = read_json(base / "config.json")
     if model.rope_scaling:
@@ -57,7 +59,7 @@ def write_config(
         data["vocab_size"] = recipe.rows
     if head is not None:
         data |= {**head.settings(), "architectures": [recipe.architecture], "pad_token_id": pad_id}
-    _write_json(draft / "config.json", data)
+    _write_json(draft / "config.json", data | (quantized or {}))
 
 
 def write_generation_config(base: Path, draft: Path, stop_ids: Sequence[int], pad_id: int | None) -> None:
@@ -112,9 +114,8 @@ def copy_kept(base: Path, draft: Path) -> None:
 
 
 def write_card(draft: Path, name: str, parts: Ingredients, product: Product, *, dtype: str, said: Sequence[str]) -> None:
-    """README.md: what this model is made of, how to load it, and how exactly it is the trained one. said: further lines."""
+    """README.md: what this model is made of and how, how to load it, how exactly it is the trained one. said: further lines."""
     task, kind = ("text-classification", "SequenceClassification") if parts.head else ("text-generation", "CausalLM")
-    made = "".join(f"- adapter, merged: `{adapter}`\n" for adapter in parts.folders)
     library, use = (
         "transformers",
         (
@@ -125,13 +126,13 @@ def write_card(draft: Path, name: str, parts: Ingredients, product: Product, *, 
     )
     if product.file is not None:
         library, use = "gguf", f"```sh\nllama-cli -m {product.file.name} --jinja\nollama create {name} -f Modelfile\n```\n"
-    lines = "".join(f"- {line}\n" for line in (*product.notes, *said))
-    text = (
-        f"---\nbase_model: {json.dumps(parts.name)}\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- hone\n---\n\n"
-        f"# {name}\n\n"
-        f"- base model: `{parts.name}`\n{made}- number format: {dtype}\n- written by hone {hone.__version__}\n{lines}\n{use}"
-    )
-    (draft / "README.md").write_text(text, encoding="utf-8")
+    elif dtype.startswith("mlx"):
+        library, use = "mlx", '```sh\nmlx_lm.chat --model "this folder"\n```\n'
+    made = [f"adapter, merged: `{adapter}`" for adapter in parts.folders]
+    lines = "".join(f"- {line}\n" for line in (*made, f"number format: {dtype}", *product.notes, *said))
+    trained = [found for folder in (parts.base, *parts.folders) if (found := read_run(folder)).lines]
+    head = {"library": library, "task": task, "license": license_of(parts.base)}
+    write_model_card(draft, name, parts.name, trained, body=lines, use=use, **head)
 
 
 def _write_json(file: Path, data: dict[str, Any]) -> None:

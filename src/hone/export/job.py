@@ -6,6 +6,7 @@ Does not know the command line.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,17 +25,21 @@ from hone.config.use import ExportConfig
 from hone.errors import ExportError, PlaceError
 from hone.export.beside import copy_embedding, copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished
-from hone.export.gguf.job import write_adapter, write_model
+from hone.export.gguf.job import WHOLE, write_adapter, write_model
 from hone.export.gguf.kinds import KINDS
 from hone.export.ingredients import Ingredients, find_device, gather, plan
 from hone.export.merge import merge
 from hone.export.ollama import MODELFILE, write_modelfile
-from hone.export.parity import Parity
-from hone.export.source import check_index, read_checkpoint, torch_name
+from hone.export.parity import Parity, format_name
+from hone.export.push import push
+from hone.export.quantized.job import write_quantized
+from hone.export.recipe import plan_recipe
+from hone.export.source import all_tensors, check_index, read_checkpoint
 from hone.export.template import ChatTemplate, choose_template
 from hone.export.trial import measure_parity
 from hone.export.whole import merge_whole
 from hone.export.write import Product, Written
+from hone.models.shape import meta_model
 from hone.models.value_head import FILE, copy_value_head, find_value_head
 
 
@@ -134,7 +139,11 @@ def export(
     with unfinished(place) as draft:
         template = choose_template(codec, tokenizer)
         if settings.export_format == "huggingface":
-            product, target = _write_folder(parts, settings, draft, dtype, tokenizer, device, length)
+            told = {"dtype": dtype, "tokenizer": tokenizer, "device": device, "length": length}
+            if settings.export_quantization_bit is None:
+                product, target = _write_folder(parts, settings, draft, **told)
+            else:
+                product, target = _write_few_bits(parts, settings, draft, calibration, **told)
         elif settings.export_adapter_only:
             product, target = write_adapter(parts, draft, name=place.name), "f32"
         else:
@@ -152,9 +161,11 @@ def export(
         if not settings.export_adapter_only:
             told = {"dtype": target, "device": device, "length": length, "head": parts.head, "rows": rows}
             parity, unmeasured = measure_parity(parts.model, adapter, product.file or draft, codec, **told)
-        shown = target if product.file else torch_name(target)
+        shown = format_name(target)
         report = Report(place, parts, product, shown, template, parity, unmeasured, time.monotonic() - began)
         _finish(report, draft)
+    if settings.export_hub_model_id:
+        push(report.folder, settings.export_hub_model_id, model, private=settings.hub_private_repo)
     return report
 
 
@@ -162,6 +173,7 @@ def _write_folder(
     parts: Ingredients,
     settings: ExportConfig,
     draft: Path,
+    *,
     dtype: str,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
@@ -185,9 +197,40 @@ def _write_folder(
     return Product(written, "merged rows at a time" if recipe is not None else f"merged in memory ({reason})"), target
 
 
+def _write_few_bits(
+    parts: Ingredients,
+    settings: ExportConfig,
+    draft: Path,
+    calibration: Sequence[Encoded],
+    *,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    length: int | None,
+) -> tuple[Product, str]:
+    """Hugging Face's files with weights in few bits, and the word of their number format."""
+    if parts.head is not None or find_value_head(parts.model, parts.folders):
+        raise ExportError("export_quantization_bit: a model that scores is exported as it is; leave it out")
+    recipe, reason, target = plan(parts, len(tokenizer), dtype)
+    model, base, method = parts.model, parts.base, "merged tensor by tensor"
+    if recipe is None:
+        log.info(f"the whole model is merged in memory: {reason}")
+        base, method = draft / WHOLE, f"merged in memory ({reason})"
+        merge_whole(model, parts.adapter, base, dtype=target, shard_bytes=5 * 10**9, device=device, length=length)
+        model = model.model_copy(update={"model_name_or_path": str(base), "rope_scaling": None})
+        recipe = plan_recipe(read_checkpoint(base), [], meta_model(model), dtype=target)
+    made = write_quantized(model, settings, recipe, meta_model(model), draft, rows=calibration, device=device)
+    write_config(model, base, draft, recipe, target, length, None, tokenizer.pad_token_id, made.settings)
+    if (draft / WHOLE).is_dir():
+        shutil.rmtree(draft / WHOLE)
+    _read_back(draft, made.written)
+    copy_embedding([parts.base, *parts.folders], draft)
+    return Product(made.written, method, notes=made.notes), made.word
+
+
 def _read_back(draft: Path, written: Written) -> None:
     """Raise ExportError where the files do not hold what was written: a disk that lies, an index that points elsewhere."""
-    tensors = read_checkpoint(draft)
+    tensors = all_tensors(draft)
     check_index(draft, tensors)
     seen, wanted = (len(tensors), sum(tensor.num_bytes for tensor in tensors.values())), (written.num_tensors, written.num_bytes)
     if seen != wanted:

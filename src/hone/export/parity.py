@@ -21,10 +21,11 @@ from transformers import AutoConfig
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, message
-from hone.config.use import GGUF_TYPES
+from hone.config.use import FEW_BITS, GGUF_TYPES
 from hone.errors import ExportError
 from hone.export.source import DTYPES, torch_name
 from hone.models.load import auto_class
+from hone.models.quantize import freeze
 from hone.models.score_head import NAME as SCORE
 from hone.models.score_head import ScoreHead
 
@@ -42,7 +43,8 @@ _BITS = {8: Tolerance(1.0, 0.05), 6: Tolerance(2.0, 0.1), 5: Tolerance(3.0, 0.2)
 TOLERANCES = {
     **_FINE,
     **{code.lower(): _FINE[code] for code in ("F32", "F16", "BF16")},
-    **{word: _BITS[max(3, int(re.search(r"\d", word)[0]))] for word in GGUF_TYPES[3:]},
+    **{word: _BITS[max(3, int(re.search(r"\d", word)[0]))] for word in (*GGUF_TYPES[3:], *FEW_BITS)},
+    "float8": _BITS[6],  # inputs are rounded too, to 4 bits of precision
 }
 """By the number format of the exported weights, safetensors' name of it or a word of gguf_type. Both sides compute in fp32, so
 that F32 differs by the order of sums alone (about 1e-5), and F16 and BF16 by one rounding of each weight: 2^-11 of it, 2^-8.
@@ -52,6 +54,11 @@ in the wrong place or order, which makes another model, of several nats. How goo
 
 CARRIED = 0.1
 """Largest share of the adapter's effect that may be lost or added: a model without its adapter is near, but another one."""
+
+
+def format_name(dtype: str) -> str:
+    """Of a number format, for people: torch's name of safetensors', or the word itself."""
+    return torch_name(dtype) if dtype in DTYPES else dtype
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Parity:
     @property
     def format(self) -> str:
         """The number format, for people."""
-        return torch_name(self.dtype) if self.dtype in DTYPES else self.dtype
+        return format_name(self.dtype)
 
     def __str__(self) -> str:
         allowed = TOLERANCES[self.dtype]
@@ -268,4 +275,5 @@ def load_plain(folder: Path, device: torch.device, *, trust_remote_code: bool, h
     absent = sorted({*found["missing_keys"], *map(str, found["mismatched_keys"])})
     if absent:
         raise ExportError(f"the exported model lacks {len(absent)} weights: {', '.join(absent[:8])}")
+    freeze(module)  # bitsandbytes repacks weights on some processors, where rows must be a multiple of 64
     return module.to(device).eval()

@@ -17,7 +17,8 @@ from hone.errors import ExportError, ModelError
 from hone.export.gguf.kinds import KINDS
 from hone.export.ingredients import find_device, gather
 from hone.export.parity import Parity
-from hone.export.source import main_dtype, read_checkpoint
+from hone.export.quantized.forms import few_bits
+from hone.export.source import main_dtype, read_checkpoint, read_json
 from hone.export.trial import measure_parity
 from hone.models.llamacpp import LlamaCpp
 
@@ -48,6 +49,8 @@ def compare_sides(
 def _format_of(exported: Path) -> str:
     """The number format whose tolerance holds: safetensors' name, or a word of gguf_type."""
     if exported.suffix != ".gguf":
+        if said := few_bits(read_json(exported / "config.json")):
+            return said
         return main_dtype(read_checkpoint(exported))
     with LlamaCpp("parity of a GGUF file") as library:
         said = library.load(exported, vocabulary_only=True).about["general.file_type"]

@@ -29,6 +29,9 @@ DTYPES = {
 }
 """safetensors' names of the number formats that are copied or merged; any other is a quantized base."""
 
+_SIZES = {**{code: dtype.itemsize for code, dtype in DTYPES.items()}, "F8_E4M3": 1, "U32": 4}
+"""Bytes of one number, also of those that exports in few bits hold."""
+
 
 def torch_name(code: str) -> str:
     """torch's and the settings' name of a number format ("bfloat16" for "BF16")."""
@@ -52,7 +55,7 @@ class Stored:
     @property
     def num_bytes(self) -> int:
         """Its size in the file."""
-        return self.num_elements * DTYPES[self.dtype].itemsize
+        return self.num_elements * _SIZES[self.dtype]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -104,15 +107,18 @@ def read_checkpoint(folder: Path) -> dict[str, Stored]:
             f"{folder} holds quantized weights, and an adapter cannot be merged into those without loss. "
             "Write the original, unquantized model as model_name_or_path."
         )
-    tensors: dict[str, Stored] = {}
-    for file in checkpoint_files(folder):
-        tensors |= stored_tensors(file)
+    tensors = all_tensors(folder)
     strange = sorted({tensor.dtype for tensor in tensors.values()} - set(DTYPES))
     if strange:
         raise ExportError(
             f"{folder} holds tensors of type {', '.join(strange)}, which is a quantized model; write the original one."
         )
     return tensors
+
+
+def all_tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a model folder, in file order, whatever its number format."""
+    return {name: tensor for file in checkpoint_files(folder) for name, tensor in stored_tensors(file).items()}
 
 
 def check_index(folder: Path, tensors: dict[str, Stored]) -> None:

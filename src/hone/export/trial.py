@@ -21,8 +21,11 @@ from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
 from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
+from hone.config.use import FEW_BITS
 from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, loss_of, probe_prompts, probe_texts, values_of
+from hone.export.quantized.mlx import MlxModel, lack_of_mlx
+from hone.export.spare import available_bytes
 from hone.models.llamacpp import LlamaCpp
 from hone.models.load import load_model
 from hone.models.policy import find_causal
@@ -82,11 +85,12 @@ def measure_parity(
 ) -> tuple[Parity | None, str]:
     """The parity of `exported` with base + adapter, both in fp32; or None and why it cannot be measured here.
 
-    exported: a folder, or a GGUF file, which llama.cpp runs. dtype: of the exported weights, a key of parity.TOLERANCES. head: as
-    for load_model; its scores are then what is compared. rows: whose loss is compared too.
+    exported: a folder, which transformers runs, and mlx-lm one that is in its form; or a GGUF file, which llama.cpp runs. dtype:
+    of the exported weights, a key of parity.TOLERANCES. head: as for load_model; its scores are then what is compared. rows:
+    whose loss is compared too.
     Raises: ExportError where the folder lacks weights or has another vocabulary.
     """
-    lack = _lack_of_memory(model, device, head)
+    lack = _lack_of_memory(model, device, head) or (lack_of_mlx() if dtype.startswith("mlx") else "")
     if lack:
         log.warn(f"parity is not measured: {lack}")
         return None, lack
@@ -95,8 +99,11 @@ def measure_parity(
     gc.collect()
     if exported.suffix == ".gguf":
         other = _of_gguf(exported, texts)
+    elif dtype.startswith("mlx"):
+        other = _of_mlx(exported, texts)
     else:
         other = _of_folder(exported, texts, device, model, head, valued=trained.values is not None)
+        other = replace(other, means=None) if dtype in FEW_BITS else other
     wrong = {} if other.means is None else differing(trained.means, other.means, dtype=dtype)
     found = compare(trained.logits, other.logits, dtype=dtype, base=trained.without, wrong=wrong)
     found = replace(found, misread=other.misread)
@@ -130,11 +137,23 @@ def _of_folder(
 ) -> _Exported:
     module = load_plain(folder, device, trust_remote_code=model.trust_remote_code, head=head)
     logits = logits_of(module, texts.probes)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    read = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts.prompts}
-    misread = tuple(text for text, ids in texts.prompts.items() if read[text] != ids)
+    misread = _misread(folder, texts, trust_remote_code=model.trust_remote_code)
     values = _values(module, texts.probes, folder / FILE) if valued else None
     return _Exported(logits, misread, _loss(module, texts), values, row_means(module))
+
+
+def _misread(folder: Path, texts: Texts, *, trust_remote_code: bool) -> tuple[str, ...]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    read = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts.prompts}
+    return tuple(text for text, ids in texts.prompts.items() if read[text] != ids)
+
+
+def _of_mlx(folder: Path, texts: Texts) -> _Exported:
+    """By mlx-lm itself; its tokenizer is transformers'."""
+    model = MlxModel(folder)
+    logits = [model.logits(ids) for ids in texts.probes]
+    losses = [loss_of(model.logits(row.ids.tolist()), row) for row in texts.rows]
+    return _Exported(logits, _misread(folder, texts, trust_remote_code=False), _mean(losses))
 
 
 def _of_gguf(file: Path, texts: Texts) -> _Exported:
@@ -168,14 +187,3 @@ def _lack_of_memory(model: ModelConfig, device: torch.device, head: ScoreHead | 
     if free is None or needed <= free:
         return ""
     return f"the model in fp32 needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Free memory of the device; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    said = Path("/proc/meminfo")
-    if device.type != "cpu" or not said.is_file():
-        return None
-    line = next(line for line in said.read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) * 1024

@@ -27,8 +27,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from hone import log
+from hone.errors import ModelError
 from hone.kernels.packed_attention import Layout, by_piece, keys_seen
 from hone.kernels.varlen_attention import form_for
+from hone.models.context import Spread
 from hone.models.quirks import EAGER_FAMILIES, READS_MASK, padded_only
 
 EAGER = "eager_by_sequence"
@@ -38,7 +40,7 @@ _BESIDE = ("softcap", "position_bias", "s_aux")
 _KEPT = "keeps_own_attention"
 UNREAD = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 """What a forward raises that cannot read a Layout in the place of its mask."""
-_laid: ContextVar[Layout | None] = ContextVar("the row of the forward that runs", default=None)
+_laid: ContextVar[Layout | Spread | None] = ContextVar("the row of the forward that runs", default=None)
 
 
 def keep_own(causal: nn.Module) -> None:
@@ -87,8 +89,8 @@ def layout_of(segments_BT: Tensor, positions_BT: Tensor) -> Layout:
 
 
 @contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
-    """While it is held, a forward of this thread is of a row that lies so; None: transformers makes its mask."""
+def laid_out(layout: Layout | Spread | None) -> Iterator[None]:
+    """While it is held, a forward of this thread is of a row that lies so, or a part of it; None: transformers makes its mask."""
     token = _laid.set(layout)
     try:
         yield
@@ -96,19 +98,30 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
         _laid.reset(token)
 
 
-def _mask(plain_mask: Callable[..., Any], **asked: Any) -> Layout | Tensor | None:
+def _mask(plain_mask: Callable[..., Any], **asked: Any) -> Layout | Spread | Tensor | None:
     """What stands for the mask of a layer: the row's layout, as far as the layer sees; else the mask that is asked for."""
-    layout = _laid.get()
-    told = layout is not None and asked["q_length"] == asked["kv_length"] == layout.tokens
+    laid = _laid.get()
+    told = laid is not None and asked["q_length"] == asked["kv_length"] == laid.tokens
     if not told or asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
         return plain_mask(**asked)
+    whole = laid.layout if isinstance(laid, Spread) else laid
+    seen = _seen(whole, asked)
+    if isinstance(laid, Spread):
+        if seen is None:
+            raise ModelError(f"context_parallel_size: layers that see {asked['local_size']} tokens cannot be cut; leave it out")
+        return Spread(seen, laid.context)
+    return plain_mask(**asked) if seen is None or (seen is whole and len(whole.lengths) == 1) else seen
+
+
+def _seen(layout: Layout, asked: dict[str, Any]) -> Layout | None:
+    """The layout as far as the layer sees; None where it needs a mask."""
     reach, config = asked.get("local_size"), asked["config"]
     if not reach or reach >= layout.longest:  # 0 is how some families write that they have no window
-        return layout if len(layout.lengths) > 1 else plain_mask(**asked)
+        return layout
     kinds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) == reach]
     if len(kinds) != 1 or any(layout.given):
         log.once(f"layers of {config.model_type} that see {reach} tokens make a mask of all tokens by all; slower, same loss")
-        return plain_mask(**asked)
+        return None
     return layout.within(reach) if kinds == ["sliding_window"] else layout.cut(reach)
 
 
@@ -117,11 +130,16 @@ def _attend(
     query_BHTD: Tensor,
     key_BKTD: Tensor,
     value_BKTD: Tensor,
-    attention_mask: Layout | Tensor | None,
+    attention_mask: Layout | Spread | Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
+    if isinstance(attention_mask, Spread):
+        context, scale = attention_mask.context, query_BHTD.shape[3] ** -0.5 if scaling is None else scaling
+        parts = context.to_heads(*_in_one_type(query_BHTD, key_BKTD, value_BKTD))
+        found_BTHD, _ = _attend(module, *parts, attention_mask.layout, dropout, scale, **more)
+        return context.to_tokens(found_BTHD), None
     if not isinstance(attention_mask, Layout):
         return sdpa_attention_forward(
             module, query_BHTD, key_BKTD, value_BKTD, attention_mask, dropout=dropout, scaling=scaling, **more
@@ -131,15 +149,18 @@ def _attend(
         log.once(f"layers with {wanted[0]} make a mask of all tokens by all; slower, same loss")
         mask_BHTT = attention_mask.sees(query_BHTD.device)[None, None]
         return _attend(module, query_BHTD, key_BKTD, value_BKTD, mask_BHTT, dropout, scaling, **more)
-    device_type = query_BHTD.device.type
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-        query_BHTD, key_BKTD, value_BKTD = (one.to(dtype) for one in (query_BHTD, key_BKTD, value_BKTD))
+    query_BHTD, key_BKTD, value_BKTD = _in_one_type(query_BHTD, key_BKTD, value_BKTD)
     scale = query_BHTD.shape[3] ** -0.5 if scaling is None else scaling
     form = form_for(query_BHTD, key_BKTD, value_BKTD, attention_mask, scale)
     if dropout or form is by_piece:
         return by_piece(query_BHTD, key_BKTD, value_BKTD, attention_mask, scale, dropout), None
     return form(query_BHTD, key_BKTD, value_BKTD, attention_mask, scale), None
+
+
+def _in_one_type(*parts: Tensor) -> tuple[Tensor, ...]:
+    """As autocast would have them."""
+    kind = parts[0].device.type
+    return tuple(one.to(torch.get_autocast_dtype(kind)) for one in parts) if torch.is_autocast_enabled(kind) else parts
 
 
 def _attend_eagerly(

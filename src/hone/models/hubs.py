@@ -86,3 +86,21 @@ def _downloader(hub: str, place: str) -> Callable[..., str]:
     except ImportError as error:
         raise MissingExtra("openmind_hub", "openmind", why) from error
     return snapshot_download
+
+
+def send_model(folder: Path, place: str, *, token: str | None, private: bool, leave_out: list[str]) -> str:
+    """Send a folder to ModelScope, as `place`; its address. Raises: MissingExtra; OSError where the hub refuses."""
+    try:
+        from modelscope.hub.api import HubApi
+    except ImportError as error:
+        raise MissingExtra("modelscope", "modelscope", f"sending {place} to {HUBS['ms']}") from error
+    try:
+        api = HubApi()
+        if token:
+            api.login(token)
+        if not api.repo_exists(place):
+            api.create_model(place, visibility=1 if private else 5)  # its numbers of private and public
+        api.upload_folder(repo_id=place, folder_path=str(folder), commit_message="written by hone", ignore_patterns=leave_out)
+    except Exception as problem:  # the package raises errors of several libraries
+        raise OSError(" ".join(str(problem).split())[:500] or type(problem).__name__) from problem
+    return f"https://modelscope.cn/models/{place}"

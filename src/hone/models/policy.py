@@ -21,11 +21,12 @@ from hone.kernels import distribution
 from hone.kernels.distribution import Measure
 from hone.kernels.token_logprobs import LogitMap, of_logits
 from hone.models.attention_packed import laid_out, layout_of, name_eager, why_own
+from hone.models.context import Context, Spread, part_of
 from hone.models.media.families import family_of
 from hone.models.media.sight import Sight
 from hone.models.quirks import logit_map_of, packed_mask, padded_only
 from hone.models.router import RouterTap, choose_coefficient
-from hone.models.selftest import SelfTest, compare, sharing_differs
+from hone.models.selftest import SelfTest, compare, cutting_differs, sharing_differs
 from hone.models.sharing import shared_mask, unshared
 from hone.models.tap import IGNORE, Head, HeadTap, at_labels, following, output_head, predicting, rows_at_labels
 from hone.models.value_head import ValueHead, value_head_of
@@ -78,7 +79,8 @@ class Policy:
     by_sequence: True where the sequences of a packed row attend each by itself, without a mask of the whole row.
     can_share: True where a beginning may stand in a packed row once for several sequences. Found by `test_sharing`.
     temperature: what logits are divided by: log-probs are of the distribution that tokens are drawn from at that temperature.
-    reference: what it is held against, given by whoever has it ready.
+    reference: what it is held against, given by whoever has it ready. context: the processes that a packed row is cut over;
+    all of them call with the same batch, and have the same numbers of all of it.
     fast: False where the model's own forward cannot be tapped; then all logits are formed. Both are found by `self_test`.
     """
 
@@ -95,6 +97,7 @@ class Policy:
         self.logit_map: LogitMap = logit_map_of(self.causal.config)
         self.temperature = 1.0
         self.reference: Reference | None = None
+        self.context: Context | None = None
         self.router_loss = choose_coefficient(self.causal, router_loss)
         self._adds_router_loss = hasattr(self.causal, "router_aux_loss_coef")
         if self.router_loss:
@@ -125,6 +128,15 @@ class Policy:
             numbers_MN = distribution.of_logits(self._plain_logits(batch), measure)
             return self._checked(rows_at_labels(numbers_MN, batch.labels_BT))
         head = Head(self.causal, self.logit_map.at(self.temperature))
+        if self.context is not None:
+            where_BT = predicting(batch.labels_BT)
+            first = self.context.first(where_BT)
+
+            def moved(logits_nV: Tensor, part: slice) -> Tensor:
+                return measure(logits_nV, slice(part.start + first, part.stop + first))
+
+            numbers_NM = self._read_part(batch, where_BT, lambda hidden_ND: head.measure(hidden_ND, moved).T)
+            return self._checked(rows_at_labels(numbers_NM.T, batch.labels_BT))
 
         def read(hidden_BTD: Tensor) -> Tensor:
             return head.label_measures(hidden_BTD, batch.labels_BT.to(hidden_BTD.device), measure)
@@ -192,6 +204,8 @@ class Policy:
         """[N, D]: what the output head sees where `where_BT` is true, N tokens in order, in its own type; with gradient."""
         if not self.fast:
             return self._checked(self._plain_hidden(batch)[where_BT])
+        if self.context is not None:
+            return self._checked(self._read_part(batch, where_BT, lambda hidden_ND: hidden_ND))
         return self._checked(self._read(batch, lambda hidden_BTD: hidden_BTD[where_BT.to(hidden_BTD.device)]))
 
     def _checked(self, found: Tensor) -> Tensor:
@@ -268,6 +282,27 @@ class Policy:
             log.once(f"{self._name()}: what sequences have in common is computed for each ({why})")
         self.can_share = not why
 
+    def cut_over(self, context: Context) -> None:
+        """After `self_test`, on all processes: each packed row is cut over those of `context` from now on.
+
+        Raises ModelError where this family cannot be cut, or computes other numbers then.
+        """
+        why = "" if self.fast else "its forward cannot be tapped"
+        why = why or ("" if self.can_pack and self.by_sequence else "its attention is not hone's own of packed rows")
+        why = why or ("" if self._sight is None else "the tokens of a picture or a sound must lie on one process")
+        why = why or ("its router is balanced over whole sequences: write moe_aux_loss_coef: 0" if self.router_loss else "")
+        stretched = (getattr(self.causal.config.get_text_config(), "rope_parameters", None) or {}).get("rope_type")
+        why = why or (f"its positions go by the length of a row ({stretched})" if stretched in ("dynamic", "longrope") else "")
+        if not why:
+            with evaluating(self):
+                why = cutting_differs(self, context)
+        if why:
+            raise ModelError(
+                f"context_parallel_size: rows of {self._name()} cannot be cut over processes ({why}); write another number, or "
+                "leave it out"
+            )
+        self.context = context
+
     def _name(self) -> str:
         return type(self.causal).__name__
 
@@ -318,6 +353,12 @@ class Policy:
 
     def _tapped(self, batch: TokenBatch) -> Tensor:
         head = Head(self.causal, self.logit_map.at(self.temperature))
+        if self.context is not None:
+            next_BT = following(batch.labels_BT)  # before the row is cut: the last token of a part predicts the next part's first
+            mine_Bt = self.context.part(next_BT, IGNORE)
+            mine_n = mine_Bt[mine_Bt != IGNORE]
+            found_N = self._read_part(batch, next_BT != IGNORE, lambda hidden_ND: head.logprobs(hidden_ND, mine_n))
+            return at_labels(found_N, batch.labels_BT)
         return self._read(batch, lambda hidden_BTD: head.label_logprobs(hidden_BTD, batch.labels_BT.to(hidden_BTD.device)))
 
     def _read(self, batch: TokenBatch, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -325,6 +366,19 @@ class Policy:
         with HeadTap(self.causal, batch.labels_BT.shape, read) as tap:
             output = self._forward(batch, labels=batch.labels_BT)
         return tap.collect(output.loss)
+
+    def _read_part(self, batch: TokenBatch, where_BT: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """[N, ...]: what `read` makes of each part's hidden states [n, D] where `where_BT` is true, of all parts."""
+        assert self.context is not None and self._is_packed(batch), "a part of a row that is not packed"
+        part, mine_Bt = part_of(batch, self.context, IGNORE), self.context.part(where_BT, False)
+        layout = self.context.filled(layout_of(batch.known.segments_BT, batch.known.positions_BT))
+        inputs = {"input_ids": part.ids_BT, "position_ids": part.positions_BT, "labels": part.labels_BT}
+        with (
+            HeadTap(self.causal, part.ids_BT.shape, lambda hidden_BtD: read(hidden_BtD[mine_Bt])) as tap,
+            laid_out(Spread(layout, self.context)),
+        ):
+            output = self.module(**inputs, attention_mask=None, use_cache=False)
+        return self.context.gathered(tap.collect(output.loss), where_BT)
 
     def _plain(self, batch: TokenBatch) -> Tensor:
         next_BT = following(batch.labels_BT)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hone.errors import ModelError
 from hone.kernels.tolerance import rounding_of
 from hone.models.attention_packed import UNREAD
 from hone.models.tap import IGNORE, Untapped
 
 if TYPE_CHECKING:
+    from hone.models.context import Context
     from hone.models.policy import Policy
 
 _LENGTHS = (7, 5)
@@ -106,6 +108,24 @@ def sharing_differs(policy: Policy) -> str:
     except UNREAD as problem:
         return f"its forward reads no such mask: {problem}"
     difference = max(float((shared_N - apart_N).abs().max()), 2 * float((moved_N - shared_N[: len(tail)]).abs().max()))
+    return "" if difference <= _tolerance(weight) else f"a difference of {difference:.2g} in the self-test"
+
+
+@torch.no_grad()
+def cutting_differs(policy: Policy, context: Context) -> str:
+    """How the log-probs of a packed row that is cut over processes differ from the whole row's; "" where they do not."""
+    weight = policy.causal.get_input_embeddings().weight
+    row = _packed(_rows(_num_ids(policy), policy.causal.device))
+    whole_BT = policy.token_logprobs(row)
+    policy.context = context
+    try:
+        difference = float((policy.token_logprobs(row) - whole_BT).abs().max())
+    except ModelError as problem:
+        return str(problem)
+    except UNREAD as problem:
+        return f"its forward reads no part of one: {problem}"
+    finally:
+        policy.context = None
     return "" if difference <= _tolerance(weight) else f"a difference of {difference:.2g} in the self-test"
 
 

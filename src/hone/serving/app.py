@@ -22,7 +22,7 @@ from hone.serving.protocol import (
     ScoreRequest,
     UnloadAdapter,
 )
-from hone.serving.refusal import Refusal, error_body
+from hone.serving.refusal import error_body, refusal_of
 from hone.serving.routes import Gone, Routes
 from hone.serving.turns import Turns
 from hone.serving.web import CORSMiddleware, FastAPI, HTTPException, JSONResponse, RequestValidationError, Response
@@ -115,9 +115,8 @@ def _place(error: dict) -> str:
 
 
 async def _refused(_: Http, no: HoneError) -> JSONResponse:
-    if isinstance(no, Refusal):
-        return JSONResponse(no.body(), no.status, headers=no.headers)
-    return JSONResponse(error_body(400, str(no)), 400)
+    no = refusal_of(no)
+    return JSONResponse(no.body(), no.status, headers=no.headers)
 
 
 async def _of_http(_: Http, fault: HTTPException) -> JSONResponse:

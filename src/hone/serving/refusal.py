@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.errors import HoneError
+from hone.errors import EngineError, HoneError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -27,6 +27,13 @@ class Refusal(HoneError):
     def body(self) -> dict[str, Any]:
         """What OpenAI's clients read."""
         return error_body(self.status, str(self), self.param, self.code)
+
+
+def refusal_of(no: HoneError) -> Refusal:
+    """How an error of ours is answered: what was asked cannot be done, or it is the engine's server that fails."""
+    if isinstance(no, Refusal):
+        return no
+    return Refusal(503, str(no), code="engine_failed", wait=1) if isinstance(no, EngineError) else Refusal(400, str(no))
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from hone.serving.protocol import (
     ScoreRequest,
     UnloadAdapter,
 )
-from hone.serving.refusal import Refusal, error_body
+from hone.serving.refusal import Refusal, error_body, refusal_of
 from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, LetGo, Scores, documented
 from hone.serving.turns import taken_in_turn
 from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
@@ -243,7 +243,7 @@ class Routes:
                     for chunk in reply.chunks(index, delta):
                         yield _event(chunk)
             except HoneError as no:
-                yield _event(no.body() if isinstance(no, Refusal) else error_body(400, str(no)))
+                yield _event(refusal_of(no).body())
                 return
             except Exception as fault:
                 log.failure("".join(traceback.format_exception(fault)))

@@ -17,6 +17,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from hone.errors import MissingExtra, RunError
+from hone.models.context import Context
 from hone.training.engines.base import Hardware, Precision, open_engine
 from hone.training.engines.moments import load_moments
 
@@ -53,6 +54,16 @@ class Device:
     def data_world(self) -> int:
         """How many parts the batches have."""
         return self.world // self._engine.replicas
+
+    @property
+    def noise_rank(self) -> int:
+        """Whose dropout this process draws: its own, unless several compute the same numbers together."""
+        return self.rank if self._engine.context is not None else self.data_rank
+
+    @property
+    def context(self) -> Context | None:
+        """The processes over which each row of this one is cut; None where it has its rows whole."""
+        return self._engine.context
 
     @property
     def is_main(self) -> bool:

@@ -198,11 +198,12 @@ def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, de
 
 def _spread(run: Run, world: int) -> str:
     parallel = run.parallel
-    if world == 1:
+    if world * parallel.together == 1:
         return ""
     if parallel.tensor_parallel_size > 1:
         return f"tensor parallel over {parallel.tensor_parallel_size}" + (", weights in shares" if parallel.fsdp else "")
-    return {"ddp": "DDP", "fsdp": "weights in shares: FSDP2", "zero": "DeepSpeed's ZeRO"}[parallel.engine]
+    cut = f", rows cut over {parallel.context_parallel_size}" if parallel.context_parallel_size > 1 else ""
+    return {"ddp": "DDP", "fsdp": "weights in shares: FSDP2", "zero": "DeepSpeed's ZeRO"}[parallel.engine] + cut
 
 
 def never_learns(run: Run, plan: Plan) -> str:

@@ -100,15 +100,17 @@ def forecast(
         )
     found = _passes[key]
     one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
+    parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
+    held = {part: size if part == "gradients" else size // parts for part, size in one.bytes.items()}
     memory = add_up(
-        weights, one.bytes, formed=one.formed, optimizer=_step_kind(run), recomputes=activations != "kept",
+        weights, held, formed=one.formed // parts, optimizer=_step_kind(run), recomputes=activations != "kept",
         holds_gradients=several, sharding=sharding, half=precision != "no", device=device,
     )  # fmt: skip
     at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
-    seconds *= run.train.gradient_accumulation_steps
+    seconds *= run.train.gradient_accumulation_steps / parts
     speed = speed_of(device, _TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
@@ -155,12 +157,12 @@ def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
     if parallel.engine == "zero":
         return _by_zero(run, module, world)
     if parallel.engine == "fsdp":
-        asked, among = sharding_of(parallel), world * parallel.tensor_parallel_size
+        asked, among = sharding_of(parallel), world * parallel.together
         units = units_of(module, find_units(module, asked.units))
         return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
-    if world == 1:
+    if world * parallel.together == 1:
         return ALONE
-    return by_ddp(world, units_of(module, find_layers(find_causal(module))[1]))
+    return by_ddp(world * parallel.together, units_of(module, find_layers(find_causal(module))[1]))
 
 
 def _by_zero(run: Run, module: nn.Module, world: int) -> Sharding:

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -102,8 +102,11 @@ def child_variables(environment: Environment, variables: Mapping[str, str]) -> d
     return {**(_TUNED if environment.tune_torch else {}), **variables, **told}
 
 
-def launch(environment: Environment, arguments: list[str], *, join_timeout: int) -> int:
+def launch(environment: Environment, arguments: list[str], *, join_timeout: int, smaller: Callable[[], int]) -> int:
     """Run `hone <arguments>` once a device, torchrun being this process; returns the exit code. Arguments stay whole.
+
+    smaller: how many times smaller than planned micro-batches have to be, as the processes note where memory runs out. Where
+    they end with a note that says more than before, all is begun again, and goes on from the newest checkpoint.
 
     The first SIGTERM or Ctrl-C is handed on and waited for, however long the step and the save take: the processes save a
     checkpoint and end. A second one ends them now. The code is then 128 + the signal; else that of the process that failed first.
@@ -113,13 +116,16 @@ def launch(environment: Environment, arguments: list[str], *, join_timeout: int)
     os.environ.update(child_variables(environment, os.environ))
     meeting = meet_machines(environment, join_timeout)
     _quiet_torchrun()
-    before, over = {number: signal.signal(number, _end_now) for number in SIGNALS}, threading.Event()
+    before, over, noted = {number: signal.signal(number, _end_now) for number in SIGNALS}, threading.Event(), smaller()
     try:
         with StopRequest(partial(_hand_on, over)) as request:
             run(parse_args(words))
     except SignalException as stopped:
         return 128 + stopped.sigval
     except ChildFailedError as failed:
+        if not request.signal and smaller() > noted:
+            log.info(f"memory ran out: all processes are started again, with micro-batches {smaller() // noted} times smaller")
+            _begin_again(arguments)
         return 128 + request.signal if request.signal else _code_of(failed)
     except (DistError, RendezvousError) as problem:
         raise TrainingError(_lost(environment, join_timeout, problem)) from problem
@@ -130,6 +136,13 @@ def launch(environment: Environment, arguments: list[str], *, join_timeout: int)
         for number, handler in before.items():
             signal.signal(number, handler)
     return 128 + request.signal if request.signal and environment.max_restarts else 0  # see train_run: stopped ones end well
+
+
+def _begin_again(arguments: list[str]) -> NoReturn:
+    """In this process's place, as torchrun keeps its stores and ports for as long as a process lives."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "hone", *arguments])
 
 
 def _hand_on(over: threading.Event, number: int) -> None:

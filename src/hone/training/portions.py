@@ -144,7 +144,7 @@ class Portions:
         if self._committed or (self._device.world > 1 and not self._device.forwards_alone):
             raise TrainingError(
                 f"{said}, while the other processes wait for this one in a sum over all. The same command goes on with "
-                f"{self.most} at once (MAX_RESTARTS does so by itself); the result is the same"
+                f"{self.most} at once (processes that `hone train` started are started again by itself); the result is the same"
             )
         log.failure(f"{said}: {self.most} at once from now on; a step learns from the same and its loss is the same")
 

@@ -266,6 +266,8 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         policy.self_test()
         if material.objective.sample is Pair:
             policy.test_sharing()
+        if device.context is not None:
+            policy.cut_over(device.context)
     if material.objective.needs_reference and not is_precomputed(run):
         policy.reference = build_reference(run, device, policy, module)
     policy.can_share = all(device.gather(policy.can_share))
@@ -273,7 +275,7 @@ def make_work(run: Run, plan: Plan, device: Device, material: Material, module: 
         material.objective.take(build_reward_model(run, device, policy, module, material.codec.tokenizer))
     if run.train.neftune_noise_alpha:
         add_noise(policy, run.train.neftune_noise_alpha)
-    seed_all(run.train.seed + device.data_rank)  # dropout differs between processes, the weights do not
+    seed_all(run.train.seed + device.noise_rank)  # dropout differs between processes, the weights do not
     name_rows = partial(_name_rows, material)
     folder = Path(plan.output_dir)
     note = partial(write_note, folder, read_note(folder))

@@ -78,6 +78,8 @@ def build_reference(run: Run, device: Device, policy: Policy, module: nn.Module)
     other = load_beside(run, device, model, asked.adapters)
     other.temperature = policy.temperature
     other.self_test()
+    if device.context is not None:
+        other.cut_over(device.context)
     policy.can_pack = policy.can_pack and other.can_pack  # one batch goes through both
     if policy.can_share:
         other.test_sharing()

@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hone.config import Run
 from hone.errors import MissingExtra
+from hone.models.card import license_of, read_run, write_card
 from hone.training.checkpoint import write_whole
 from hone.training.plan import Plan
 from hone.training.progress import Progress
@@ -23,6 +25,14 @@ def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
     everything = folder / "all_results.json"
     before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
     write_whole(everything, _dump({**before, **metrics}))
+
+
+def describe(folder: Path, run: Run) -> None:
+    """Write the run's model card, README.md; after the results, which it tells."""
+    library = "transformers" if run.adapter.kind in ("full", "freeze") else "peft"
+    task = {"reward": "text-classification", "classify": "text-classification"}.get(run.objective.kind, "text-generation")
+    base = run.model.model_name_or_path or ""
+    write_card(folder, folder.name, base, [read_run(folder)], library=library, task=task, license=license_of(Path(base)))
 
 
 def train_metrics(progress: Progress, plan: Plan, *, tokens_rate: bool) -> dict[str, float]:

@@ -85,6 +85,7 @@ def _heading(sample: Shown) -> str:
 
 def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
     """Draft the run and look at its first `count` samples. world: processes the run will have."""
+    world = max(1, world // run.parallel.together)
     device = device_of(use_cpu=run.train.use_cpu)
     run = settled(run, machine_of(device))
     if run.train.do_train:

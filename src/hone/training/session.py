@@ -33,7 +33,7 @@ from hone.training.predict import Predictions
 from hone.training.progress import Progress
 from hone.training.records import Records
 from hone.training.remote import Carrier
-from hone.training.results import plot_history, train_metrics, write_metrics
+from hone.training.results import describe, plot_history, train_metrics, write_metrics
 from hone.training.resume import Start
 from hone.training.rollouts import RolloutFeed, evaluate_answers
 from hone.training.signals import StopRequest, saying
@@ -225,5 +225,6 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
         write_metrics(folder, "eval", evaluation)
     state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
     write_whole(folder / "trainer_state.json", dumps(state))
+    describe(folder, run)
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")

@@ -21,7 +21,7 @@ from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
 from hone.config.use import GenerateConfig
-from hone.errors import ModelError
+from hone.errors import EngineError, ModelError
 from hone.inference.base import Request, Steering
 from hone.inference.hf import HfEngine
 from hone.inference.servers.ask import Ask, Said
@@ -222,7 +222,7 @@ def of(ids: list[int], finish: str | None) -> dict:
 @pytest.mark.parametrize(
     ("events", "words"),
     [
-        ([{"error": {"message": "no such schema"}}], "no such schema"),
+        ([{"error": {"message": "no memory", "code": 500}}], "no memory"),
         ([of([5], None), b"{half"], "which is no JSON"),
         ([of([5], "stop")], "after 1 of 10 tokens, the last of them 5, and says stop"),
         ([of([5], "length")], "says length"),
@@ -231,8 +231,16 @@ def of(ids: list[int], finish: str | None) -> dict:
     ],
 )
 def test_a_server_that_goes_wrong_is_told(events, words, module, codec):
-    with served("vllm", module, codec, events=lambda _: iter(events)) as (_, engine), pytest.raises(ModelError, match=words):
+    with served("vllm", module, codec, events=lambda _: iter(events)) as (_, engine), pytest.raises(EngineError, match=words):
         told(engine, ask())
+
+
+def test_a_request_that_the_server_refuses_is_the_askers(module, codec):
+    refused = {"error": {"message": "Grammar error", "code": 400}}
+    with served("vllm", module, codec, events=lambda _: iter([refused])) as (_, engine):
+        with pytest.raises(ModelError, match="Grammar error") as told_:
+            told(engine, ask())
+        assert not isinstance(told_.value, EngineError)
 
 
 def test_a_server_that_aborts_or_is_too_old_or_gone_is_told(module, codec):

@@ -100,6 +100,9 @@ def test_what_a_server_cannot_be_told_is_refused_before_it_starts(tiny_model_dir
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text('{"peft_type": "LORA"}')
         (tmp_path / name / "adapter_model.safetensors").touch()
+    (tmp_path / "a" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 64}')
+    with pytest.raises(ModelError, match="has rank 64; write vllm_max_lora_rank: 64"):
+        build_engine(model, ChatConfig(), Lora(adapter_name_or_path=(str(tmp_path / "a"),)), serve=serve)
     two = Lora(adapter_name_or_path=(str(tmp_path / "a"), str(tmp_path / "b")))
     with pytest.raises(ModelError, match="puts one adapter onto the base, and 2 are named"):
         build_engine(model, ChatConfig(), two, serve=serve)

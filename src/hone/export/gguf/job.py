@@ -38,7 +38,7 @@ from hone.models.rope import stretch
 from hone.models.shape import meta_model
 from hone.models.value_head import find_value_head
 
-_WHOLE = "merged"
+WHOLE = "merged"
 """Folder inside the draft for a model that is merged in memory first."""
 
 
@@ -87,7 +87,7 @@ def write_model(
         _quantize(target, file, kind, calibration)
         target.unlink()
     notes = _notes(model, left, kind, read := read_head(file))
-    if (whole := draft / _WHOLE).is_dir():
+    if (whole := draft / WHOLE).is_dir():
         for path in whole.iterdir():
             path.unlink()
         whole.rmdir()
@@ -103,7 +103,7 @@ def _prepare(parts: Ingredients, draft: Path, device: torch.device, num_tokens: 
     method = "merged rows at a time"
     if recipe is None:
         log.info(f"the whole model is merged in memory: {reason}")
-        method, whole = f"merged in memory ({reason})", draft / _WHOLE
+        method, whole = f"merged in memory ({reason})", draft / WHOLE
         merge_whole(parts.model, parts.adapter, whole, dtype="F32", shard_bytes=5 * 10**9, device=device, length=length)
         moved = parts.model.model_copy(update={"model_name_or_path": str(whole), "rope_scaling": None})
         recipe = plan_recipe(read_checkpoint(whole), [], meta_model(moved), dtype="F32")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hone.config.use import GenerateConfig
-from hone.errors import ModelError
+from hone.errors import EngineError, ModelError
 from hone.inference.base import Request, Steering
 from hone.post import Unanswered, get, post, post_for_lines
 
@@ -111,18 +111,26 @@ class Line:
         except ValueError as problem:
             raise self.wrong(f"it answered {said[:_SHOWN]!r}, which is no JSON") from problem
 
-    def wrong(self, words: str) -> ModelError:
+    def wrong(self, words: str) -> EngineError:
         """The error for something that the server did."""
-        return ModelError(f"the {self.name} server at {self._url}: {words}")
+        return EngineError(self._told(words))
+
+    def _told(self, words: str) -> str:
+        return f"the {self.name} server at {self._url}: {words}"
 
     def _event(self, said: bytes) -> dict[str, Any]:
         event = self.json(said)
-        if not isinstance(event, dict) or "error" in event:
-            raise self.wrong(f"it answered {said[:_SHOWN].decode(errors='replace')}")
-        return event
+        if isinstance(event, dict) and "error" not in event:
+            return event
+        code = event["error"].get("code") if isinstance(event, dict) and isinstance(event["error"], dict) else None
+        raise self._refused(f"it answered {said[:_SHOWN].decode(errors='replace')}", code)
 
     def _failed(self, path: str, problem: Unanswered) -> ModelError:
-        return self.wrong(f"it {problem} (asked {path})")
+        return self._refused(f"it {problem} (asked {path})", problem.status)
+
+    def _refused(self, words: str, status: int | None) -> ModelError:
+        """status: the server's own; between 400 and 499 what was asked is wrong."""
+        return ModelError(self._told(words)) if isinstance(status, int) and 400 <= status < 500 else self.wrong(words)
 
 
 def require_ending(line: Line, ask: Ask, num: int, last: int | None, reason: str | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from hone.adapters.folder import AdapterFolder
 from hone.adapters.several import require_plain
@@ -28,7 +29,7 @@ class ServerEngine(HfEngine):
     """An HfEngine whose tokens a server draws. Stop texts, tools, thoughts and openings are read and kept to here, as with it.
 
     num_together: requests under way at once; the server batches them by itself. base: the adapter that stands for the base, ""
-    for none. largest_rank: of adapters that it takes; None for any.
+    for none, which it takes (require_room). largest_rank: of adapters; None for any.
     """
 
     def __init__(
@@ -45,7 +46,6 @@ class ServerEngine(HfEngine):
         self._adapters = Adapters(lambda: _AtServer(client))
         self._begin(codec, limit=client.limit, size=len(codec.tokenizer))
         if base is not None:
-            self._require_room(base)
             client.load_adapter(_BASE, base.path)
             self._base = _BASE
 
@@ -56,7 +56,7 @@ class ServerEngine(HfEngine):
 
     def add_adapter(self, name: str, place: str) -> None:
         """See Engine."""
-        self._adapters.add(name, place, fits=self._require_room)
+        self._adapters.add(name, place, fits=partial(require_room, largest_rank=self._largest_rank))
 
     def remove_adapter(self, name: str) -> None:
         """See Engine."""
@@ -71,12 +71,6 @@ class ServerEngine(HfEngine):
     def _whole(self, request: Request) -> Answer:
         answers = [delta.answer for delta in self.generate(request) if delta.answer is not None]
         return answers[-1]
-
-    def _require_room(self, folder: AdapterFolder) -> None:
-        require_plain(folder)
-        rank = rank_of(folder)
-        if self._largest_rank is not None and rank > self._largest_rank:
-            raise ModelError(f"{folder.path} has rank {rank}; write vllm_max_lora_rank: {rank} or more")
 
     def _drawn(self, request: Request, asked: Asked, num_new: int) -> Iterator[tuple[int, Token | None]]:
         prompt = asked.ids
@@ -155,6 +149,14 @@ class ServerEngine(HfEngine):
             return None
         name = self.codec.text_of
         return Token(name([said.id]), said.logprob, tuple(Choice(name([id]), value) for id, value in said.top))
+
+
+def require_room(folder: AdapterFolder, *, largest_rank: int | None) -> None:
+    """Raise ModelError for an adapter that a server does not take. largest_rank: as of ServerEngine."""
+    require_plain(folder)
+    rank = rank_of(folder)
+    if largest_rank is not None and rank > largest_rank:
+        raise ModelError(f"{folder.path} has rank {rank}; write vllm_max_lora_rank: {rank} or more")
 
 
 def rank_of(folder: AdapterFolder) -> int:

@@ -20,7 +20,7 @@ from hone.chat.codec import Codec
 from hone.config.model import ModelConfig
 from hone.config.use import ServeConfig
 from hone.errors import ModelError
-from hone.inference.servers.engine import ServerEngine, rank_of
+from hone.inference.servers.engine import ServerEngine, rank_of, require_room
 from hone.inference.servers.sglang import ORIGINAL, SglangClient
 from hone.inference.servers.started import StartedServer, free_port
 from hone.inference.servers.vllm import VllmClient
@@ -66,9 +66,11 @@ def build_server_engine(model: ModelConfig, codec: Codec, serve: ServeConfig, ro
     model: its place known to the server.
     """
     vllm, ours = serve.infer_backend == "vllm", serve.infer_url is None
+    largest = serve.vllm_max_lora_rank if vllm and ours else None
+    if room.base is not None:
+        require_room(room.base, largest_rank=largest)
     url, key = _start(model, serve, room) if ours else (serve.infer_url, serve.infer_key or "")
     client = VllmClient(url, key) if vllm else SglangClient(url, key, ours=ours)
-    largest = serve.vllm_max_lora_rank if vllm and ours else None
     return ServerEngine(client, codec, num_together=num_together, base=room.base, largest_rank=largest)
 
 

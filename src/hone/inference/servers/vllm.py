@@ -29,8 +29,9 @@ class VllmClient:
         version = str(self._line.get("/version").get("version"))
         if (number := _number(version)) is not None and number < OLDEST:
             raise ModelError(f"vLLM {version} is too old: {'.'.join(map(str, OLDEST))} or newer is wanted")
-        models = self._line.get("/v1/models")["data"]
-        (base, *_) = [one for one in models if not one.get("parent")]
+        base = next((one for one in self._line.get("/v1/models")["data"] if not one.get("parent")), None)
+        if base is None:
+            raise self._line.wrong("it serves no model")
         self._base, self.limit = base["id"], base["max_model_len"]
 
     def refuse(self, request: Request) -> None:

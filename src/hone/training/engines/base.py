@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hone.config.parallel import ParallelConfig
 from hone.errors import TrainingError
+from hone.models.context import Context
 from hone.table import Table
 from hone.training.engines.moments import gather_moments, weight_names
 
@@ -54,6 +55,7 @@ class Engine(ABC):
     replicas: processes after each other that see the same batches, as each computes a part of what becomes of them.
     forwards_alone: whether a process may go forward and backward more often than the others, but for a step's last micro-batch.
     tries_first: whether gradients may be formed and dropped with nothing left of them.
+    context: those of the processes that compute a row of this one together, None where it computes its rows by itself.
     """
 
     replicas: int = 1
@@ -64,8 +66,22 @@ class Engine(ABC):
         self.hardware = hardware
         self.accelerator = self.join()
         require_world(self.accelerator)
+        self.context = self._cut_rows(hardware.parallel.context_parallel_size)
         found = self.accelerator.device
         self.device = torch.device("cpu") if found.type == "cpu" else found  # accelerate numbers CPUs by process
+
+    def _cut_rows(self, size: int) -> Context | None:
+        """The processes that compute a row together: `size` after each other. No process then forms a gradient alone."""
+        if size == 1:
+            return None
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if world % size:
+            raise TrainingError(
+                f"context_parallel_size: {size} does not divide the {world} processes of this run; write a number that does"
+            )
+        groups = [torch.distributed.new_group(list(range(first, first + size))) for first in range(0, world, size)]
+        self.replicas, self.forwards_alone = size, False
+        return Context(groups[rank // size], size, rank % size)
 
     def join(self, *handlers: Any, **more: Any) -> Accelerator:
         """Meet the other processes. handlers, more: what else accelerate is told."""

@@ -52,7 +52,8 @@ class FsdpEngine(Engine):
     def __init__(self, hardware: Hardware):
         self.sharding = sharding_of(hardware.parallel)
         super().__init__(hardware)
-        self.replicas = hardware.parallel.tensor_parallel_size
+        self._width = hardware.parallel.tensor_parallel_size
+        self.replicas *= self._width
         self._waits = False
         self.mesh, self._together = self._meshes(self.accelerator.num_processes)
 
@@ -70,7 +71,7 @@ class FsdpEngine(Engine):
 
     def _meshes(self, world: int) -> tuple[DeviceMesh, DeviceMesh | None]:
         """Of the processes that share weights, and of those that compute a layer together."""
-        kind, inner = self.device.type, self.replicas
+        kind, inner = self.device.type, self._width
         if world % inner:
             raise TrainingError(f"tensor_parallel_size: {inner} does not divide the {world} processes; write a number that does")
         if self.sharding.hybrid:

@@ -1,0 +1,109 @@
+"""The model card, README.md: what the hubs read of a model, and in words what a run's folder says it was trained on and how.
+
+Does not know exporting; reads run.yaml, plan.json and the results that a run leaves, of LLaMA-Factory's or hone's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import hone
+
+_RESULTS = ("train_loss", "eval_loss", "eval_accuracy", "num_input_tokens_seen")
+_KINDS = {"pretrain": "pretraining", "sft": "supervised fine-tuning", "reward": "reward modelling"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run's folder tells. tags: for the hub; datasets: names; lines: for people."""
+
+    tags: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def read_run(folder: Path) -> Trained:
+    """Of a run's folder, or a checkpoint's in it; empty where neither holds a run.yaml."""
+    place = folder.parent if folder.name.startswith("checkpoint-") else folder
+    run = yaml.safe_load(text) if (text := _text(place / "run.yaml")) else {}
+    if not {"objective", "adapter", "optimizer"} <= run.keys():
+        return Trained()
+    plan, results = _json(place / "plan.json"), _json(place / "all_results.json")
+    kind, method = run["objective"]["kind"], run["adapter"]["kind"]
+    names = tuple(run["data"]["dataset"])
+    sizes = f", {plan['num_rows']:,} rows" if "num_rows" in plan else ""
+    rank = f", rank {run['adapter']['lora_rank']}, alpha {run['adapter']['lora_alpha']}" if method == "lora" else ""
+    lines = [
+        f"trained by {_KINDS.get(kind, kind)}, {method}{rank}",
+        f"data: {', '.join(names) or 'none named'}{sizes}; template: {run['chat']['template'] or 'the tokenizer own'}",
+        *([_pace(run, plan)] if plan else []),
+        *(f"{name}: {results[name]:.6g}" for name in _RESULTS if name in results),
+        *([f"by {', '.join(f'{name} {one}' for name, one in plan['versions'].items())}"] if "versions" in plan else []),
+    ]
+    return Trained((kind, method), names, tuple(lines))
+
+
+def _pace(run: dict[str, Any], plan: dict[str, Any]) -> str:
+    optimizer = run["optimizer"]
+    warmed = f", warm-up {optimizer['warmup_ratio']:g}" if optimizer["warmup_ratio"] else ""
+    return (
+        f"{plan['num_steps']:,} steps, {plan['num_epochs']:g} epochs, {plan['per_step']} {plan['unit']} a step, "
+        f"{optimizer['kind']} at {optimizer['learning_rate']:g} ({optimizer['lr_scheduler_type']}{warmed}), cutoff_len "
+        f"{run['data']['cutoff_len']}, seed {plan['seed']}"
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(_text(file) or "{}")
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def license_of(folder: Path) -> str:
+    """What the card in `folder` says; "" where there is none."""
+    head = re.match(r"---\n(.*?)\n---", _text(folder / "README.md"), re.DOTALL)
+    found = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
+    return found[1] if found else ""
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    base: str,
+    trained: Sequence[Trained],
+    *,
+    library: str,
+    task: str,
+    license: str,
+    body: str = "",
+    use: str = "",
+) -> None:
+    """README.md of the model `name`. base: what the user calls its base. body: lines that follow the training's; use: how
+    to load it.
+
+    The head is checked by the hub: a base that is a local folder, or a data set that is no id, stands in the text alone.
+    """
+    tags = dict.fromkeys(("hone", *(tag for one in trained for tag in one.tags)))
+    datasets = [one for run in trained for one in run.datasets if re.fullmatch(r"[\w.-]+/[\w.-]+", one)]
+    head: dict[str, Any] = {"base_model": base} if _is_id(base) else {}
+    head |= {"library_name": library, "pipeline_tag": task, "tags": list(tags)}
+    head |= {"datasets": list(dict.fromkeys(datasets))} if datasets else {}
+    head |= {"license": license} if license else {}
+    lines = [f"base model: `{base}`", *(line for run in trained for line in run.lines)]
+    text = "".join(f"- {line}\n" for line in lines)
+    text += f"{body}- written by hone {hone.__version__}\n\n{use}"
+    written = f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name}\n\n{text}"
+    (folder / "README.md").write_text(written, encoding="utf-8")
+
+
+def _is_id(place: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None and not Path(place).exists()
