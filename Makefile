@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hone needs Python 3.11 or newer; write: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[torch,metrics,quant,hub,remote,track,media,serve,webchat,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[torch,metrics,quant,hub,remote,track,media,serve,webchat,compressed,dev]"
 	touch $(STAMP)
 
 test: install lint

@@ -30,7 +30,7 @@ OWN = {"hone", "tests"} | {
     for folder in ("bench", "demo")
     for file in (PROJECT / folder).rglob("*.py")
 }  # a file of a package is none of its own: bench/sides/transformers.py does not make transformers ours
-STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray", "compressed", "mlx"}
+STAND_INS = {"modelscope", "openmind", "gguf", "deepspeed", "ray", "mlx"}
 """Extras that `make install` leaves out, as they are large or built for minutes: without them their tests say so."""
 OPTIONAL = {"mlflow", "triton", "trl", "llamafactory", "unsloth", "liger_kernel"}
 """A tracker; what comes with a build of torch for GPUs; peers, where somebody has installed them."""
