@@ -54,6 +54,8 @@ KINDS: tuple[Activations, ...] = ("kept", "selective", "full", "offloaded")
 class OneRow(list):
     """A data set of one sequence."""
 
+    shows_media = False
+
     def __init__(self, length: int):
         labels = np.ones(length, np.int32)
         labels[0] = IGNORE

@@ -18,6 +18,7 @@ import yaml
 
 from hone.commands import train
 from hone.errors import CheckpointError, ModelError, TrainingError
+from hone.kernels.tolerance import rounding_of
 from hone.models import selftest
 from hone.models.policy import Policy
 from hone.training import checkpoint, loop
@@ -246,4 +247,4 @@ def test_in_bf16_the_self_test_knows_the_type_of_its_forwards(tiny_run, tmp_path
     full = {**{key: value for key, value in tiny_run.items() if not key.startswith("lora")}, "finetuning_type": "full"}
     run(full, tmp_path, "bf16", max_steps=3, bf16=True)
     run(full, tmp_path, "fp32", max_steps=3, bf16=False)
-    assert tolerances == [selftest._TOLERANCE_16, selftest._TOLERANCE[torch.float32]]
+    assert tolerances == [rounding_of(torch.bfloat16), rounding_of(torch.float32)]

@@ -58,7 +58,8 @@ def gather_material(run: Run) -> Material:
     """Read and encode the data of a run (from the token cache where it holds them)."""
     tokenizer = load_tokenizer(run.model)
     family = family_template(run.model.model_name_or_path)
-    codec = build_codec(run.chat, tokenizer, family=family, reader=load_reader(run.model))
+    reader = load_reader(run.model, scores=run.objective.kind in SCORES_TEXTS)
+    codec = build_codec(run.chat, tokenizer, family=family, reader=reader)
     objective, seed = build_objective(run.objective), data_seed(run)
     if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
         raise RunError(

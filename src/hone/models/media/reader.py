@@ -110,10 +110,13 @@ class MediaReader:
             raise MediaError(f"{name_of(part.source)}: the model's processor refuses it: {problem}") from problem
 
 
-def load_reader(model: ModelConfig) -> MediaReader | None:
-    """The reader of a model that takes media; None for one of text alone, or without a processor's file beside it."""
+def load_reader(model: ModelConfig, *, scores: bool = False) -> MediaReader | None:
+    """The reader of a model that takes media; None for one of text alone, or without a processor's file beside it.
+
+    scores: as of load_config.
+    """
     model = settle(model)
-    config = load_config(model)
+    config = load_config(model, scores=scores)
     family = family_of(config)
     found = {name: find_file(model, name) for name in _FILES} if family else {}
     files = {name: file.read_text(encoding="utf-8") for name, file in found.items() if file is not None}
