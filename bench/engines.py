@@ -130,8 +130,8 @@ def make_base(place: Path) -> dict[str, Any]:
 def work(files: list[str], ports: list[int]) -> None:
     """What each process does: one run after the other; a run that fails is told and ends all."""
     from hone.config import load, to_yaml
-    from hone.training.launch import leave
     from hone.training.prepare import prepare
+    from hone.training.processes.launch import leave
     from hone.training.session import carry_out
 
     for file, port in zip(files, ports, strict=True):

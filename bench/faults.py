@@ -40,12 +40,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
 from hone.config import load, to_yaml
 from hone.models.policy import Policy
-from hone.training import checkpoint
+from hone.training.checkpoints import checkpoint
+from hone.training.checkpoints.resume import choose_start
 from hone.training.prepare import prepare
-from hone.training.pulse import PULSE
-from hone.training.resume import choose_start
+from hone.training.processes.pulse import PULSE
+from hone.training.processes.watch import Sign, Watch
 from hone.training.session import carry_out
-from hone.training.watch import Sign, Watch
 
 LONGEST, AFTER_A_KILL = 600, 15
 """Seconds that a run may take, far more than any does; and that one process of two may outlive the other."""

@@ -30,7 +30,7 @@ from tests.hosts import Host, hosts, unavailable
 from tests.runs import losses_of, make_rows
 
 from hone.config.knobs import knobs
-from hone.training.launch import _children
+from hone.training.processes.launch import _children
 
 STEPS, PATIENCE = 40, 20
 """Steps of a run, and its ddp_timeout, watchdog_timeout and join_timeout in seconds."""

@@ -23,7 +23,7 @@ import torch
 from faults import Ward, make_inputs, wait
 from safetensors.torch import load_file
 
-from hone.training import checkpoint
+from hone.training.checkpoints import checkpoint
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _EVENTS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree")

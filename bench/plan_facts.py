@@ -22,8 +22,8 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config import load
 from hone.models.checkpointing import Activations
 from hone.objectives.build import build_objective
-from hone.training.forecast import forecast
-from hone.training.memory import Memory
+from hone.training.planning.forecast import forecast
+from hone.training.planning.memory import Memory
 
 QLORA = {"quantization_bit": 4, "double_quantization": True, "lora_rank": 16, "lora_target": "all", "bf16": True}
 LORA = {"lora_rank": 16, "lora_target": "all", "bf16": True}

@@ -29,7 +29,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import load
 from hone.models import checkpointing
-from hone.training import forecast, loop, prepare, session
+from hone.training import loop, prepare, session
+from hone.training.planning import forecast
 
 FAMILIES = {
     "llama": {},

@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hone.config import load, to_yaml
 from hone.training import prepare, session
-from hone.training.launch import leave
+from hone.training.processes.launch import leave
 
 CPU = {"device": "cpu", "pin_memory": False}
 

@@ -25,8 +25,8 @@ from hone.data.build import TokenSet
 from hone.models.policy import Policy
 from hone.models.reference import Reference
 from hone.objectives.base import Objective
-from hone.training.draft import gather_material
 from hone.training.feed import lay_out
+from hone.training.planning.draft import gather_material
 
 PAIRS, STEPS = 2, 7
 NEAR = 1e-4

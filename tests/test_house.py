@@ -74,7 +74,7 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "accelerate": "training/device training/engines/base training/engines/ddp training/engines/fsdp commands/env",
     "peft": "adapters inference commands/env",
     "deepspeed": "training/engines/zero",
-    "ray": "training/ray_cluster",
+    "ray": "training/processes/ray_cluster",
     "fastapi": "serving/web",
     "starlette": "serving/web",
     "uvicorn": "serving/web",
@@ -98,7 +98,7 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "optim/bnb": ("bitsandbytes",),
     "serving/sniff": ("PIL",),
     "training/engines/zero": ("deepspeed",),
-    "training/ray_cluster": ("ray",),
+    "training/processes/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),
 }
 DRAWERS = ("util", "utils", "misc", "helper", "helpers", "manager", "common", "shared")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from hone.training.launch import leave
+from hone.training.processes.launch import leave
 from tests.hosts import Host
 from tests.runs import write_run
 

@@ -17,7 +17,7 @@ from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.training import prepare
-from hone.training.review import paint
+from hone.training.planning.review import paint
 
 
 def check(settings: dict[str, Any], tmp_path: Path, *more: str) -> int:

@@ -21,7 +21,7 @@ from hone.kernels.packed_attention import end_to_end
 from hone.models.context import Context, Spread
 from hone.models.policy import Policy
 from hone.models.tap import predicting
-from hone.training.launch import leave
+from hone.training.processes.launch import leave
 from tests import worlds
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -13,7 +13,7 @@ import torch
 from hone.config.model import ModelConfig
 from hone.models.load import load_model
 from hone.models.prepared import CAPACITIES, KEPT, bound_prepared
-from hone.training.speed import speed_of
+from hone.training.planning.speed import speed_of
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from hone.commands import train, train_run  # noqa: F401 (the run's imports, before the forks)
-from hone.training import checkpoint
+from hone.training.checkpoints import checkpoint
 
 
 def child(settings: str, log_file: Path) -> int:

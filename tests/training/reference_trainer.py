@@ -11,8 +11,8 @@ from transformers import Trainer, TrainingArguments
 from hone.adapters.apply import attach, save_trained
 from hone.config import load
 from hone.models.load import load_model
-from hone.training.draft import gather_material
-from hone.training.randomness import seed_all
+from hone.training.checkpoints.randomness import seed_all
+from hone.training.planning.draft import gather_material
 
 
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -16,10 +16,11 @@ import torch
 
 from hone.commands import check, train
 from hone.errors import CheckpointError, DataError, ModelError, TrainingError
-from hone.training import checkpoint, loop
+from hone.training import loop
+from hone.training.checkpoints import checkpoint
+from hone.training.checkpoints.identity import SEQUENCES
+from hone.training.checkpoints.keeper import Keeper
 from hone.training.feed import MicroBatch
-from hone.training.identity import SEQUENCES
-from hone.training.keeper import Keeper
 from hone.training.loop import StepResult
 from hone.training.progress import Progress
 from tests.runs import largest_difference, weights_of, write_run

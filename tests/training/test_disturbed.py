@@ -20,8 +20,8 @@ from hone.commands import train, train_run
 from hone.config.environment import read_environment
 from hone.models.policy import Policy
 from hone.training import loop
-from hone.training.pulse import PULSE
-from hone.training.signals import StopRequest
+from hone.training.processes.pulse import PULSE
+from hone.training.processes.signals import StopRequest
 from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 

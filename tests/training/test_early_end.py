@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hone.training import launch
+from hone.training.processes import launch
 from tests import worlds
 from tests.runs import write_run
 
 WAITS = """
 import signal, sys, time
-from hone.training.signals import StopRequest, ending_early
+from hone.training.processes.signals import StopRequest, ending_early
 with ending_early(lambda number: 85):
     if sys.argv[1] == "stepping":
         with StopRequest(lambda number: print("heard", flush=True)) as request:
@@ -37,7 +37,7 @@ with ending_early(lambda number: 85):
 
 FORKS = """
 import os, signal, time
-from hone.training.signals import ending_early
+from hone.training.processes.signals import ending_early
 with ending_early(lambda number: 85):
     child = os.fork()
     if not child:
@@ -49,7 +49,7 @@ with ending_early(lambda number: 85):
 
 ORPHAN = """
 import os, subprocess, sys, time
-from hone.training.signals import end_with_parent
+from hone.training.processes.signals import end_with_parent
 if len(sys.argv) > 1:
     end_with_parent()
     print(os.getpid(), flush=True)

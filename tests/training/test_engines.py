@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hone.training import checkpoint
+from hone.training.checkpoints import checkpoint
 from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 
@@ -24,8 +24,8 @@ HALF, STEPS = 3, 6
 def run_all(files: list[str]) -> int:
     """Every run after the other in the same processes, whose start is most of a small run's time."""
     from hone.config import load, to_yaml
-    from hone.training.launch import leave
     from hone.training.prepare import prepare
+    from hone.training.processes.launch import leave
     from hone.training.session import carry_out
 
     first = int(os.environ.get("MASTER_PORT", "0"))
@@ -108,9 +108,9 @@ def test_a_word_of_fsdp_that_is_none_is_told(word):
 def test_the_plan_counts_a_share_of_weights_and_moments(tiny_run, tmp_path):
     """Two processes hold half of the weights and moments each; of a model of two layers everything is gathered at once beside."""
     from hone.config import load
-    from hone.training.choose import with_batch
-    from hone.training.draft import gather_material
-    from hone.training.forecast import forecast
+    from hone.training.planning.choose import with_batch
+    from hone.training.planning.draft import gather_material
+    from hone.training.planning.forecast import forecast
 
     file = write_run({**tiny_run, "finetuning_type": "full"}, tmp_path / "run.yaml")
     found = []

@@ -21,7 +21,8 @@ from hone.errors import CheckpointError, ModelError, TrainingError
 from hone.kernels.tolerance import rounding_of
 from hone.models import selftest
 from hone.models.policy import Policy
-from hone.training import checkpoint, loop
+from hone.training import loop
+from hone.training.checkpoints import checkpoint
 from hone.training.feed import MicroBatch
 from tests.families import tiny
 from tests.runs import largest_difference, losses_of, make_rows, weights_of, write_run

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hone.commands import train
-from hone.training import signals
-from hone.training.signals import StopRequest, saying
+from hone.training.processes import signals
+from hone.training.processes.signals import StopRequest, saying
 from tests import worlds
 from tests.runs import largest_difference, weights_of, write_run
 

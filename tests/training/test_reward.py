@@ -22,8 +22,8 @@ from hone.commands import train
 from hone.config import load
 from hone.errors import ModelError
 from hone.inference.score import Scorer, build_scorer
-from hone.training.choose import choose
-from hone.training.draft import draft_plan, gather_material, lay_steps
+from hone.training.planning.choose import choose
+from hone.training.planning.draft import draft_plan, gather_material, lay_steps
 from tests import worlds
 from tests.runs import WORDS, largest_difference, losses_of, weights_of, write_run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hone.training import checkpoint
+from hone.training.checkpoints import checkpoint
 from tests import worlds
 from tests.runs import largest_difference, losses_of, weights_of, write_run
 

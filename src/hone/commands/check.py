@@ -15,10 +15,12 @@ from hone.errors import HoneError
 from hone.table import Table
 
 if TYPE_CHECKING:
-    from hone.training.review import Review
+    from hone.training.planning.review import Review
 
 _SAMPLES = 3
-_LATER = Table("step", {"count_world": "hone.training.launch:count_world", "review": "hone.training.review:review"})
+_LATER = Table(
+    "step", {"count_world": "hone.training.processes.launch:count_world", "review": "hone.training.planning.review:review"}
+)
 
 
 def main(arguments: list[str]) -> int:

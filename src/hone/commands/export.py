@@ -17,7 +17,7 @@ from hone.table import Table
 _LATER = Table(
     "step",
     {
-        "whole": "hone.training.unshard:ordinary",
+        "whole": "hone.training.checkpoints.unshard:ordinary",
         "codec": "hone.inference.codec:load_codec",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",

@@ -12,9 +12,11 @@ from hone.config.environment import Environment, become_task
 from hone.config.run import Run
 from hone.errors import HoneError
 from hone.table import Table
-from hone.training.signals import end_with_parent, ending_early
+from hone.training.processes.signals import end_with_parent, ending_early
 
-_LATER = Table("step", {"run": "hone.commands.train_run:run_training", "has_the_word": "hone.training.voice:has_the_word"})
+_LATER = Table(
+    "step", {"run": "hone.commands.train_run:run_training", "has_the_word": "hone.training.processes.voice:has_the_word"}
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -12,13 +12,13 @@ from hone import log
 from hone.config import to_yaml
 from hone.config.environment import Environment
 from hone.config.run import Run
-from hone.training.hold import let_go
-from hone.training.launch import launch, leave, wants_launch
+from hone.training.checkpoints.hold import let_go
 from hone.training.portions import read_note
 from hone.training.prepare import prepare
-from hone.training.ray_cluster import launch_on_ray
+from hone.training.processes.launch import launch, leave, wants_launch
+from hone.training.processes.ray_cluster import launch_on_ray
+from hone.training.processes.signals import SIGNALS
 from hone.training.session import Session, carry_out, use_only
-from hone.training.signals import SIGNALS
 
 
 def run_training(run: Run, environment: Environment, arguments: list[str]) -> int:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from hone import log
 from hone.config.train import TrainConfig
-from hone.training.keeper import Keeper
+from hone.training.checkpoints.keeper import Keeper
+from hone.training.checkpoints.remote import Carrier
 from hone.training.loop import StepResult
-from hone.training.plan import Plan
+from hone.training.planning.plan import Plan
 from hone.training.progress import Progress
 from hone.training.records import Records
-from hone.training.remote import Carrier
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
 from hone.training.portions import Portions
+from hone.training.processes.pulse import PULSE
 from hone.training.progress import Progress
-from hone.training.pulse import PULSE
 
 MOST_SKIPPED = 40
 """Loss scaling (fp16) halves its scale, 65536 at first, with each step it skips; 2^-24 helps no gradient that 2^-23 does not."""

@@ -19,10 +19,10 @@ from hone import log
 from hone.config.run import Run
 from hone.data.batch import Batch
 from hone.errors import TrainingError
-from hone.training.checkpoint import write_whole
-from hone.training.choose import divisors, sequences_of_a_step, with_batch
+from hone.training.checkpoints.checkpoint import write_whole
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
+from hone.training.planning.choose import divisors, sequences_of_a_step, with_batch
 
 T = TypeVar("T")
 Size = tuple[int, int]

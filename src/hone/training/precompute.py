@@ -28,11 +28,11 @@ from hone.models.place import find_file, is_local, settle
 from hone.models.policy import Policy
 from hone.models.reference import Reference
 from hone.objectives.base import REFERENCE, Objective
+from hone.training.checkpoints.identity import Fingerprint
 from hone.training.device import Device
-from hone.training.draft import Material
 from hone.training.evaluate import Layout, shares
 from hone.training.feed import lay_out
-from hone.training.identity import Fingerprint
+from hone.training.planning.draft import Material
 
 FORMAT = "reference-1"
 """Part of every key: raise it when the file or the numbers change."""

@@ -26,7 +26,7 @@ from hone.inference.embedded import as_engine
 from hone.inference.rollout import seed_of
 from hone.inference.sampling import answer_length, generation_config
 from hone.models.policy import Policy
-from hone.training.checkpoint import write_whole
+from hone.training.checkpoints.checkpoint import write_whole
 from hone.training.device import Device
 
 FILE = "generated_predictions.jsonl"

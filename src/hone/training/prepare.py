@@ -35,30 +35,38 @@ from hone.models.policy import Policy, find_causal
 from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
-from hone.training.checkpoint import make_output, write_whole, writing
-from hone.training.choose import choose
+from hone.training.checkpoints.checkpoint import make_output, write_whole, writing
+from hone.training.checkpoints.hold import hold
+from hone.training.checkpoints.keeper import Form, Keeper, Parts
+from hone.training.checkpoints.randomness import be_deterministic, seed_all
+from hone.training.checkpoints.remote import Carrier, Remote, brought_here, everywhere
+from hone.training.checkpoints.resume import (
+    NOTHING,
+    Start,
+    changes,
+    choose_start,
+    require_free_output,
+    require_same_run,
+    told_finished,
+)
 from hone.training.courier import courier_for
 from hone.training.device import Device
-from hone.training.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
-from hone.training.elastic import shared_out
 from hone.training.engines.base import Hardware
 from hone.training.feed import Feed, lay_out
 from hone.training.heads import fit_heads, weights_of
-from hone.training.hold import hold
-from hone.training.keeper import Form, Keeper, Parts
 from hone.training.loop import Work
-from hone.training.means import require_means
-from hone.training.meeting import Meeting
-from hone.training.plan import Plan, precision_of
+from hone.training.planning.choose import choose
+from hone.training.planning.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
+from hone.training.planning.means import require_means
+from hone.training.planning.plan import Plan, precision_of
+from hone.training.planning.precision import load_dtype, settled
 from hone.training.portions import Portions, divided, read_note, write_note
-from hone.training.precision import load_dtype, settled
 from hone.training.precompute import rows_taken, with_reference
-from hone.training.preflight import HINT, digest, join, prove_sum, same_data
+from hone.training.processes.elastic import shared_out
+from hone.training.processes.meeting import Meeting
+from hone.training.processes.preflight import HINT, digest, join, prove_sum, same_data
 from hone.training.prompts import answers_at_once, ready_to_draw
-from hone.training.randomness import be_deterministic, seed_all
 from hone.training.reference import build_reference, is_precomputed
-from hone.training.remote import Carrier, Remote, brought_here, everywhere
-from hone.training.resume import NOTHING, Start, changes, choose_start, require_free_output, require_same_run, told_finished
 from hone.training.reward_model import build_reward_model
 from hone.training.rollouts import Drawer, RolloutFeed
 from hone.training.session import Session

@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from hone import log
-from hone.training.checkpoint import write_whole, writing
+from hone.training.checkpoints.checkpoint import write_whole, writing
 from hone.training.device import Device
-from hone.training.plan import Plan
+from hone.training.planning.plan import Plan
 from hone.training.progress import Progress
 
 LOG_FILE = "trainer_log.jsonl"

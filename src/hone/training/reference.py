@@ -29,8 +29,8 @@ from hone.models.reference import Reference
 from hone.models.shape import meta_model
 from hone.models.tokenizer import load_tokenizer
 from hone.training.device import Device
-from hone.training.memory import frozen_bytes
-from hone.training.plan import precision_of
+from hone.training.planning.memory import frozen_bytes
+from hone.training.planning.plan import precision_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,8 +12,8 @@ from typing import Any
 from hone.config import Run
 from hone.errors import MissingExtra
 from hone.models.card import license_of, read_run, write_card
-from hone.training.checkpoint import write_whole
-from hone.training.plan import Plan
+from hone.training.checkpoints.checkpoint import write_whole
+from hone.training.planning.plan import Plan
 from hone.training.progress import Progress
 
 _SMOOTHING = 0.9

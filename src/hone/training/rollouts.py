@@ -26,7 +26,7 @@ from hone.models.reference import evaluating
 from hone.objectives.onpolicy import Figures, Lesson, OnPolicy, Rollout
 from hone.training.device import Device
 from hone.training.feed import MicroBatch
-from hone.training.pulse import PULSE
+from hone.training.processes.pulse import PULSE
 
 Slot = tuple[int, int]
 """A row of the data and the number of the answer to it."""

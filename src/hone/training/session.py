@@ -16,30 +16,30 @@ from hone.config.environment import read_environment
 from hone.config.run import Run
 from hone.data.order import Steps
 from hone.errors import CheckpointError
-from hone.training import checkpoint
-from hone.training.checkpoint import write_whole, writing
+from hone.training.checkpoints import checkpoint
+from hone.training.checkpoints.checkpoint import write_whole, writing
+from hone.training.checkpoints.keeper import Keeper, dumps
+from hone.training.checkpoints.remote import Carrier
+from hone.training.checkpoints.resume import Start
 from hone.training.conduct import Conductor, choose_metric
 from hone.training.device import Device
-from hone.training.draft import Material
 from hone.training.evaluate import Layout, evaluate
 from hone.training.feed import Feed
-from hone.training.keeper import Keeper, dumps
 from hone.training.loop import Work, fit
-from hone.training.lost import whom
-from hone.training.meeting import Meeting
-from hone.training.plan import Plan
+from hone.training.planning.draft import Material
+from hone.training.planning.plan import Plan
 from hone.training.predict import FILE as PREDICTED
 from hone.training.predict import Predictions
+from hone.training.processes.lost import whom
+from hone.training.processes.meeting import Meeting
+from hone.training.processes.signals import StopRequest, saying
+from hone.training.processes.watch import Watch
 from hone.training.progress import Progress
 from hone.training.records import Records
-from hone.training.remote import Carrier
 from hone.training.results import describe, plot_history, train_metrics, write_metrics
-from hone.training.resume import Start
 from hone.training.rollouts import RolloutFeed, evaluate_answers
-from hone.training.signals import StopRequest, saying
 from hone.training.trackers import flat_settings, project_of, tracker_folder, tracker_options
 from hone.training.trial import try_longest
-from hone.training.watch import Watch
 
 
 @dataclass(frozen=True)

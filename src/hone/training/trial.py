@@ -11,11 +11,11 @@ import torch
 
 from hone import log
 from hone.data.order import Steps
+from hone.training.checkpoints.randomness import random_state, restore_random_state
 from hone.training.feed import Feed, MicroBatch
 from hone.training.loop import Work, form_alone
-from hone.training.memory import sized
+from hone.training.planning.memory import sized
 from hone.training.portions import size_of
-from hone.training.randomness import random_state, restore_random_state
 
 
 def try_longest(work: Work, feed: Feed, steps: Steps, *, step: int, state_bytes: int) -> None:

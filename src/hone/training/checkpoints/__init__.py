@@ -1,0 +1,1 @@
+"""A run's state in folders: written, held, carried, found again. Does not know how it was computed."""
