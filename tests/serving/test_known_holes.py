@@ -247,7 +247,7 @@ def test_how_many_and_whose(looks, seeing, codec):
         (b"fLaC\x00", ("audio", "flac")),
         (b"OggS\x00", ("audio", "ogg")),
         (b"\x00\x00\x00\x18ftypisom", ("video", "mp4")),
-        (b"\x00\x00\x00\x18ftypM4A ", ("audio", "m4a")),
+        (b"\x00\x00\x00\x18ftypM4A ", ("", "")),
         (b"\x00\x00\x00\x18ftypavif", ("", "")),
         (b"\x1aE\xdf\xa3", ("video", "webm")),
         (b"RIFF\x00\x00\x00\x00AVI ", ("video", "avi")),

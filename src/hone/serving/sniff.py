@@ -25,14 +25,8 @@ def form_of(data: bytes) -> tuple[str, str]:
     head, tag = data[:4], data[8:12]
     if head == b"RIFF":
         return {b"WEBP": ("image", "webp"), b"WAVE": ("audio", "wav"), b"AVI ": ("video", "avi")}.get(tag, ("", ""))
-    if data[4:8] == b"ftyp":
-        return (
-            ("audio", "m4a")
-            if tag in (b"M4A ", b"M4B ")
-            else ("", "")
-            if tag in (b"avif", b"heic", b"mif1")
-            else ("video", "mp4")
-        )
+    if data[4:8] == b"ftyp":  # sounds and pictures come in this form too, and are not read
+        return ("", "") if tag in (b"M4A ", b"M4B ", b"avif", b"heic", b"mif1") else ("video", "mp4")
     for sign, kind, form in (
         (b"\x89PNG\r\n\x1a\n", "image", "png"),
         (b"\xff\xd8\xff", "image", "jpeg"),

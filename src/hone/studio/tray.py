@@ -21,7 +21,7 @@ ICONS = {"audio": "audiotrack", "video": "movie", "image": "image"}
 WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 EDGE = 160
 """Pixels of a small picture's longer side."""
-ENDINGS = {"image": ".png,.jpg,.jpeg,.webp,.gif,.bmp", "audio": ".wav,.mp3,.flac,.ogg,.m4a", "video": ".mp4,.webm,.mkv,.avi,.mov"}
+ENDINGS = {"image": ".png,.jpg,.jpeg,.webp,.gif,.bmp", "audio": ".wav,.mp3,.flac,.ogg", "video": ".mp4,.webm,.mkv,.avi,.mov"}
 GIVEN = """(e) => {{
     const files = e.{source}?.files;
     if (files?.length) {{ e.preventDefault(); runMethod({id}, "addFiles", [files]); }}
