@@ -11,6 +11,7 @@ its processes ended. Mounting a small disk needs root.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -320,33 +321,53 @@ def _out_of_memory(rank: int) -> None:
     Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
 
 
-def disks(inputs: Path, number: int, kind: str) -> Row:
-    """A disk that is full, or becomes read-only, while the run writes into it; then it is in order again."""
+def disks(inputs: Path, number: int) -> Row:
+    """A disk that is full while the run writes into it; then it has room again."""
     row = Row()
     for _ in range(number):
         ward, mount = Ward(inputs, 1), Path(tempfile.mkdtemp(dir=inputs, prefix="disk-"))
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], check=True)
         try:
             ward.anew(mount / "out")
-            children = ward.start()
-            stepping(ward, children, 7)
-            before = ward.whole()
-            if kind == "full":
-                with (mount / "filler").open("wb") as filler:
-                    filler.write(bytes(max(0, os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize - 30_000)))
-            else:
-                subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=False)
-            wait(children)
-            (mount / "filler").unlink(missing_ok=True) if kind == "full" else None
-            subprocess.run(["mount", "-o", "remount,rw", str(mount)], check=False)
-            judge(ward, row, before)
-            again = goes_on(ward, row, max(ward.whole(), default=0))
-            for child in again:
-                os.kill(child, signal.SIGTERM)
-            wait(again)
+            filler = mount / "filler"
+
+            def fill(filler: Path = filler, mount: Path = mount) -> None:
+                with filler.open("wb") as file, contextlib.suppress(OSError):  # the run may be quicker to fill it
+                    file.write(bytes(max(0, os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize - 30_000)))
+
+            refused(ward, row, fill, filler.unlink)
         finally:
             subprocess.run(["umount", "-l", str(mount)], check=True)
     return row
+
+
+def folders(inputs: Path, number: int) -> Row:
+    """A folder in which nothing can be made or removed any more, even by root; then it is as before."""
+    row = Row()
+    for _ in range(number):
+        ward, folder = Ward(inputs, 1), Path(tempfile.mkdtemp(dir=inputs, prefix="folder-")) / "out"
+        ward.anew(folder)
+        change = lambda how, folder=folder: subprocess.run(["chattr", how, str(folder)], check=True)  # noqa: E731
+        try:
+            refused(ward, row, lambda change=change: change("+i"), lambda change=change: change("-i"))
+        finally:
+            change("-i")
+    return row
+
+
+def refused(ward: Ward, row: Row, refuse: Callable[[], object], allow: Callable[[], object]) -> None:
+    """A run that cannot write from its seventh step on ends with an error, and goes on once it can."""
+    children = ward.start()
+    stepping(ward, children, 7)
+    before = ward.whole()
+    refuse()
+    wait(children)
+    allow()
+    judge(ward, row, before)
+    again = goes_on(ward, row, max(ward.whole(), default=0))
+    for child in again:
+        os.kill(child, signal.SIGTERM)
+    wait(again)
 
 
 def make_inputs(folder: Path, *, width: int = 32, rows: int = 64) -> None:
@@ -418,8 +439,8 @@ def main() -> int:
             "stuck": ("one of two processes stuck", lambda: patched(Ward(inputs, 2), times, stuck, ends=True)),
             "nan": ("NaN in one process's rows of two", lambda: patched(Ward(inputs, 2), times, poison, ends=True)),
             "oom": ("one of two processes out of memory", lambda: patched(Ward(inputs, 2), times, _out_of_memory, ends=False)),
-            "full": ("disk full", lambda: disks(inputs, times, "full")),
-            "read-only": ("disk turned read-only", lambda: disks(inputs, times, "read-only")),
+            "full": ("disk full", lambda: disks(inputs, times)),
+            "read-only": ("folder turned read-only", lambda: folders(inputs, times)),
         }
         print("| fault | injected | runs lost | finished checkpoints lost | steps repeated (mean / most) |")
         print("|---|---|---|---|---|", flush=True)

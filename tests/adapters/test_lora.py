@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from hone.adapters import lora
 from hone.adapters.apply import attach, load_trained, save_trained, trainable_report
 from hone.adapters.folder import locate
 from hone.config.adapter import Lora
@@ -322,3 +323,16 @@ def test_a_base_that_is_not_quantized_needs_no_bitsandbytes(tiny_model_dir):
         assert all(is_there() for is_there in (accelerates, is_bnb_available, is_bnb_4bit_available, is_bitsandbytes_available))
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_peft_that_cannot_read_experts_is_named(monkeypatch, tmp_path):
+    """peft 0.19 beside transformers 5.15 and newer."""
+
+    def refuse(*_: object) -> None:
+        raise TypeError("WeightConverter.__init__() got an unexpected keyword argument 'distributed_operation'")
+
+    monkeypatch.setattr(lora, "set_peft_model_state_dict", refuse)
+    monkeypatch.setattr(lora, "read_tensors", lambda _: {})
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelError, match=r'cannot read the adapters of experts .*pip install "peft>=0.20"'):
+        lora.load_adapter(torch.nn.Linear(1, 1), tmp_path)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hone.inference.embedded import EmbeddedSampler
 from hone.inference.rollout import Prompt, Sampling, seed_of
+from hone.models.checkpointing import recompute_activations
 
 PROMPTS = [Prompt(np.array(ids, np.int32), seed) for seed, ids in enumerate([[1, 40, 50, 60, 70], [1, 9], [3, 4, 5], [1, 9]])]
 SAMPLING = Sampling(num_new=12, stop_ids=(4,), pad_id=0)
@@ -96,7 +97,7 @@ def test_dropout_is_off_while_it_draws_and_all_is_put_back(module) -> None:
     """With recomputed activations too, which refuse a cache in training mode."""
     expected = EmbeddedSampler(module).draw(PROMPTS, SAMPLING)
     module.train()
-    module.activation_checkpointing_enable()
+    recompute_activations(module)
     module.lm_head.eval()
     module.config.use_cache, module.generation_config = False, GenerationConfig(temperature=0.1, do_sample=True)
     for layer in module.model.layers:

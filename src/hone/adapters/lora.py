@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import nn
@@ -134,7 +135,13 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
     tensors = read_tensors(path)
     if start_of(module):
         tensors = split_file(module, tensors)
-    outcome = set_peft_model_state_dict(module, tensors)
+    try:
+        outcome = set_peft_model_state_dict(module, tensors)
+    except TypeError as problem:
+        if "distributed_operation" not in str(problem):
+            raise
+        told = f"peft {version('peft')} cannot read the adapters of experts beside transformers {version('transformers')}"
+        raise ModelError(f'{path}: {told}; pip install "peft>=0.20"') from problem
     own = [name for name in outcome.missing_keys if OWN in name.split(".")]  # an adapter beside it is not in its files
     missing = [name for name in own if any(mark in name for mark in (*OWN_WEIGHTS, "modules_to_save"))]
     if missing or outcome.unexpected_keys:

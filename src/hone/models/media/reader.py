@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,9 @@ class MediaReader:
             return kind.from_pretrained(self.place.model_name_or_path, **more, **hub_arguments(self.place))
         except (OSError, ValueError, KeyError) as problem:
             raise explain(self.place.model_name_or_path, "processor", problem) from problem
+        except ImportError as problem:  # seen with transformers 5.15; 5.23 reads by Pillow alone
+            told = f"transformers {version('transformers')} reads no pictures without torchvision"
+            raise ModelError(f"{told}; pip install --upgrade transformers") from problem
 
     def stand_ins(self, part: Part) -> np.ndarray:
         """See Reader."""
