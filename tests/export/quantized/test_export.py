@@ -9,11 +9,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hone.errors import ExportError
+from hone import cli
+from hone.config.model import ModelConfig
+from hone.errors import ExportError, ModelError
 from hone.export.quantized import job
 from hone.export.quantized.walk import walk, without_weights
+from hone.models.load import load_config
 from tests.export.whole import run_export
 from tests.families import tiny
+from tests.pictures import make_model
 
 TEXTS = ("The rain falls on roof and sings to me.", "Seven grey cats sleep under an old wooden table near Paris.") * 2
 
@@ -155,6 +159,29 @@ def test_experts_and_odd_rows_are_told(tmp_path, tiny_tokenizer, tiny_model_dir,
         run_export(tmp_path / "moe", [], tmp_path / "out", export=few("rtn", 8))
     with pytest.raises(ExportError, match="export_quantization_group"):
         run_export(tiny_model_dir, [], tmp_path / "out", export=few("rtn", 4, 127))
+
+
+def test_most_weights_left_are_a_warning(tiny_model_dir, tmp_path, anywhere, capsys) -> None:
+    """Rows of the tiny Llama have 32 numbers, and those of down_proj alone 64."""
+    report = run_export(tiny_model_dir, [], tmp_path / "out", export=few("rtn", 4, 64))
+    (said,) = report.warnings
+    assert said in report.lines() and "12 weights are left as they are" in said and "Only 2 are in few bits" in said
+    assert "warning: 12 weights" in capsys.readouterr().err
+    assert report.as_dict()["warnings"] == [said]
+
+
+def test_pictures_in_few_bits_are_refused_by_name_before_the_texts_are_read(tmp_path, capsys) -> None:
+    make_model(tmp_path / "vl", "qwen2_5_vl")
+    told = ["template=qwen2_vl", "export_quantization_bit=4", "export_quantization_dataset=nowhere"]
+    named = [f"model_name_or_path={tmp_path / 'vl'}", f"export_dir={tmp_path / 'out'}"]
+    assert cli.main(["export", *named, *told]) == 1
+    assert "models that take pictures or sounds are not written in few bits" in capsys.readouterr().err
+
+
+def test_a_folder_in_mlx_s_form_is_told_to_be_mlx_lm_s(tiny_model_dir, tmp_path, anywhere) -> None:
+    run_export(tiny_model_dir, [], tmp_path / "out", export=few("mlx", 4, 32))
+    with pytest.raises(ModelError, match=r"is in MLX's form.*mlx_lm.chat"):
+        load_config(ModelConfig(model_name_or_path=str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3"])
