@@ -32,6 +32,9 @@ BROKEN = [  # settings, key of the only mistake, a part of its message
     ("freeze_trainable_layers=3", "freeze_trainable_layers", "write finetuning_type: freeze"),
     ("gguf_type=q4_k_m", "gguf_type", "write that"),
     ("hub_private_repo=true", "hub_private_repo", "without export_hub_model_id"),
+    ("export_hub_model_id=a/b/c", "export_hub_model_id", "wanted owner/name or name"),
+    ("export_hub_model_id=you/c:d", "export_hub_model_id", "wanted owner/name or name"),
+    ("export_hub_model_id=you/mine-", "export_hub_model_id", "wanted owner/name or name"),
     ("export_format=gguf export_quantization_bit=4", "export_quantization_bit", "whose number format is gguf_type"),
     ("export_quantization_method=rtn", "export_quantization_method", "without export_quantization_bit"),
     (

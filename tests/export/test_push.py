@@ -78,22 +78,40 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
 def test_an_export_goes_to_the_hub(tiny_model_dir, tmp_path, hub) -> None:
     """Every file but the report, byte by byte."""
-    told = {"export_hub_model_id": "you/mine", "hub_private_repo": True}
-    run_export(tiny_model_dir, [], tmp_path / "out", export=told, hf_hub_token="may-write")
+    report = run_export(tiny_model_dir, [], tmp_path / "out")
+    push(report.folder, "you/mine", ModelConfig(model_name_or_path="m", hf_hub_token="may-write"), private=True)
     assert hub.made[0]["name"] == "mine" and "private" in (*hub.made[0], hub.made[0].get("visibility")), hub.made
     here = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "export_report.json"}
     assert {name: text for name, text in hub.files.items() if name != ".gitattributes"} == here
     assert b"parity passed" in hub.files["README.md"]
 
 
-def test_nothing_is_sent_unasked(tiny_model_dir, tmp_path, hub) -> None:
-    run_export(tiny_model_dir, [], tmp_path / "out", hf_hub_token="may-write")
-    assert not hub.made and not hub.files
+@pytest.mark.parametrize("asked", [["export_hub_model_id=you/mine"], []], ids=["asked", "unasked"])
+def test_only_what_is_asked_for_is_sent(tiny_model_dir, tmp_path, hub, asked) -> None:
+    told = [f"model_name_or_path={tiny_model_dir}", f"export_dir={tmp_path / 'out'}", "hf_hub_token=may-write"]
+    assert cli.main(["export", *told, *asked]) == 0
+    assert bool(hub.made) == bool(hub.files) == bool(asked)
 
 
 def test_a_refusal_leaves_the_folder(tiny_model_dir, tmp_path, hub) -> None:
-    with pytest.raises(ExportError, match=r"is complete and was not sent to you/mine.*hf_hub_token"):
-        run_export(tiny_model_dir, [], tmp_path / "out", export={"export_hub_model_id": "you/mine"}, hf_hub_token="another")
+    """The hint is a line for a shell, which keeps the report here as hone does."""
+    (tmp_path / "my out").mkdir()
+    (tmp_path / "my out/config.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"is complete and was not sent to you/mine.*hf_hub_token") as caught:
+        push(tmp_path / "my out", "you/mine", ModelConfig(model_name_or_path="m", hf_hub_token="another"), private=None)
+    assert f"`hf upload you/mine '{tmp_path / 'my out'}' --exclude export_report.json`" in str(caught.value)
+
+
+def test_without_a_network_the_report_is_told_and_then_what_was_not_sent(
+    tiny_model_dir, tmp_path, hub, monkeypatch, capfd
+) -> None:
+    """Port 9 of this machine answers nobody."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    told = [f"model_name_or_path={tiny_model_dir}", f"export_dir={tmp_path / 'out'}", "export_hub_model_id=you/mine"]
+    assert cli.main(["export", *told]) == 1
+    said = capfd.readouterr()
+    assert "parity passed" in said.out
+    assert "is complete and was not sent to you/mine" in said.err and "Traceback" not in said.err
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

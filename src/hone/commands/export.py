@@ -21,7 +21,9 @@ _LATER = Table(
         "codec": "hone.inference.codec:load_codec",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
+        "check": "hone.export.quantized.job:check_family",
         "export": "hone.export.job:export",
+        "push": "hone.export.push:push",
     },
 )
 
@@ -33,13 +35,18 @@ def main(arguments: list[str]) -> int:
         log.info(f"note: {line}")
     whole = _LATER.load("whole") if is_in_shards(run.model.model_name_or_path) else nullcontext
     with whole(run) as made:
-        print("\n".join(export(made).lines()))
+        report = export(made)
+        print("\n".join(report.lines()), flush=True)
+        if place := made.export.export_hub_model_id:
+            _LATER.load("push")(report.folder, place, made.model, private=made.export.hub_private_repo)
     return 0
 
 
 def export(run: Run) -> Any:
     """What was written of the run's model."""
     codec = _LATER.load("codec")(run.model, run.chat)
+    if run.export.export_quantization_bit is not None:
+        _LATER.load("check")(run.model)
     return _LATER.load("export")(
         run.model,
         run.adapter,

@@ -5,6 +5,7 @@ Does not know files; a rule sees values and answers with what to write.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from hone.config.context_rules import of_context
@@ -18,6 +19,9 @@ from hone.errors import Mistake
 
 SUM_TOLERANCE = 1e-6
 """How far shares may sum from 1. LLaMA-Factory hands them to `datasets`, which refuses other sums (5.2: beyond 1.5e-8) too."""
+
+HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w([\w.-]*\w)?/)?\w([\w.-]*\w)?", re.ASCII)
+"""What Hugging Face's hub takes for the name of a repository."""
 
 
 def broken_rules(settings: Settings, verb: str, *, alone: Settings, file: str, unfit: set[str]) -> list[Mistake]:
@@ -250,6 +254,9 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
     if verb == "export" and not settings["export_dir"]:
         yield "export_dir", "is missing; write the folder for the merged model"
+    place = settings["export_hub_model_id"]
+    if place and not HUB_ID.fullmatch(place):
+        yield "export_hub_model_id", f'saw "{place}", wanted owner/name or name: letters, digits, _, and single - and . within'
     if verb == "export" and settings["gguf_type"].startswith("iq") and not settings["export_quantization_dataset"]:
         yield (
             "export_quantization_dataset",

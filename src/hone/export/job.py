@@ -31,7 +31,6 @@ from hone.export.ingredients import Ingredients, find_device, gather, plan
 from hone.export.merge import merge
 from hone.export.ollama import MODELFILE, write_modelfile
 from hone.export.parity import Parity, format_name
-from hone.export.push import push
 from hone.export.quantized.job import write_quantized
 from hone.export.recipe import plan_recipe
 from hone.export.source import all_tensors, check_index, read_checkpoint
@@ -69,7 +68,7 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What makes the result doubtful, whatever parity says."""
-        return [f"WARNING: {line}" for line in self.parts.strangers]
+        return [f"WARNING: {line}" for line in (*self.parts.strangers, *self.product.warnings)]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -90,7 +89,7 @@ class Report:
         """Of parity; a comparison with weights that may be others than those of training says so itself."""
         if self.parity is None:
             return f"parity NOT measured: {self.unmeasured}"
-        return f"{self.parity}{' (see the WARNING: with the base that is named here)' if self.warnings else ''}"
+        return f"{self.parity}{' (see the WARNING: with the base that is named here)' if self.parts.strangers else ''}"
 
     def as_dict(self) -> dict:
         """For export_report.json."""
@@ -164,8 +163,6 @@ def export(
         shown = format_name(target)
         report = Report(place, parts, product, shown, template, parity, unmeasured, time.monotonic() - began)
         _finish(report, draft)
-    if settings.export_hub_model_id:
-        push(report.folder, settings.export_hub_model_id, model, private=settings.hub_private_repo)
     return report
 
 
@@ -225,7 +222,7 @@ def _write_few_bits(
         shutil.rmtree(draft / WHOLE)
     _read_back(draft, made.written)
     copy_embedding([parts.base, *parts.folders], draft)
-    return Product(made.written, method, notes=made.notes), made.word
+    return Product(made.written, method, notes=made.notes, warnings=made.warnings), made.word
 
 
 def _read_back(draft: Path, written: Written) -> None:

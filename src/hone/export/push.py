@@ -5,10 +5,11 @@ Does not know what the folder holds; nothing is sent but by export_hub_model_id.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hone import log
 from hone.config.environment import read_environment
@@ -36,10 +37,11 @@ def push(folder: Path, place: str, model: ModelConfig, *, private: bool | None) 
             ).commit_url
         else:
             raise ExportError("export_hub_model_id: nothing is sent to Modelers; unset USE_OPENMIND_HUB")
-    except (HfHubHTTPError, HFValidationError, OSError) as fault:
-        said = " ".join(str(fault).split())[:500]
+    except (HTTPError, HFValidationError, OSError) as fault:  # HTTPError: also of a hub that is not reached
+        said = " ".join(str(fault).split())[:500] or type(fault).__name__
+        again = shlex.join(["hf", "upload", place, str(folder), "--exclude", REPORT])
         raise ExportError(
-            f"{folder} is complete and was not sent to {place}: {said}. Sending needs a token that may write (hf_hub_token, or "
-            f"`hf auth login`); send it again with `hf upload {place} {folder}`"
+            f"{folder} is complete and was not sent to {place}: {said}. Sending needs the network and a token that may write "
+            f"(hf_hub_token, or `hf auth login`); send it again with `{again}`"
         ) from fault
     log.info(f"{folder} is on the hub: {address}")

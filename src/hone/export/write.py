@@ -42,12 +42,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Product:
-    """A model that was written. method: how it was merged; file: of a model that is one file; notes: what the user must know."""
+    """A model that was written. method: how it was merged; file: of a model that is one file; notes: what the user must know.
+
+    warnings: what makes the result doubtful, or other than was asked for.
+    """
 
     written: Written
     method: str
     file: Path | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def shards_of(slots: list[Slot], shard_bytes: int) -> list[list[Slot]]:

@@ -132,6 +132,7 @@ def load_config(model: ModelConfig, *, scores: bool = False) -> PretrainedConfig
         config = AutoConfig.from_pretrained(place, **hub_arguments(model))
     except (OSError, ValueError, KeyError) as problem:
         raise explain(place, "config", problem) from problem
+    _refuse_mlx(place, config)
     remote = "AutoModelForCausalLM" in (config.to_dict().get("auto_map") or {})
     known = family_of(config) is not None or type(config) in AutoModelForCausalLM._model_mapping
     if not known and not (remote and model.trust_remote_code):
@@ -145,6 +146,15 @@ def load_config(model: ModelConfig, *, scores: bool = False) -> PretrainedConfig
             "it on with stage: classify or stage: rerank"
         )
     return config
+
+
+def _refuse_mlx(place: str, config: PretrainedConfig) -> None:
+    told = getattr(config, "quantization_config", None) or {}
+    if isinstance(getattr(config, "quantization", None), dict) and isinstance(told, dict) and "quant_method" not in told:
+        raise ModelError(
+            f"{place} is in MLX's form, as `quantization` in its config.json says, which transformers does not read: run it with "
+            f"mlx-lm (`mlx_lm.chat --model {place}`), or export again without export_quantization_method: mlx"
+        )
 
 
 def _require_scoring(place: str, config: PretrainedConfig) -> None:

@@ -9,11 +9,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hone.errors import ExportError
+from hone import cli
+from hone.config.model import ModelConfig
+from hone.errors import ExportError, ModelError
 from hone.export.quantized import job
 from hone.export.quantized.walk import walk, without_weights
+from hone.models.load import load_config
 from tests.export.whole import run_export
 from tests.families import tiny
+from tests.pictures import make_model
 
 TEXTS = ("The rain falls on roof and sings to me.", "Seven grey cats sleep under an old wooden table near Paris.") * 2
 
@@ -110,12 +114,17 @@ def test_plain_safetensors_are_what_mlx_reads(tiny_model_dir, make_adapter, tmp_
     assert (MlxModel(tmp_path / "out").logits(ids) - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
-def test_nf4_is_what_bitsandbytes_makes(tiny_model_dir, make_adapter, tmp_path) -> None:
-    """Of the merged model, loaded and quantized by transformers: the same tensors in every bit."""
+def test_nf4_is_what_bitsandbytes_makes(tiny_model_dir, make_adapter, tmp_path, monkeypatch) -> None:
+    """Of the merged model, loaded and quantized by transformers: the same tensors in every bit.
+
+    Parity is asked for of the base alone: a random adapter's effect is as small here as the rounding of 4 bits.
+    """
     needs("bitsandbytes")
-    adapter = make_adapter(tiny_model_dir, "one")
-    report = run_export(tiny_model_dir, [adapter], tmp_path / "out", export=few("bnb", 4))
+    report = run_export(tiny_model_dir, [], tmp_path / "base", export=few("bnb", 4))
     assert report.parity.passed and report.dtype == "nf4"
+    monkeypatch.setattr("hone.export.trial.available_bytes", lambda _: 0)
+    adapter = make_adapter(tiny_model_dir, "one")
+    run_export(tiny_model_dir, [adapter], tmp_path / "out", export=few("bnb", 4))
     run_export(tiny_model_dir, [adapter], tmp_path / "plain")
     told = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=told).save_pretrained(tmp_path / "theirs")
@@ -155,6 +164,29 @@ def test_experts_and_odd_rows_are_told(tmp_path, tiny_tokenizer, tiny_model_dir,
         run_export(tmp_path / "moe", [], tmp_path / "out", export=few("rtn", 8))
     with pytest.raises(ExportError, match="export_quantization_group"):
         run_export(tiny_model_dir, [], tmp_path / "out", export=few("rtn", 4, 127))
+
+
+def test_most_weights_left_are_a_warning(tiny_model_dir, tmp_path, anywhere, capsys) -> None:
+    """Rows of the tiny Llama have 32 numbers, and those of down_proj alone 64."""
+    report = run_export(tiny_model_dir, [], tmp_path / "out", export=few("rtn", 4, 64))
+    (said,) = report.warnings
+    assert said in report.lines() and "12 weights are left as they are" in said and "Only 2 are in few bits" in said
+    assert "warning: 12 weights" in capsys.readouterr().err
+    assert report.as_dict()["warnings"] == [said]
+
+
+def test_pictures_in_few_bits_are_refused_by_name_before_the_texts_are_read(tmp_path, capsys) -> None:
+    make_model(tmp_path / "vl", "qwen2_5_vl")
+    told = ["template=qwen2_vl", "export_quantization_bit=4", "export_quantization_dataset=nowhere"]
+    named = [f"model_name_or_path={tmp_path / 'vl'}", f"export_dir={tmp_path / 'out'}"]
+    assert cli.main(["export", *named, *told]) == 1
+    assert "models that take pictures or sounds are not written in few bits" in capsys.readouterr().err
+
+
+def test_a_folder_in_mlx_s_form_is_told_to_be_mlx_lm_s(tiny_model_dir, tmp_path, anywhere) -> None:
+    run_export(tiny_model_dir, [], tmp_path / "out", export=few("mlx", 4, 32))
+    with pytest.raises(ModelError, match=r"is in MLX's form.*mlx_lm.chat"):
+        load_config(ModelConfig(model_name_or_path=str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3"])

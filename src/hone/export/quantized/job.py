@@ -26,21 +26,24 @@ from hone.export.quantized.gptq import gptq
 from hone.export.quantized.shards import Shards
 from hone.export.quantized.walk import Reached, walk, without_weights
 from hone.export.recipe import Recipe, Step
-from hone.export.source import DTYPES
+from hone.export.source import DTYPES, read_json
 from hone.export.write import Written
 from hone.models.load import auto_class, load_config
+from hone.models.media.families import FAMILIES
+from hone.models.place import find_file, settle
 
 CALIBRATED = ("gptq", "awq")
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written. word: of the number format; settings: for config.json; notes: for people."""
+    """What was written. word: of the number format; settings: for config.json; notes and warnings: for people."""
 
     written: Written
     word: str
     settings: dict[str, Any]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def write_quantized(
@@ -64,8 +67,7 @@ def write_quantized(
     shards, kept = Shards(draft, settings.export_size * 10**9), _plain_dtype(recipe)
     work = _Work(form, {step.slot.name: step for step in recipe.steps}, names, kept, device, shards)
     notes = [f"{len(names)} weights as {form.word} by {method}, {len(recipe.steps) - len(names)} tensors as they were"]
-    if left:
-        notes.append(f"{len(left)} weights are left as they are, their rows being no multiple of {form.group}: {left[0]} ...")
+    warnings = _told_left(form, names, left, notes)
     done: set[str] = set()
     if method in CALIBRATED:
         config = load_config(model)
@@ -77,7 +79,31 @@ def write_quantized(
         if name not in done:
             work.write(name, work.read(name))
     kept_modules = sorted(name.removesuffix(".weight") for name in (*left, *_heads(form, skeleton)))
-    return Quantized(shards.finish(), form.word, form.settings(kept_modules), tuple(notes))
+    return Quantized(shards.finish(), form.word, form.settings(kept_modules), tuple(notes), warnings)
+
+
+def check_family(model: ModelConfig) -> None:
+    """Raise ExportError for a model that takes pictures or sounds, before its weights and the texts are read."""
+    found = find_file(settle(model), "config.json", reach=False)
+    family = None if found is None else read_json(found).get("model_type")
+    if family in FAMILIES:
+        raise ExportError(
+            f"export_quantization_bit: {model.model_name_or_path} is a {family}, and models that take pictures or sounds are not "
+            "written in few bits in this version; leave export_quantization_bit out"
+        )
+
+
+def _told_left(form: Form, names: set[str], left: list[str], notes: list[str]) -> tuple[str, ...]:
+    """A warning where most weights stay as they are, else a further note."""
+    if not left:
+        return ()
+    said = f"{len(left)} weights are left as they are, their rows being no multiple of {form.group}: {left[0]} ..."
+    if len(left) <= len(names):
+        notes.append(said)
+        return ()
+    said = f"{said} Only {len(names)} are in few bits; write an export_quantization_group that divides the rows"
+    log.warn(said)
+    return (said,)
 
 
 @dataclass(frozen=True)
