@@ -81,7 +81,8 @@ def _told(late: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as problem:
-        said = problem.read(_SHOWN).decode(errors="replace").strip()
+        said = " ".join(problem.read(_SHOWN).decode(errors="replace").split())
+        said = "" if said.startswith("<") else said  # a page for people
         raise Unanswered(f"answered {problem.code} {problem.reason}" + (f": {said}" if said else ""), problem.code) from problem
     except TimeoutError as problem:
         raise Unanswered(late) from problem

@@ -198,7 +198,7 @@ def _continued(module: nn.Module, folder: AdapterFolder, base_name: str) -> nn.M
     tuned.peft_config[OWN].base_model_name_or_path = base_name
     name_head(tuned)
     made = [f"{name} {folder.config[key]}" for key, name in _TOLD.items() if folder.config.get(key)]
-    log.info(f"continuing {folder.path}: {', '.join(made)}, as it was made")
+    log.info(f"with the adapter {folder.path}: {', '.join(made)}, as it was made")
     return tuned
 
 

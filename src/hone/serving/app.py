@@ -5,6 +5,7 @@ Does not know how a model is loaded, nor on which address it is served.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import hone
@@ -14,6 +15,7 @@ from hone.serving.asked import Terms
 from hone.serving.desk import Desk, Served
 from hone.serving.metrics import Meter, Metrics
 from hone.serving.protocol import (
+    PIECES,
     SPELLED,
     ChatRequest,
     CompletionRequest,
@@ -91,9 +93,15 @@ def _documented(app: FastAPI, key: str) -> dict:
 
 async def _malformed(_: Http, fault: RequestValidationError) -> JSONResponse:
     """Every field that is wrong, in one message; OpenAI's status for it is 400."""
-    errors = fault.errors()
+    errors = _meant(fault.errors())
     told = [_told(error) for error in errors[:8]] + ([f"and {len(errors) - 8} more"] if len(errors) > 8 else [])
     return JSONResponse(error_body(400, "; ".join(told), _place(errors[0]) or None), 400)
+
+
+def _meant(errors: Sequence[dict]) -> list[dict]:
+    """Without those that say of a list that it is no text, where something within it is what is wrong."""
+    inside = {tuple(one["loc"][:at]) for one in errors for at in range(len(one["loc"]) - 1)}
+    return [one for one in errors if one["loc"][-1:] != ("str",) or tuple(one["loc"][:-1]) not in inside]
 
 
 def _told(error: dict) -> str:
@@ -111,6 +119,9 @@ def _place(error: dict) -> str:
     if error["type"] == "json_invalid":
         return ""  # its place is one in the text
     parts = [part for part in error["loc"][1:] if not isinstance(part, str) or part.isidentifier()]
+    if parts[-1:] == ["str"]:
+        parts.pop()  # not a field, but what might have stood there
+    parts = [part for at, part in enumerate(parts) if not (part in PIECES and isinstance(parts[at - 1], int))]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")[:200]
 
 
