@@ -155,6 +155,6 @@ def test_the_card_tells_how_it_was_trained(tiny_run, tmp_path, tiny_model_dir) -
         assert head["library_name"] == library and head["license"] == "apache-2.0" and head["tags"] == ["hone", "sft", "lora"]
         assert head["pipeline_tag"] == "text-generation"
         text = card.text
-        assert "supervised fine-tuning, lora, rank 2" in text and "train_loss" in text and "2 steps" in text
+        assert "supervised fine-tuning, lora, rank 2, alpha 4\n" in text and "train_loss" in text and "2 steps" in text
         assert f"data: {tiny_run['dataset']}" in text
     assert "parity passed" in (tmp_path / "merged/README.md").read_text()

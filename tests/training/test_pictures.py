@@ -89,6 +89,7 @@ def test_lora_leaves_the_tower_alone(places, tmp_path):
     out = trained(places, tmp_path, finetuning_type="lora", lora_target="qkv,q_proj,proj")
     names = load_file(out / "adapter_model.safetensors").keys()
     assert names and not any("visual" in name for name in names)
+    assert "pipeline_tag: image-text-to-text\n" in (out / "README.md").read_text()
 
 
 def test_pairs_about_pictures_are_held_against_a_reference_that_sees_them(places, tmp_path):

@@ -19,7 +19,7 @@ from hone.export.ingredients import Ingredients
 from hone.export.recipe import Recipe
 from hone.export.source import read_json, torch_name
 from hone.export.write import Product
-from hone.models.card import license_of, read_run
+from hone.models.card import how_to_load, license_of, read_run, task_of
 from hone.models.card import write_card as write_model_card
 from hone.models.load import load_config
 from hone.models.rope import stretch
@@ -115,15 +115,8 @@ def copy_kept(base: Path, draft: Path) -> None:
 
 def write_card(draft: Path, name: str, parts: Ingredients, product: Product, *, dtype: str, said: Sequence[str]) -> None:
     """README.md: what this model is made of and how, how to load it, how exactly it is the trained one. said: further lines."""
-    task, kind = ("text-classification", "SequenceClassification") if parts.head else ("text-generation", "CausalLM")
-    library, use = (
-        "transformers",
-        (
-            f"```python\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
-            'tokenizer = AutoTokenizer.from_pretrained("this folder")\n'
-            f'model = AutoModelFor{kind}.from_pretrained("this folder")\n```\n'
-        ),
-    )
+    task = "text-classification" if parts.head else task_of(parts.model)
+    library, use = "transformers", how_to_load(task)
     if product.file is not None:
         library, use = "gguf", f"```sh\nllama-cli -m {product.file.name} --jinja\nollama create {name} -f Modelfile\n```\n"
     elif dtype.startswith("mlx"):

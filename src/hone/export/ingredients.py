@@ -19,7 +19,7 @@ from hone.config.adapter import Adapter
 from hone.config.model import ModelConfig
 from hone.errors import ExportError
 from hone.export.lora import NeedsWholeModel, read_adapter, whole_tensors
-from hone.export.recipe import Recipe, plan_recipe
+from hone.export.recipe import Recipe, plan_recipe, renamed
 from hone.export.source import Stored, main_dtype, read_checkpoint, read_json, torch_name
 from hone.models.place import is_local, settle
 from hone.models.score_head import ScoreHead, find_score_head
@@ -95,7 +95,7 @@ def plan(parts: Ingredients, num_tokens: int, dtype: str) -> tuple[Recipe | None
     try:
         if not tensors:
             raise NeedsWholeModel("the base has no safetensors, only older files")
-        recipe = plan_recipe(tensors, [read_adapter(folder) for folder in folders], skeleton, dtype=target)
+        recipe = plan_recipe(renamed(tensors, skeleton), [read_adapter(folder) for folder in folders], skeleton, dtype=target)
         if recipe.rows is not None and "vocab_size" not in read_json(base / "config.json"):
             raise NeedsWholeModel("the vocabulary grows in a nested config")
     except NeedsWholeModel as reason:

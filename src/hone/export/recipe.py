@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.pytorch_utils import Conv1D
 
 from hone.errors import ExportError, ModelError
@@ -52,7 +54,7 @@ class Recipe:
 def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.Module, *, dtype: str = "auto") -> Recipe:
     """Plan the merge of `adapters`, in order, into the tensors of `base`.
 
-    base: every tensor as it is stored; skeleton: the model's structure, its weights on the meta device. dtype: "auto" keeps the
+    base: every tensor as it is stored, as `renamed` names it; skeleton: the structure, weights on meta. dtype: "auto" keeps the
     base's number format; another of safetensors' names ("BF16") converts every tensor of the base's main format, and leaves those
     stored in another as they are.
     Raises: ModelError for an adapter of another base, ExportError for one that cannot be merged; NeedsWholeModel where the files
@@ -76,8 +78,24 @@ def plan_recipe(base: dict[str, Stored], adapters: list[Adapter], skeleton: nn.M
         for name in alone:
             steps[name] = _replaced(adapter, steps[name], adapter.replacements[name])
         for name, addition in adapter.additions.items():
-            steps[name] = _added(adapter, steps[name], addition, skeleton)
+            steps[name] = _added(adapter, name, steps[name], addition, skeleton)
     return Recipe(tuple(steps.values()), untied, _new_rows(base, steps, skeleton), type(skeleton).__name__)
+
+
+def renamed(base: dict[str, Stored], skeleton: nn.Module) -> dict[str, Stored]:
+    """The tensors by the model's names, where transformers renames what a file holds as it loads it (Qwen2.5-VL, LLaVA).
+
+    They are written under the file's names. What is put together of several as it is loaded keeps the file's name.
+    """
+    rules = [rule for rule in get_model_conversion_mapping(skeleton) if isinstance(rule, WeightRenaming)]
+    known = {name for name, _ in skeleton.named_parameters(remove_duplicate=False)}
+    found = {}
+    for stored, tensor in base.items():
+        name = stored
+        for rule in rules if stored not in known else ():
+            name = rule.rename_source_key(name)[0]
+        found[stored if name not in known or name in base or name in found else name] = tensor
+    return found
 
 
 def _new_head(adapter: Adapter, steps: dict[str, Step], skeleton: nn.Module, target: str) -> dict[str, Step]:
@@ -126,14 +144,15 @@ def _untie(name: str, steps: dict[str, Step], ties: list[tuple[str, ...]]) -> bo
     if group is None:
         return False
     stored = next(steps[other] for other in group if other in steps)
+    if stored.slot.name not in group:
+        raise NeedsWholeModel(f"a tied weight that the base's files name {stored.slot.name} is to be written twice")
     for other in group:
         steps.setdefault(other, replace(stored, slot=replace(stored.slot, name=other)))
     ties.remove(group)
     return True
 
 
-def _added(adapter: Adapter, step: Step, addition: Addition, skeleton: nn.Module) -> Step:
-    name = step.slot.name
+def _added(adapter: Adapter, name: str, step: Step, addition: Addition, skeleton: nn.Module) -> Step:
     transposed = isinstance(skeleton.get_submodule(name.removesuffix(".weight")), Conv1D | nn.Embedding)
     wanted = (addition.b.shape[0], addition.a.shape[1])
     seen = step.slot.shape[::-1] if transposed else step.slot.shape

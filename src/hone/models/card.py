@@ -15,9 +15,19 @@ from typing import Any
 import yaml
 
 import hone
+from hone.config.model import ModelConfig
+from hone.models.load import load_config
+from hone.models.media.families import family_of
 
 _RESULTS = ("train_loss", "eval_loss", "eval_accuracy", "num_input_tokens_seen")
 _KINDS = {"pretrain": "pretraining", "sft": "supervised fine-tuning", "reward": "reward modelling"}
+
+_LOADED = {
+    "text-classification": ("AutoModelForSequenceClassification", "", ""),
+    "image-text-to-text": ("AutoModelForMultimodalLM", "AutoImageProcessor", ', backend="pil"'),
+    "audio-text-to-text": ("AutoModelForMultimodalLM", "AutoFeatureExtractor", ""),
+}
+"""transformers' class of the model, and of what reads its pictures or sounds with which arguments, by the hub's task."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ def read_run(folder: Path) -> Trained:
     kind, method = run["objective"]["kind"], run["adapter"]["kind"]
     names = tuple(run["data"]["dataset"])
     sizes = f", {plan['num_rows']:,} rows" if "num_rows" in plan else ""
-    rank = f", rank {run['adapter']['lora_rank']}, alpha {run['adapter']['lora_alpha']}" if method == "lora" else ""
+    rank = _rank(run["adapter"], _json(folder / "adapter_config.json")) if method == "lora" else ""
     lines = [
         f"trained by {_KINDS.get(kind, kind)}, {method}{rank}",
         f"data: {', '.join(names) or 'none named'}{sizes}; template: {run['chat']['template'] or 'the tokenizer own'}",
@@ -48,6 +58,13 @@ def read_run(folder: Path) -> Trained:
         *([f"by {', '.join(f'{name} {one}' for name, one in plan['versions'].items())}"] if "versions" in plan else []),
     ]
     return Trained((kind, method), names, tuple(lines))
+
+
+def _rank(adapter: dict[str, Any], written: dict[str, Any]) -> str:
+    """As the adapter's own file says, which one that was trained further brings; the file PiSSA converts is twice as wide."""
+    if "r" in written and not adapter.get("pissa_init"):
+        return f", rank {written['r']}, alpha {written['lora_alpha']}"
+    return f", rank {adapter['lora_rank']}, alpha {adapter['lora_alpha'] or 2 * adapter['lora_rank']}"
 
 
 def _pace(run: dict[str, Any], plan: dict[str, Any]) -> str:
@@ -73,6 +90,22 @@ def license_of(folder: Path) -> str:
     head = re.match(r"---\n(.*?)\n---", _text(folder / "README.md"), re.DOTALL)
     found = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
     return found[1] if found else ""
+
+
+def task_of(model: ModelConfig) -> str:
+    """The hub's word for what a model that writes is given."""
+    family = family_of(load_config(model))
+    return "text-generation" if family is None else f"{next(iter(family.kinds))}-text-to-text"
+
+
+def how_to_load(task: str) -> str:
+    """Python that loads a model and what reads its input; pictures by Pillow alone, as AutoProcessor may need torchvision."""
+    name, reader, more = _LOADED.get(task, ("AutoModelForCausalLM", "", ""))
+    place = '.from_pretrained("this folder"'
+    names = ", ".join(sorted(filter(None, (name, reader, "AutoTokenizer"))))
+    lines = [f"tokenizer = AutoTokenizer{place})", f"model = {name}{place})"]
+    lines += [f"processor = {reader}{place}{more})"] if reader else []
+    return "```python\nfrom transformers import " + names + "\n\n" + "\n".join(lines) + "\n```\n"
 
 
 def write_card(

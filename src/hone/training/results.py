@@ -11,7 +11,7 @@ from typing import Any
 
 from hone.config import Run
 from hone.errors import MissingExtra
-from hone.models.card import license_of, read_run, write_card
+from hone.models.card import license_of, read_run, task_of, write_card
 from hone.training.checkpoints.checkpoint import write_whole
 from hone.training.planning.plan import Plan
 from hone.training.progress import Progress
@@ -30,7 +30,7 @@ def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
 def describe(folder: Path, run: Run) -> None:
     """Write the run's model card, README.md; after the results, which it tells."""
     library = "transformers" if run.adapter.kind in ("full", "freeze") else "peft"
-    task = {"reward": "text-classification", "classify": "text-classification"}.get(run.objective.kind, "text-generation")
+    task = "text-classification" if run.objective.kind in ("reward", "classify") else task_of(run.model)
     base = run.model.model_name_or_path or ""
     write_card(folder, folder.name, base, [read_run(folder)], library=library, task=task, license=license_of(Path(base)))
 

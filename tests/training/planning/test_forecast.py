@@ -187,3 +187,17 @@ def test_what_does_not_fit_is_said_with_what_would(tiny_run, tmp_path, monkeypat
 def test_auto_is_refused_where_the_micro_batch_is_learned_from(tiny_run, tmp_path):
     with pytest.raises(TrainingError, match="part of what is learned"):
         start(tiny_run, tmp_path, stage="embed", per_device_train_batch_size="auto", lora_target="all")
+
+
+def test_why_nothing_was_rehearsed_is_a_whole_line(tiny_run, tmp_path, monkeypatch) -> None:
+    said: list[str] = []
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"{'a long word ' * 20}ends.\nand more")
+
+    monkeypatch.setattr(forecasting, "_passes", {})
+    monkeypatch.setattr(forecasting, "rehearse", fails)
+    monkeypatch.setattr(forecasting.log, "once", said.append)
+    start(tiny_run, tmp_path)
+    notes = [line for line in said if "rehearsed" in line]
+    assert notes and all(line.endswith(f"({'a long word ' * 20}ends.)") for line in notes)

@@ -236,9 +236,8 @@ def _rehearse(
 
         return whole_pass(rehearse(module, list(few), loss, watch, holds_gradients=holds_gradients), depth.like, expanded)
     except Exception as problem:  # every family has operations of its own, and a plan is no reason to refuse one
-        log.once(
-            f"note: the plan's memory and time are by a formula, as the layers could not be rehearsed ({str(problem)[:100]})"
-        )
+        why = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        log.once(f"note: the plan's memory and time are by a formula, as the layers could not be rehearsed ({why})")
         return None
 
 
