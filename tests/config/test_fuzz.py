@@ -135,5 +135,5 @@ def test_a_valid_value_alone_is_never_of_the_wrong_type(key: str, data: st.DataO
         try:
             read([str(path)], "train")
         except ConfigError as error:
-            read_by_rules = ("val_size", "max_steps", "fsdp", "fsdp_config")
+            read_by_rules = ("val_size", "max_steps", "fsdp", "fsdp_config", "export_hub_model_id", "infer_url")
             assert key in read_by_rules or not any("wanted" in mistake.message for mistake in error.mistakes), error
