@@ -14,8 +14,6 @@ from hone.serving.refusal import Refusal
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Forms that are read, by Pillow's names. Others, some of which run a program of their own (EPS), are not tried."""
-_ORIENTATION = 0x0112
-"""Exif's tag of how a camera was held."""
 _CLASSES = {one.kind: one for one in (Image, Audio, Video)}
 _WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 
@@ -61,13 +59,15 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
 
 def preview(data: bytes, edge: int) -> bytes:
     """A small JPEG of a picture that is recognised, its longer side `edge` pixels at most, upright."""
-    with _pillow().open(BytesIO(data), formats=PICTURES) as picture:
+    pictures = _pillow()
+    from PIL import ImageOps
+
+    with pictures.open(BytesIO(data), formats=PICTURES) as picture:
         picture.draft("RGB", (2 * edge, 2 * edge))
-        turned = {3: 180, 6: 270, 8: 90}.get(picture.getexif().get(_ORIENTATION), 0)
         small = picture.convert("RGBA")
         small.thumbnail((edge, edge))
-        small = small.rotate(turned, expand=True)
-        file, ground = BytesIO(), _pillow().new("RGB", small.size, "white")
+        small = ImageOps.exif_transpose(small)
+        file, ground = BytesIO(), pictures.new("RGB", small.size, "white")
         ground.paste(small, mask=small)
         ground.save(file, "JPEG", quality=85)
     return file.getvalue()
