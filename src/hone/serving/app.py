@@ -13,6 +13,7 @@ from hone.errors import HoneError
 from hone.serving.access import Access, Pages
 from hone.serving.asked import Terms
 from hone.serving.desk import Desk, Served
+from hone.serving.media import MEGABYTE
 from hone.serving.metrics import Meter, Metrics
 from hone.serving.protocol import (
     PIECES,
@@ -33,7 +34,6 @@ from hone.table import nearest
 
 ASKED = (ChatRequest, CompletionRequest, EmbeddingRequest, LoadAdapter, ScoreRequest, UnloadAdapter)
 FIELDS = sorted({name for kind in ASKED for name in kind.model_fields})
-MEGABYTE = 1_000_000
 
 
 class Site(Protocol):

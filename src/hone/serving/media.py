@@ -18,7 +18,7 @@ from hone.chat.message import Media
 from hone.config.use import ApiConfig
 from hone.serving.fetch import Fetcher, too_large
 from hone.serving.metrics import Metrics
-from hone.serving.protocol import ChatRequest, MediaPart, SoundPart
+from hone.serving.protocol import ChatRequest, MediaPart, SoundPart, UrlPart
 from hone.serving.refusal import Refusal
 from hone.serving.sniff import recognise
 
@@ -88,7 +88,7 @@ class MediaDoor:
                 400, f"it is one of {number}, and {most} are read in one request (api_max_media)", code="media_too_many"
             )
 
-    async def _bytes(self, part: MediaPart, left: _Left) -> bytes:
+    async def _bytes(self, part: SoundPart | UrlPart, left: _Left) -> bytes:
         if isinstance(part, SoundPart):
             return _decoded(part.input_audio.data, left.num_bytes)
         url = part.url

@@ -63,17 +63,21 @@ class MediaPart(Asked):
     kind: ClassVar[str]
 
 
-class ImagePart(MediaPart):
+class UrlPart(MediaPart):
+    """One that is somewhere, in the field that its type names."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return getattr(self, self.type).url
+
+
+class ImagePart(UrlPart):
     """A picture."""
 
     kind: ClassVar[str] = "image"
     type: Literal["image_url"]
     image_url: ImageUrl
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.image_url.url
 
 
 class SoundPart(MediaPart):
@@ -84,30 +88,20 @@ class SoundPart(MediaPart):
     input_audio: SoundData
 
 
-class AudioPart(MediaPart):
+class AudioPart(UrlPart):
     """A sound by its URL, as vLLM has it."""
 
     kind: ClassVar[str] = "audio"
     type: Literal["audio_url"]
     audio_url: MediaUrl
 
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.audio_url.url
 
-
-class VideoPart(MediaPart):
+class VideoPart(UrlPart):
     """A film by its URL, as vLLM has it."""
 
     kind: ClassVar[str] = "video"
     type: Literal["video_url"]
     video_url: MediaUrl
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.video_url.url
 
 
 Piece = Annotated[TextPart | ImagePart | SoundPart | AudioPart | VideoPart, Field(discriminator="type")]

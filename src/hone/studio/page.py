@@ -14,6 +14,7 @@ from hone.chat.reading import message_of
 from hone.errors import HoneError
 from hone.inference.base import Answer
 from hone.serving.desk import Desk
+from hone.serving.media import MEGABYTE
 from hone.serving.web import FastAPI
 from hone.studio.panel import build_panel
 from hone.studio.shown import ShownAnswer, show_question
@@ -21,7 +22,6 @@ from hone.studio.talk import Talk
 from hone.studio.tray import Tray
 from hone.studio.web import background_tasks, core, ui
 
-MEGABYTE = 1_000_000
 SECONDS_UNSEEN = 0.08
 """What is new of an answer is shown that much later, together with what follows until then."""
 ON_ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit(); } }"

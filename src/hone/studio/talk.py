@@ -15,9 +15,8 @@ from hone.inference.base import Request
 from hone.serving.asked import chat_requests, read_chat
 from hone.serving.desk import Desk
 from hone.serving.fetch import too_large
+from hone.serving.media import MEGABYTE
 from hone.serving.refusal import Refusal
-
-MEGABYTE = 1_000_000
 
 
 @dataclass

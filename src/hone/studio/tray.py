@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from hone.chat.message import Image, Media
 from hone.errors import HoneError
 from hone.serving.desk import Desk
+from hone.serving.media import MEGABYTE
 from hone.serving.sniff import form_of, preview
 from hone.studio.talk import Talk
 from hone.studio.web import events, ui
 
-MEGABYTE = 1_000_000
 ICONS = {"audio": "audiotrack", "video": "movie", "image": "image"}
 WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 EDGE = 160
