@@ -32,6 +32,8 @@ def evaluates(settings: Settings) -> bool:
 WITHOUT_REFERENCE = ("orpo", "simpo", "cpo")
 """Words of pref_loss for which the model is held against no reference."""
 
+_OF_VLLM = ("vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config")
+_OF_SGLANG = ("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend")
 NO_DATA = "without data to evaluate on; write eval_dataset or val_size, or remove it"
 NEEDS = (
     Need(
@@ -282,12 +284,12 @@ NEEDS = (
         "without export_quantization_dataset; write that, or remove it",
     ),
     Need(
-        ("vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
+        _OF_VLLM,
         lambda s: s["infer_backend"] == "vllm",
         "without infer_backend: vllm; write that, or remove it",
     ),
     Need(
-        ("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+        _OF_SGLANG,
         lambda s: s["infer_backend"] == "sglang",
         "without infer_backend: sglang; write that, or remove it",
     ),
@@ -298,10 +300,7 @@ NEEDS = (
     ),
     Need(("infer_key",), lambda s: s["infer_url"] is not None, "without infer_url; write that, or remove it"),
     Need(
-        (
-            *("infer_environment", "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config"),
-            *("sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
-        ),
+        ("infer_environment", *_OF_VLLM, *_OF_SGLANG),
         lambda s: s["infer_url"] is None,
         "with infer_url, as hone does not start that server; write it where the server is started, or remove infer_url",
     ),
