@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -78,6 +79,12 @@ class Codec:
         """A hexadecimal sha256 that changes whenever the ids of a conversation may."""
         facts = (self.template.source, self._tokens.json, *([self.reader.fingerprint] if self.reader else []))
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write what a model is used with beside its weights: the tokenizer's files and, of what it is shown, the processor's."""
+        self.tokenizer.save_pretrained(folder)
+        if self.reader is not None:
+            self.reader.save(folder)
 
     @property
     def media(self) -> frozenset[str]:

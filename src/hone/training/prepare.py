@@ -320,9 +320,7 @@ def make_keeper(
 
     def save_weights(folder: Path) -> None:
         weights.save(folder)
-        material.codec.tokenizer.save_pretrained(folder)
-        if material.codec.reader is not None:
-            material.codec.reader.save(folder)
+        material.codec.save(folder)
 
     parts = Parts(module, work.optimizer, work.schedule, save_weights, weights.load, feed)
     return Keeper(

@@ -68,7 +68,7 @@ def test_a_forgotten_template_is_named_where_the_tokenizer_carries_none(llama, t
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(TemplateError, match=r"write template: llama3, the format of this model's family \(for a base"):
         gather(llama, tmp_path)
-    monkeypatch.setattr("hone.training.planning.draft.family_template", lambda place: "nonesuch")  # which the table does not have
+    monkeypatch.setattr("hone.inference.codec.family_template", lambda place: "nonesuch")  # which the table does not have
     with pytest.raises(TemplateError, match=r"write template: NAME \(for a base"):
         gather(llama, tmp_path)
 

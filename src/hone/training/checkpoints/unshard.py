@@ -14,13 +14,13 @@ import torch
 
 from hone import log
 from hone.adapters.apply import attach, saved_weights
-from hone.chat.codec import build_codec
 from hone.config import Run, load
 from hone.config.shards import FOLDER, is_in_shards
 from hone.errors import CheckpointError
+from hone.inference.codec import load_codec
 from hone.models.load import load_model
+from hone.models.media.reader import load_reader
 from hone.models.place import hub_name
-from hone.models.tokenizer import load_tokenizer
 from hone.objectives.build import build_objective
 from hone.training.checkpoints import shards
 from hone.training.checkpoints.checkpoint import problem_of
@@ -70,6 +70,5 @@ def write_whole(source: Path, folder: Path) -> None:
     names = weight_names(module)
     shards.read_weights(source / FOLDER, {names[id(weight)]: weight for weight in saved_weights(module)})
     weights_of(trained, module, objective).save(folder)
-    tokenizer = load_tokenizer(trained.model)
-    build_codec(trained.chat, tokenizer).tokenizer.save_pretrained(folder)
+    load_codec(trained.model, trained.chat, reader=load_reader(trained.model)).save(folder)
     shutil.copyfile(source / "run.yaml", folder / "run.yaml")

@@ -11,18 +11,18 @@ import torch
 
 from hone import log
 from hone.adapters.folder import folders_of
-from hone.chat.codec import Codec, build_codec
+from hone.chat.codec import Codec
 from hone.chat.table import rows
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
 from hone.errors import DataError, RunError
+from hone.inference.codec import load_codec
 from hone.kernels.machine import machine_of
 from hone.models.catalog import family_template
 from hone.models.media.reader import load_reader
 from hone.models.score_head import find_score_head
-from hone.models.tokenizer import load_tokenizer
 from hone.objectives.base import Objective
 from hone.objectives.build import build_objective
 from hone.objectives.onpolicy import OnPolicy
@@ -56,10 +56,8 @@ class Material:
 
 def gather_material(run: Run) -> Material:
     """Read and encode the data of a run (from the token cache where it holds them)."""
-    tokenizer = load_tokenizer(run.model)
-    family = family_template(run.model.model_name_or_path)
-    reader = load_reader(run.model, scores=run.objective.kind in SCORES_TEXTS)
-    codec = build_codec(run.chat, tokenizer, family=family, reader=reader)
+    codec = load_codec(run.model, run.chat, reader=load_reader(run.model, scores=run.objective.kind in SCORES_TEXTS))
+    tokenizer, family = codec.tokenizer, family_template(run.model.model_name_or_path)
     objective, seed = build_objective(run.objective), data_seed(run)
     if objective.mixes_rows and run.train.per_device_train_batch_size == "auto":
         raise RunError(
