@@ -18,8 +18,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from hone.chat.codec import Codec
 from hone.chat.survey import tokens_of
 from hone.chat.table import rows
+from hone.config.chat import ChatConfig
+from hone.config.model import ModelConfig
+from hone.inference.codec import load_codec
+from hone.models.media.reader import load_reader
 from hone.models.stand_in import stand_in_tokenizer
 
 TEXT = {
@@ -122,6 +127,13 @@ def make_model(folder: Path, family: str, *, seed: int = 0) -> tuple[PreTrainedM
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)
     return module, template
+
+
+def make_codec(folder: Path, family: str) -> tuple[PreTrainedModel, Codec]:
+    """A model as `make_model` writes it, and its codec."""
+    module, template = make_model(folder, family)
+    model = ModelConfig(model_name_or_path=str(folder))
+    return module, load_codec(model, ChatConfig(template=template), reader=load_reader(model))
 
 
 def _media_tokens(media: Any) -> dict[str, str]:

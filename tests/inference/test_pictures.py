@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image as Pillow
-from tests.pictures import FAMILIES, make_model, picture
+from tests.pictures import FAMILIES, make_codec, make_model, picture
 from transformers import Gemma3Processor, LlavaProcessor, Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
@@ -58,11 +58,7 @@ OFFICIAL = {"qwen2_vl": WithoutVideo, "qwen2_5_vl": WithoutVideo, "qwen3_vl": Wi
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def seeing(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    module, template = make_model(folder, request.param)
-    model = ModelConfig(model_name_or_path=str(folder))
-    codec = build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
-    return module, codec
+    return make_codec(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def asked(*parts) -> Conversation:

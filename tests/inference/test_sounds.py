@@ -7,33 +7,25 @@ import io
 import numpy as np
 import pytest
 import torch
-from tests.pictures import make_model, sound
+from tests.pictures import make_codec, sound
 from transformers import Qwen2AudioProcessor
 
-from hone.chat.codec import build_codec
 from hone.chat.encoded import IGNORE
 from hone.chat.message import Audio, Conversation, Message, Text, message
-from hone.config.chat import ChatConfig
-from hone.config.model import ModelConfig
 from hone.config.use import GenerateConfig
 from hone.data.batch import pack, pad
 from hone.errors import MediaError
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine
-from hone.models.media.reader import load_reader
 from hone.models.media.sounds import length_of, read_sound, resample
 from hone.models.policy import Policy
-from hone.models.tokenizer import load_tokenizer
 
 soundfile = pytest.importorskip("soundfile")
 
 
 @pytest.fixture(scope="module")
 def hearing(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen2_audio")
-    module, template = make_model(folder, "qwen2_audio")
-    model = ModelConfig(model_name_or_path=str(folder))
-    return module, build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
+    return make_codec(tmp_path_factory.mktemp("qwen2_audio"), "qwen2_audio")
 
 
 def asked(*files: bytes) -> Conversation:

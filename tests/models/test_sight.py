@@ -5,18 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hone.chat.codec import build_codec
 from hone.chat.encoded import IGNORE
 from hone.chat.message import Conversation, Image, Message, Text, message
-from hone.config.chat import ChatConfig
-from hone.config.model import ModelConfig
 from hone.data.batch import pack, pad
 from hone.errors import ModelError
 from hone.models.context import Context
-from hone.models.media.reader import load_reader
 from hone.models.policy import Policy
-from hone.models.tokenizer import load_tokenizer
-from tests.pictures import FAMILIES, make_model, picture
+from tests.pictures import FAMILIES, make_codec, picture
 
 SHOWN = [[picture(60, 40)], [picture(100, 100, seed=1), picture(30, 90, seed=2)], []]
 
@@ -28,10 +23,7 @@ def talk(files) -> Conversation:
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def seeing(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    module, template = make_model(folder, request.param)
-    model = ModelConfig(model_name_or_path=str(folder))
-    codec = build_codec(ChatConfig(template=template), load_tokenizer(model), reader=load_reader(model))
+    module, codec = make_codec(tmp_path_factory.mktemp(request.param), request.param)
     return module, codec, codec.encode([talk(files) for files in SHOWN])
 
 

@@ -19,6 +19,8 @@ from hone.config.model import ModelConfig
 from hone.models.load import load_config
 from hone.models.media.families import family_of
 
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""owner/name, of a hub."""
 _RESULTS = ("train_loss", "eval_loss", "eval_accuracy", "num_input_tokens_seen")
 _KINDS = {"pretrain": "pretraining", "sft": "supervised fine-tuning", "reward": "reward modelling"}
 
@@ -126,7 +128,7 @@ def write_card(
     The head is checked by the hub: a base that is a local folder, or a data set that is no id, stands in the text alone.
     """
     tags = dict.fromkeys(("hone", *(tag for one in trained for tag in one.tags)))
-    datasets = [one for run in trained for one in run.datasets if re.fullmatch(r"[\w.-]+/[\w.-]+", one)]
+    datasets = [one for run in trained for one in run.datasets if _ID.fullmatch(one)]
     head: dict[str, Any] = {"base_model": base} if _is_id(base) else {}
     head |= {"library_name": library, "pipeline_tag": task, "tags": list(tags)}
     head |= {"datasets": list(dict.fromkeys(datasets))} if datasets else {}
@@ -139,4 +141,4 @@ def write_card(
 
 
 def _is_id(place: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None and not Path(place).exists()
+    return _ID.fullmatch(place) is not None and not Path(place).exists()
