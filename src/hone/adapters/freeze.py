@@ -23,7 +23,10 @@ def attach_freeze(module: nn.Module, adapter: Freeze, *, base_name: str, trainab
     if not trainable:
         return module
     refuse_quantized(module, adapter.kind, base_name)
-    prefix, layers = find_layers(module)
+    try:
+        prefix, layers = find_layers(module)
+    except ModelError as problem:
+        raise ModelError(f"finetuning_type: freeze: {problem}") from problem
     chosen = _choose(layers, adapter.freeze_trainable_layers, base_name)
     extra = [part for name in adapter.freeze_extra_modules for part in _outside(module, prefix, name)]
     extra += [part for name in vars(module).get("resized_modules", ()) for part in _outside(module, prefix, name)]
@@ -49,12 +52,12 @@ def _waken(module: nn.Module, adapter: Freeze) -> nn.Module:
 
 
 def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The model's layers and their path: the first list as long as the config's num_hidden_layers."""
+    """The model's layers and their path: the first list as long as the config's num_hidden_layers; ModelError without one."""
     count = module.config.get_text_config().num_hidden_layers
     for name, inner in module.named_modules():
         if isinstance(inner, nn.ModuleList) and len(inner) == count and part_of(name) == "language model":
             return name, inner
-    raise ModelError(f"finetuning_type: freeze: {type(module).__name__} has no list of {count} layers")
+    raise ModelError(f"{type(module).__name__} has no list of {count} layers")
 
 
 def _choose(layers: nn.ModuleList, number: int, base_name: str) -> list[nn.Module]:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hone.adapters.freeze import find_layers
 from hone.chat.encoded import Encoded
-from hone.errors import ExportError
+from hone.errors import ExportError, ModelError
 
 
 @dataclass
@@ -54,36 +55,30 @@ def without_weights() -> Iterator[None]:
         nn.Module.register_parameter = original
 
 
-def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of a model's layers and its path. Raises: ExportError where it has none of the length that its config names."""
-    depth = module.config.get_text_config().num_hidden_layers
-    for name, found in module.named_modules():
-        if isinstance(found, nn.ModuleList) and len(found) == depth:
-            return name, found
-    raise ExportError(f"{type(module).__name__} has no list of {depth} layers, which GPTQ and AWQ go through; write method rtn")
-
-
 @torch.no_grad()
 def walk(
     module: PreTrainedModel, read: Callable[[str], Tensor], rows: Sequence[Encoded], device: torch.device
 ) -> Iterator[Reached]:
     """Every layer in turn; what was done to its weights before the next is asked for is in the inputs of the next.
 
-    module: made under `without_weights`; read: a weight by its name, fp32.
+    module: made under `without_weights`; read: a weight by its name, fp32. Raises: ExportError where it has no list of layers.
     """
-    name, layers = find_layers(module)
+    try:
+        name, layers = find_layers(module)
+    except ModelError as problem:
+        raise ExportError(f"{problem}, which GPTQ and AWQ go through; write method rtn") from problem
     module.eval()
     head = module.get_output_embeddings()
     front = [one for path, one in module.named_modules() if not f"{path}.".startswith(f"{name}.") and one is not head]
     paths = {id(one): path for path, one in module.named_modules()}
     for one in front:
-        _fill(one, paths[id(one)], read, device, recurse=False)
+        _fill(one, paths[id(one)], read, device)
     states: list[Tensor | None] = [None] * len(rows)
     ids = [torch.tensor([row.ids.tolist()], device=device) for row in rows]
     for number, layer in enumerate(layers):
         path = f"{name}.{number}"
         for inner, one in layer.named_modules():
-            _fill(one, f"{path}.{inner}".rstrip("."), read, device, recurse=False)
+            _fill(one, f"{path}.{inner}".rstrip("."), read, device)
         reached = Reached(path, layer, partial(_through, module, layer, ids[0], states[0]))
         with _watched(reached):
             for row, state in zip(ids, states, strict=True):
@@ -96,11 +91,11 @@ def walk(
             _empty(module.get_input_embeddings())
 
 
-def _fill(module: nn.Module, path: str, read: Callable[[str], Tensor], device: torch.device, *, recurse: bool) -> None:
-    for name, _ in list(module.named_parameters(recurse=recurse)):
+def _fill(module: nn.Module, path: str, read: Callable[[str], Tensor], device: torch.device) -> None:
+    for name, _ in list(module.named_parameters(recurse=False)):
         weight = read(f"{path}.{name}" if path else name)
         module._parameters[name] = nn.Parameter(weight.to(device, torch.float32), requires_grad=False)
-    for name, buffer in module.named_buffers(recurse=recurse):
+    for name, buffer in module.named_buffers(recurse=False):
         module._buffers[name] = buffer.to(device)
 
 
