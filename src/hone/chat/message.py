@@ -75,6 +75,8 @@ class Audio:
 
 
 Media = Image | Video | Audio
+MEDIA: Mapping[str, type[Media]] = {one.kind: one for one in (Image, Video, Audio)}
+"""The part of each kind."""
 Part = Text | Think | ToolCall | ToolResult | Media
 
 

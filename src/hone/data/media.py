@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hone.chat.message import Audio, Conversation, Image, Media, Message, Part, Source, Text, Video
+from hone.chat.message import MEDIA, Audio, Conversation, Image, Media, Message, Part, Source, Text, Video
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError, decoded
 
-COLUMNS: Mapping[str, type[Image] | type[Video] | type[Audio]] = {"images": Image, "videos": Video, "audios": Audio}
-_KINDS = {kind.kind: kind for kind in COLUMNS.values()}
-_PLACE = re.compile(f"<({'|'.join(_KINDS)})>")
+COLUMNS: Mapping[str, type[Media]] = {"images": Image, "videos": Video, "audios": Audio}
+_PLACE = re.compile(f"<({'|'.join(MEDIA)})>")
 
 
 def media_of(row: Mapping[str, Any], spec: DatasetSpec) -> list[Media]:
@@ -99,9 +98,7 @@ def written_down(parts: tuple[Media, ...]) -> str:
 
 def read_back(text: str) -> tuple[Media, ...]:
     """See `written_down`."""
-    return tuple(
-        _KINDS[kind](base64.b64decode(said) if form == "base64" else Path(said)) for kind, form, said in json.loads(text)
-    )
+    return tuple(MEDIA[kind](base64.b64decode(said) if form == "base64" else Path(said)) for kind, form, said in json.loads(text))
 
 
 def _kept(source: Source) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from hone import log
-from hone.chat.message import Audio, Conversation, Image, Media, Message, Text, Video, message
+from hone.chat.message import MEDIA, Conversation, Media, Message, Text, message
 from hone.chat.openai import message_to_openai
 from hone.config.convert import Wrong, convert
 from hone.config.knobs import knobs
@@ -37,8 +37,6 @@ HELP = """  clear, /clear        forget the conversation
   /save FILE           write the conversation as JSON
   /help                show this
   Ctrl-C stops an answer. A line that shall begin with a slash is written with two."""
-
-_KINDS = {one.kind: one for one in (Image, Audio, Video)}
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Talk:
             raise HoneError(f"/{kind} {name}: this model takes {' and '.join(('text', *sorted(takes)))}, and no {kind}")
         if not file.is_file():
             raise HoneError(f"/{kind} {name}: there is no such file")
-        self.attached.append(_KINDS[kind](file))
+        self.attached.append(MEDIA[kind](file))
         log.info(f"({file.name} goes with the next question)")
 
     def _answer(self) -> Message:
@@ -131,7 +129,7 @@ class Talk:
             "/system": self._set_system,
             "/set": self._set,
             "/save": self._save,
-            **{f"/{kind}": partial(self._attach, kind) for kind in _KINDS},
+            **{f"/{kind}": partial(self._attach, kind) for kind in MEDIA},
             "/help": lambda _: log.info(HELP),
             "/exit": lambda _: log.info("/exit takes nothing after it"),
         }

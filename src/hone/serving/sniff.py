@@ -8,13 +8,12 @@ from __future__ import annotations
 from io import BytesIO
 from types import ModuleType
 
-from hone.chat.message import Audio, Image, Media, Video
+from hone.chat.message import MEDIA, Media
 from hone.errors import MissingExtra
 from hone.serving.refusal import Refusal
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Forms that are read, by Pillow's names. Others, some of which run a program of their own (EPS), are not tried."""
-_CLASSES = {one.kind: one for one in (Image, Audio, Video)}
 _WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 
 
@@ -54,7 +53,7 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
         raise Refusal(400, f"its format is said to be {said[:20]}, and it is {form}", code="media_unreadable")
     if kind == "image":
         _decode(data, max_pixels)
-    return _CLASSES[kind](data)
+    return MEDIA[kind](data)
 
 
 def preview(data: bytes, edge: int) -> bytes:
