@@ -25,7 +25,7 @@ from hone.config.use import FEW_BITS
 from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, loss_of, probe_prompts, probe_texts, values_of
 from hone.export.quantized.mlx import MlxModel, lack_of_mlx
-from hone.export.spare import available_bytes
+from hone.kernels.spare import available_bytes
 from hone.models.llamacpp import LlamaCpp
 from hone.models.load import load_model
 from hone.models.policy import find_causal

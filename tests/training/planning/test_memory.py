@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from hone.training.planning import memory
 from hone.training.planning.memory import Weights, add_up, frozen_bytes, state_bytes
 from hone.training.planning.sharding import ALONE, Sharding
 from tests.runs import write_run
@@ -108,3 +109,10 @@ def test_the_plan_of_a_small_run_is_near_its_peak(tiny_run, tmp_path):
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout).group(1)) * 1024
     parts = json.loads((tmp_path / "out" / "plan.json").read_text())["memory"]
     assert 0.8 < peak / sum(parts.values()) < 1.25
+
+
+def test_free_memory_is_what_a_container_is_given_of_the_machines(monkeypatch):
+    monkeypatch.setattr("hone.kernels.spare.available_bytes", lambda device: 123)
+    assert memory.available_bytes(torch.device("cpu")) == 123
+    monkeypatch.setattr("hone.kernels.spare.available_bytes", lambda device: None)
+    assert memory.available_bytes(torch.device("cpu")) > 123, "a system that does not say has its pages counted"

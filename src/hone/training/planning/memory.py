@@ -6,7 +6,6 @@ Does not know how a pass is rehearsed, nor how to save memory. On a CPU it inclu
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hone.kernels import spare
 from hone.models.prepared import KEPT
 from hone.optim.adamw_bf16 import CHUNK, SCRATCH
 from hone.training.planning.sharding import Sharding, share
@@ -200,9 +200,6 @@ def held_bytes() -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free now: the accelerator's, or the machine's, with what its file caches would give back."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    path = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text()) if path.is_file() else None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Memory that is free now, as `spare` knows; where the system does not say, what nothing is in."""
+    free = spare.available_bytes(device)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else free

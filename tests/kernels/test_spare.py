@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hone.export.spare import available_bytes
+from hone.kernels.spare import available_bytes
 
 GIB = 2**30
 V2 = {"memory.max": f"{8 * GIB}", "memory.current": f"{3 * GIB}", "memory.stat": f"anon 5\ninactive_file {GIB}\n"}
