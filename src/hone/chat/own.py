@@ -18,7 +18,7 @@ from jinja2 import TemplateSyntaxError
 from hone.chat.dialects.table import find_dialect
 from hone.chat.locate import Span, locate
 from hone.chat.marks import Generation, Rendered, Segment, environment, run, set_aside, to_json
-from hone.chat.message import Conversation, Media, Message, Text, Think, ToolCall, message
+from hone.chat.message import MEDIA, Conversation, Media, Message, Text, Think, ToolCall, message
 from hone.chat.openai import message_to_openai
 from hone.chat.reading import Reading
 from hone.chat.view import refuse_media, split_thoughts
@@ -77,7 +77,7 @@ class OwnTemplate:
     @property
     def media(self) -> frozenset[str]:
         """The kinds of media that the template's text speaks of."""
-        return frozenset(kind for kind in ("image", "video", "audio") if kind in self.text)
+        return frozenset(kind for kind in MEDIA if kind in self.text)
 
     @property
     def _told(self) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from hone.serving.refusal import Refusal
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Forms that are read, by Pillow's names. Others, some of which run a program of their own (EPS), are not tried."""
-_WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
+WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 
 
 def form_of(data: bytes) -> tuple[str, str]:
@@ -47,8 +47,8 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
     """
     found, form = form_of(data)
     if found != kind:
-        told = f"it is {_WORDS[found]} ({form})" if found else "its bytes are no form that is read here"
-        raise Refusal(400, f"{_WORDS[kind]} is wanted, and {told}", code="media_unreadable")
+        told = f"it is {WORDS[found]} ({form})" if found else "its bytes are no form that is read here"
+        raise Refusal(400, f"{WORDS[kind]} is wanted, and {told}", code="media_unreadable")
     if said and said != form:
         raise Refusal(400, f"its format is said to be {said[:20]}, and it is {form}", code="media_unreadable")
     if kind == "image":

@@ -13,12 +13,11 @@ from hone.chat.message import Image, Media
 from hone.errors import HoneError
 from hone.serving.desk import Desk
 from hone.serving.media import MEGABYTE
-from hone.serving.sniff import form_of, preview
+from hone.serving.sniff import WORDS, form_of, preview
 from hone.studio.talk import Talk
 from hone.studio.web import events, ui
 
 ICONS = {"audio": "audiotrack", "video": "movie", "image": "image"}
-WORDS = {"image": "a picture", "audio": "a sound", "video": "a film"}
 EDGE = 160
 """Pixels of a small picture's longer side."""
 ENDINGS = {"image": ".png,.jpg,.jpeg,.webp,.gif,.bmp", "audio": ".wav,.mp3,.flac,.ogg", "video": ".mp4,.webm,.mkv,.avi,.mov"}

@@ -18,12 +18,10 @@ from torch import Tensor
 from hone.config.use import ExportConfig
 from hone.export.quantized.grid import Grid, pack
 from hone.export.quantized.nf4 import nf4_parts, nf4_settings
+from hone.kernels.float8 import LARGEST, TYPE
 
 Parts = dict[str, Tensor]
 """The tensors that stand for one weight, by what is added to its module's name."""
-
-_LARGEST = 448.0
-"""Of the 8-bit format with 4 bits of exponent and 3 of fraction."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,10 @@ def _packed_settings(grid: Grid, kept: list[str]) -> dict[str, Any]:
 
 
 def _float8_parts(weight_OI: Tensor, kept: torch.dtype) -> Parts:
-    scales_O1 = weight_OI.abs().amax(-1, keepdim=True) / _LARGEST
+    scales_O1 = weight_OI.abs().amax(-1, keepdim=True) / LARGEST
     scales_O1 = torch.where(scales_O1 > 0, scales_O1, 1.0).to(kept)
-    near_OI = (weight_OI / scales_O1.float()).clamp(-_LARGEST, _LARGEST)
-    return {"weight": near_OI.to(torch.float8_e4m3fn), "weight_scale": scales_O1}
+    near_OI = (weight_OI / scales_O1.float()).clamp(-LARGEST, LARGEST)
+    return {"weight": near_OI.to(TYPE), "weight_scale": scales_O1}
 
 
 def _float8_settings(kept: list[str]) -> dict[str, Any]:
