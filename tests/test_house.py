@@ -40,7 +40,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
         4,
         3450,
         (
-            *("chat", "data", "models.policy", "models.reference", "models.pooling", "models.score_head"),
+            *("chat", "data", "models.policy", "models.forward", "models.reference", "models.pooling", "models.score_head"),
             *("inference.base", "inference.rollout"),
         ),
     ),

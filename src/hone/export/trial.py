@@ -26,9 +26,9 @@ from hone.export.means import differing, row_means
 from hone.export.parity import Parity, compare, load_plain, logits_of, loss_of, probe_prompts, probe_texts, values_of
 from hone.export.quantized.mlx import MlxModel, lack_of_mlx
 from hone.kernels.spare import available_bytes
+from hone.models.forward import find_causal
 from hone.models.llamacpp import LlamaCpp
 from hone.models.load import load_model
-from hone.models.policy import find_causal
 from hone.models.score_head import ScoreHead
 from hone.models.shape import meta_model
 from hone.models.value_head import FILE, NAME, add_value_head, find_value_head

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hone.models.forward import find_causal
 from hone.models.media.sight import Sight
-from hone.models.policy import find_causal
 
 
 @dataclass(frozen=True)

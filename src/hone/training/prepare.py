@@ -27,11 +27,12 @@ from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
 from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
+from hone.models.forward import find_causal
 from hone.models.host_embedding import hold_in_host
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
