@@ -26,6 +26,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "log": (0, 60, ("errors",)),
     "table": (0, 80, ("errors",)),
     "post": (0, 100, ()),
+    "ages": (0, 30, ()),
     "config": (1, 5210, ()),
     "kernels": (1, 2470, ()),
     "chat": (2, 5520, ()),
@@ -66,7 +67,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "cli": (7, 100, ("*",)),
     "__main__": (8, 10, ("*",)),
 }
-OPEN_TO_ALL = ("__init__", "errors", "log", "table", "post", "config", "kernels")
+OPEN_TO_ALL = ("__init__", "errors", "log", "table", "post", "ages", "config", "kernels")
 
 HEAVY = {  # package: where it may be imported at run time; a file's place is "room" or "room/file"
     "torch": "kernels models adapters optim data inference export evaluation objectives training commands/env commands/check",
