@@ -45,7 +45,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 2430, ("chat", "inference.base")),
+    "serving": (4, 2430, ("chat", "inference.base", "models.media.pictures")),
     "studio": (5, 830, ("chat", "inference.base", "serving")),
     "training": (
         5,
@@ -97,7 +97,6 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "models/media/pictures": ("PIL",),
     "models/media/sounds": ("soundfile",),
     "optim/bnb": ("bitsandbytes",),
-    "serving/sniff": ("PIL",),
     "training/engines/zero": ("deepspeed",),
     "training/processes/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),

@@ -21,13 +21,14 @@ from hone.chat.message import Conversation
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
-from hone.inference.asked import Asked, media_inputs
+from hone.inference.asked import Asked
 from hone.inference.base import Answer, Delta, Finish, Request, Steering, Token
 from hone.inference.drawing import drawn_batch, left_padded, stream_ids
 from hone.inference.grammar import Grammar
 from hone.inference.hearing import Hearing
 from hone.inference.sampling import answer_length, generation_config, quiet_routers
 from hone.inference.steering import Behind, Guide, Openings, Steer
+from hone.models.forward import media_inputs
 
 
 class HfEngine:

@@ -160,6 +160,13 @@ class Forward:
         return self.context.gathered(tap.collect(output.loss), where_BT)
 
 
+def media_inputs(module: nn.Module, ids_BT: Tensor, shown: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    """What a plain forward or `generate` takes beside ids padded on the left: the tensors of all, in order, on their device."""
+    sight = Sight.of(find_causal(module)) if any(shown) else None
+    found = {} if sight is None else sight.inputs(ids_BT, shown)
+    return {name: one.to(ids_BT.device) for name, one in found.items()}
+
+
 @contextmanager
 def evaluating(policy: Forward) -> Iterator[None]:
     """Evaluation mode, and afterwards the mode of every module as it was."""
