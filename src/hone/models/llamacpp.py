@@ -40,7 +40,6 @@ class LlamaCpp:
             stdout=subprocess.PIPE,
             stderr=self._said,
         )
-        self._arrays: list[np.ndarray] = []
         first = receive(self._process.stdout)
         if first is None:
             raise ModelError(self._end())
