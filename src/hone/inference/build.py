@@ -16,8 +16,8 @@ from hone.chat.codec import Codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.config.serve import ServeConfig
 from hone.config.trained import other_than_trained
-from hone.config.use import ServeConfig
 from hone.errors import ModelError
 from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
