@@ -238,6 +238,8 @@ def _rehearse(
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, hardware.speed(dtype))
         policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
+        if device.type not in ("cpu", "meta"):  # ids have memory, and tensors without it are taken for the device's
+            batch = batch.to(device)
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
