@@ -115,8 +115,12 @@ class Policy:
 
         Raises ModelError when gradients are on, the module trains and none would flow.
         """
+        return self._logprobs(batch, alike=False)
+
+    def _logprobs(self, batch: TokenBatch, *, alike: bool) -> Tensor:
+        """alike: all are expected to get one gradient."""
         _require_first_ignored(batch)
-        return self._checked(self._tapped(batch) if self.fast else self._plain(batch))
+        return self._checked(self._tapped(batch, alike=alike) if self.fast else self._plain(batch))
 
     def measured(self, batch: TokenBatch, measure: Measure) -> Tensor:
         """fp32 [M, B, T]: at each label what `measure` makes of the distribution that predicts it, 0 where the label is IGNORE.
@@ -222,9 +226,12 @@ class Policy:
         return head
 
     def token_losses(self, batch: TokenBatch) -> Tensor:
-        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`."""
+        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`.
+
+        Made for a loss that is their sum; any other has the same gradients, later.
+        """
         with self.balance(batch) as balance:
-            losses_BT = -self.token_logprobs(batch)
+            losses_BT = -self._logprobs(batch, alike=True)
         return losses_BT + balance().to(losses_BT.device)
 
     @contextmanager
@@ -351,8 +358,8 @@ class Policy:
         with laid_out(layout_of(batch.known.segments_BT, batch.known.positions_BT) if by_sequence else None):
             return self.module(**self._inputs(batch), **more)
 
-    def _tapped(self, batch: TokenBatch) -> Tensor:
-        head = Head(self.causal, self.logit_map.at(self.temperature))
+    def _tapped(self, batch: TokenBatch, *, alike: bool = False) -> Tensor:
+        head = Head(self.causal, self.logit_map.at(self.temperature), alike=alike)
         if self.context is not None:
             next_BT = following(batch.labels_BT)  # before the row is cut: the last token of a part predicts the next part's first
             mine_Bt = self.context.part(next_BT, IGNORE)
