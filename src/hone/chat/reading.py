@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from hone.chat.dialects.dialect import Dialect, Mark
 from hone.chat.dialects.reader import Reader, overlap
-from hone.chat.dialects.scan import TAG
 from hone.chat.events import Event, ThoughtGrown, parts_of
 from hone.chat.message import Message, Text
 
@@ -131,7 +130,7 @@ class Growing:
         said = bool(words) and (self._thought or not words.isspace())
         if said:
             self._thought = True
-            yield ThoughtGrown(words.replace(TAG, ""))
+            yield ThoughtGrown(words)
         self._waiting = rest if done else self._waiting[len(kept) if said else 0 :]
         return bool(closed) and self._move("after")
 

@@ -19,6 +19,7 @@ _LATER = Table(
     {
         "whole": "hone.training.checkpoints.unshard:ordinary",
         "codec": "hone.inference.codec:load_codec",
+        "reader": "hone.models.media.reader:load_reader",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
         "check": "hone.export.quantized.job:check_family",
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 def export(run: Run) -> Any:
     """What was written of the run's model."""
-    codec = _LATER.load("codec")(run.model, run.chat)
+    codec = _LATER.load("codec")(run.model, run.chat, reader=_LATER.load("reader")(run.model))
     if run.export.export_quantization_bit is not None:
         _LATER.load("check")(run.model)
     return _LATER.load("export")(

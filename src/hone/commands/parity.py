@@ -16,6 +16,7 @@ _LATER = Table(
     "step",
     {
         "codec": "hone.inference.codec:load_codec",
+        "reader": "hone.models.media.reader:load_reader",
         "sides": "hone.export.sides:settings_of",
         "compare": "hone.export.sides:compare_sides",
     },
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     run = load([*(word for word in arguments if word not in places), *_LATER.load("sides")(places[0])], "parity")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
-    codec = _LATER.load("codec")(run.model, run.chat)
+    codec = _LATER.load("codec")(run.model, run.chat, reader=_LATER.load("reader")(run.model))
     rows = read_rows(run, codec, run.data.eval_dataset or run.data.dataset, num_rows=64, length=run.data.cutoff_len)
     verdict = _LATER.load("compare")(run.model, run.adapter, places[1], codec, length=run.data.cutoff_len, rows=rows)
     print(verdict)

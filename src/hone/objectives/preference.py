@@ -17,7 +17,8 @@ from hone.chat.encoded import Example
 from hone.config.objective import Preference as PreferenceConfig
 from hone.data.batch import Batch
 from hone.data.sample import Pair
-from hone.models.policy import Policy, evaluating
+from hone.models.forward import evaluating
+from hone.models.policy import Policy
 from hone.objectives import pair_losses
 from hone.objectives.answers import Answers, lengths, read, reference_sums, sums
 from hone.objectives.base import Figures, Loss, Usual

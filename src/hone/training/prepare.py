@@ -27,11 +27,12 @@ from hone.inference.rollout import Sampler, Sampling
 from hone.inference.vllm import VllmSampler
 from hone.kernels.machine import device_of, machine_of
 from hone.models.checkpointing import Activations
+from hone.models.forward import find_causal
 from hone.models.host_embedding import hold_in_host
 from hone.models.load import load_model
 from hone.models.neftune import add_noise
 from hone.models.place import hub_name
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.score_head import ScoreHead
 from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
@@ -58,6 +59,7 @@ from hone.training.loop import Work
 from hone.training.planning.choose import choose
 from hone.training.planning.draft import Material, data_seed, draft_plan, gather_material, lay_steps, never_learns
 from hone.training.planning.means import require_means
+from hone.training.planning.names import require_names
 from hone.training.planning.plan import Plan, precision_of
 from hone.training.planning.precision import load_dtype, settled
 from hone.training.portions import Portions, divided, read_note, write_note
@@ -82,6 +84,7 @@ def prepare(run: Run, *, settings: str) -> Session | str:
     meeting = join(run, settings)
     device, start = _come_together(run, meeting, remote)
     _settle_numbers(run, device)
+    require_names(run)
     require_means(run, device.device)
     material = gather_material(run)
     same_data(meeting, digest(material.tokens))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from hone.chat.dialects.dialect import Dialect, Mark
-from hone.chat.dialects.scan import TAG, NoCall, Scan, Step
+from hone.chat.dialects.scan import NoCall, Scan, Step
 from hone.chat.events import CallDropped, CallMade, Event, TextGrown, parts_of
 from hone.chat.message import Part, Text
 
@@ -122,7 +122,7 @@ class Reader:
     def _say(self, text: str) -> Iterator[Event]:
         if text:
             self._behind = "words"
-            yield TextGrown(text.replace(TAG, ""), self._malformed)
+            yield TextGrown(text, self._malformed)
 
 
 def read(dialect: Dialect, text: str, mark: Mark, tools: Sequence[Mapping[str, Any]] = ()) -> list[Part]:

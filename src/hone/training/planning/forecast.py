@@ -24,10 +24,11 @@ from hone.data.build import TokenSet
 from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
+from hone.models.forward import Packing, find_causal
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
 from hone.models.media.sight import Sight
-from hone.models.policy import Packing, Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of

@@ -20,6 +20,7 @@ from datetime import timedelta
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 from hone import log
+from hone.ages import Ages
 from hone.errors import TrainingError
 from hone.training.processes.address import own_address, require_reachable, taken
 
@@ -216,22 +217,16 @@ class _Hearts:
     """Which members' hearts stand still, by this process's own clock."""
 
     def __init__(self, store: Store):
-        self._store, self._seen = store, dict[int, tuple[int, float]]()
-        self._looked = time.monotonic()
+        self._store, self._ages, self._looked = store, Ages(), time.monotonic()
 
     def silent(self, whom: Callable[[str], list[int]], point: str) -> list[int]:
         """Those of `whom(point)` that have not beaten for too long; looked at every few seconds."""
         now = time.monotonic()
         if now - self._looked < 2 * _BEAT_SECONDS:
             return []
-        self._looked, found = now, []
-        for number in whom(point):
-            beats = self._store.add(f"heart/{number}", 0)
-            if self._seen.get(number, (-1, 0.0))[0] != beats:
-                self._seen[number] = (beats, now)
-            elif now - self._seen[number][1] > _SILENT_SECONDS:
-                found.append(number)
-        return found
+        self._looked = now
+        beats = {number: self._store.add(f"heart/{number}", 0) for number in whom(point)}
+        return [number for number, count in beats.items() if self._ages.of(number, count) > _SILENT_SECONDS]
 
 
 def alone(called: str) -> Meeting:
