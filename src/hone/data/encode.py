@@ -133,6 +133,8 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
 def _unread(recipe: Recipe, row: RawRow) -> tuple[str, ...]:
     """Columns the row fills whose names mean something to hone and that are not read as its shape and the objective are."""
     value = row.value or {}
+    if value.keys().isdisjoint(recipe.unread):
+        return ()
     found = tuple(word for word in recipe.unread if value.get(word))
     # A row of that shape holds its messages under either name; the second is left where the first is there.
     if recipe.spec.shape == "openai" and "conversations" not in value:
@@ -178,20 +180,21 @@ def _outcome(recipe: Recipe, raw: RawRow, samples: list[Sample], encoded: list[E
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
     whole = [one for one in encoded if isinstance(one, Example)]
     lengths = list(map(len, whole))
-    sequences = [sequence for one in whole for sequence in one.sequences]
-    facts = (one.ids.tobytes() + one.labels.tobytes() + written_down(one.shown.parts).encode() for one in sequences)
-    digest = hashlib.blake2b(b"".join(facts), digest_size=8).digest()
-    made = tuple(example for one in fitted for example in one.examples)
+    digest = hashlib.blake2b(digest_size=8)
+    for sequence in chain.from_iterable(one.sequences for one in whole):
+        for facts in (sequence.ids, sequence.labels, written_down(sequence.shown.parts).encode()):
+            digest.update(facts)
+    made = tuple([example for one in fitted for example in one.examples])
     truncated = any(one.truncated for one in fitted)
-    fewer = sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
+    fewer = truncated and sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
     return Outcome(
         row,
         samples[-1],
         made,
         truncated,
-        answers_cut=truncated and fewer and not isinstance(samples[-1], Passage),
+        answers_cut=fewer and not isinstance(samples[-1], Passage),
         length=max(lengths),
-        digest=int.from_bytes(digest),
+        digest=int.from_bytes(digest.digest()),
         placeholder=_has_placeholder(samples[-1]),
         unasked=asks_nothing(samples[-1]),
         unread=unread,
