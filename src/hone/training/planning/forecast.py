@@ -24,10 +24,11 @@ from hone.data.build import TokenSet
 from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
+from hone.models.forward import Packing, find_causal
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
 from hone.models.media.sight import Sight
-from hone.models.policy import Packing, Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of
@@ -229,6 +230,8 @@ def _rehearse(
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
         policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
+        if device.type not in ("cpu", "meta"):  # ids have memory, and tensors without it are taken for the device's
+            batch = batch.to(device)
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -186,13 +186,19 @@ class Watch(TorchDispatchMode):
 
 
 def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
-    """Of products, as torch counts them; of some it does not know (2.13, 2026-11)."""
+    """Of products, as torch counts them; of some it does not know (2.13, 2026-11), and of attention, of all pairs of tokens."""
+    name = func.__name__
     if func is _aten._grouped_mm.default:
         return 2 * args[0].numel() * out.shape[-1]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
-        return 4 * args[0].numel() * args[1].shape[-2]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        return 10 * args[1].numel() * args[2].shape[-2]
+    if name.startswith(("_scaled_dot_product_", "_varlen_attn")):
+        back = "backward" in name
+        query, key = args[back], args[back + 1]  # backward, the result's gradient comes first
+        if name.startswith("_varlen_attn"):
+            ends_N, key_ends_N = args[6:8] if back else args[3:5]
+            pairs = query[0].numel() * int((ends_N.diff().long() * key_ends_N.diff()).sum())
+        else:
+            pairs = query.numel() * key.shape[-2]
+        return (10 if back else 4) * pairs
     count = flop_registry.get(func._overloadpacket)
     return count(*args, **kwargs, out_val=out) if count else 0
 
