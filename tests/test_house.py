@@ -93,7 +93,7 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "export/quantized/mlx": ("mlx", "mlx_lm"),
     "export/quantized/nf4": ("bitsandbytes",),
     "models/hubs": ("modelscope", "openmind_hub"),
-    "models/llamacpp_child": ("llama_cpp",),
+    "models/llamacpp/child": ("llama_cpp",),
     "models/media/pictures": ("PIL",),
     "models/media/sounds": ("soundfile",),
     "optim/bnb": ("bitsandbytes",),

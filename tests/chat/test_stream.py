@@ -12,7 +12,7 @@ from hone.chat.codec import build_codec
 from hone.chat.dialects.scan import TAG
 from hone.chat.dialects.table import DIALECTS
 from hone.chat.events import CallMade, TextGrown, ThoughtGrown, parts_of
-from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
+from hone.chat.message import Conversation, Text, Think, ToolCall, message
 from hone.chat.probes import probes
 from hone.chat.reading import Reading, same
 from hone.config.chat import ChatConfig
@@ -86,8 +86,9 @@ def test_a_thought_that_the_prompt_opened_and_nothing_closes_is_a_thought(made_c
 
 def test_thoughts_have_the_words_of_their_format():
     reading = Reading(DIALECTS["seed_oss"], think_open="<seed:think>", think_close="</seed:think>")
-    read = reading.message("<seed:think>hm</seed:think>\nYes <think>", same)
-    assert read == Message("assistant", (Think("hm"), Text("Yes <think>")))
+    answer = reading.answer(same)
+    said = [*answer.feed("<seed:think>hm</seed:think>\nYes <think>"), *answer.close()]
+    assert parts_of(said) == (Think("hm"), Text("Yes <think>"))
 
 
 def test_hidden_control_tokens_are_no_part_of_text_or_thought_and_are_still_read(made_codec):

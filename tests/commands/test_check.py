@@ -16,7 +16,7 @@ from tests.runs import write_run
 from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
-from hone.training import prepare
+from hone.training import makers
 from hone.training.planning.review import paint
 
 
@@ -152,7 +152,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 )
 def test_check_and_train_refuse_what_is_not_here_with_one_sentence(asked, missing, said, tiny_run, tmp_path, capsys, monkeypatch):
     without(monkeypatch, missing)
-    monkeypatch.setattr(prepare, "load_model", None)  # nothing heavy is reached
+    monkeypatch.setattr(makers, "load_model", None)  # nothing heavy is reached
     assert check({**tiny_run, **asked}, tmp_path) == 2
     checked = capsys.readouterr().err.splitlines()[-1]
     assert cli.main(["train", str(tmp_path / "run.yaml")]) == 2

@@ -39,13 +39,8 @@ class Reading:
     think_close: str = "</think>"
     say_open: tuple[str, ...] = ()
 
-    def message(self, text: str, mark: Mark = same, tools: Tools = (), opened: bool | None = None) -> Message:
-        """An assistant's message of what `text` says; opened: whether its prompt opened a thought, None for the usual."""
-        answer = self.answer(mark, tools, opened)
-        return message_of([*answer.feed(text), *answer.close()])
-
     def answer(self, mark: Mark = same, tools: Tools = (), opened: bool | None = None) -> Growing:
-        """An answer that is read as it grows; see `message`."""
+        """An answer that is read as it grows. opened: whether its prompt opened a thought, None for the usual."""
         return Growing(self, mark, tools, self.opens_thought if opened is None else opened)
 
 

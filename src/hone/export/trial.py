@@ -37,7 +37,7 @@ from hone.export.parity import (
 from hone.export.quantized.mlx import MlxModel, lack_of_mlx
 from hone.kernels.spare import available_bytes
 from hone.models.forward import find_causal
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.load import load_model
 from hone.models.score_head import ScoreHead
 from hone.models.shape import meta_model

@@ -26,6 +26,7 @@ from hone.inference.llamacpp import find_gguf
 from hone.inference.servers.launch import SERVERS, require_server
 from hone.models.load import load_config
 from hone.models.media.reader import load_reader
+from hone.models.score_head import find_score_head
 
 T = TypeVar("T")
 _ASKED = Conversation((message("user", "What is the capital of France?"),))
@@ -46,7 +47,8 @@ class Preview:
         try:
             return look()
         except HoneError as problem:
-            self.faults.append(str(problem))
+            if str(problem) not in self.faults:
+                self.faults.append(str(problem))
             return None
 
     def lines(self) -> list[str]:
@@ -68,16 +70,17 @@ def preview(
     """Look up all of it; one fault hides no other. beside: folders of adapters that requests may name; use: the command."""
     found = Preview({"for": f"hone {use}, as these settings name no data to train on"})
     file = found.tried(partial(find_gguf, model, serve.infer_backend))
+    folders = found.tried(partial(folders_of, adapter)) or []
     if file is None:
-        config = found.tried(partial(load_config, model))
+        scores = found.tried(partial(find_score_head, model, folders)) is not None and use == "export"
+        config = found.tried(partial(load_config, model, scores=scores))
         found.facts["model"] = model.model_name_or_path + (f", a {config.model_type}" if config is not None else "")
         if config is not None:
-            _look_at_format(found, partial(load_codec, model, chat, reader=load_reader(model)))
+            _look_at_format(found, lambda: load_codec(model, chat, reader=load_reader(model, scores=scores)))
     else:
         found.facts["model"] = f"{file}, run by llama.cpp"
         beside_it = model.model_copy(update={"model_name_or_path": str(file.parent)})
         _look_at_format(found, partial(load_codec, beside_it, chat))
-    folders = found.tried(partial(folders_of, adapter)) or []
     for name in beside:
         found.tried(partial(locate, name, key="api_adapters"))
     if folders:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from hone.chat.dialects.dialect import Dialect, Mark
 from hone.chat.dialects.scan import NoCall, Scan, Step
-from hone.chat.events import CallDropped, CallMade, Event, TextGrown, parts_of
-from hone.chat.message import Part, Text
+from hone.chat.events import CallDropped, CallMade, Event, TextGrown
 
 
 class Reader:
@@ -123,12 +122,6 @@ class Reader:
         if text:
             self._behind = "words"
             yield TextGrown(text, self._malformed)
-
-
-def read(dialect: Dialect, text: str, mark: Mark, tools: Sequence[Mapping[str, Any]] = ()) -> list[Part]:
-    """The parts of what a whole answer says after its thought; one empty Text for ''."""
-    reader = Reader(dialect, mark, tools)
-    return list(parts_of([*reader.feed(text), *reader.close()])) or [Text("")]
 
 
 def overlap(text: str, word: str, start: int = 0) -> int:
