@@ -50,7 +50,7 @@ def measure(folder: Path, case: tuple[str, str, str, str, int]) -> tuple[float, 
     with contextlib.redirect_stderr(io.StringIO()):
         made = prepare.prepare(load(["run.json"], "train"), settings="")
         assert not isinstance(made, str), made
-        with timed() as seconds:
+        with timed(settings["max_steps"]) as seconds:
             session.carry_out(made)
     return made.plan.step_seconds, statistics.median(seconds[2:])
 

@@ -35,6 +35,8 @@ _NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_str
 
 _WITH_COPY = {_aten.logsumexp.default}
 """Operations that make a tensor as large as their first within themselves."""
+_BATCHED = {_aten.bmm.default, _aten.baddbmm.default}
+"""Products of many matrices: on a CPU in 16 bits oneDNN writes out a matrix that stands for all of them."""
 
 
 THIN = 32
@@ -89,7 +91,8 @@ class Segment:
 class Watch(TorchDispatchMode):
     """While it is held: every tensor without memory that is made, by layer and part, until it is gone; and what operations take.
 
-    Tensors with memory (ids, labels, positions) are computed with as they are, so that what depends on them is what it will be.
+    Tensors with memory (ids, labels, positions), and whole numbers that come from nowhere, are computed with as they are, so that
+    what depends on them is what it will be; what is made of them is counted like the rest.
     """
 
     def __init__(self, fake: FakeTensorMode, num_layers: int, vocabulary: int, speed: Speed):
@@ -130,8 +133,11 @@ class Watch(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         in_host = bool(kwargs.pop("pin_memory", False))
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        if given and not any(isinstance(one, FakeTensor) for one in given):
-            return func(*args, **kwargs)
+        fakes = [one for one in given if isinstance(one, FakeTensor)]
+        if not fakes and (given or _counts(func, args, kwargs)):
+            return self._seen(given, func(*args, **kwargs))
+        if func.__name__.partition(".")[0].endswith("_") and len(fakes) and not isinstance(given[0], FakeTensor):
+            raise RuntimeError(f"{func.__name__} writes numbers that are not there")
         if func in _BY_MASK:
             args = (args[0], _numbers(args[1]), *args[2:])
         if func is _aten._grouped_mm.default:  # torch 2.13 knows its shape in bfloat16 alone (2026-11)
@@ -143,12 +149,28 @@ class Watch(TorchDispatchMode):
                 out = func(*args, **kwargs)
         if func in _WITH_COPY:
             self._see(args[0].clone())
+        if func in _BATCHED:
+            for one in given:
+                if one.stride(0) == 0 and one.element_size() == 2 and one.device.type == "cpu":
+                    self._see(one.contiguous())
         made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
         if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
             self._charge(func, args, kwargs, out, [*given, *made])
         return out
 
-    def _see(self, tensor: FakeTensor, *, in_host: bool = False) -> bool:
+    def _seen(self, given: list[Tensor], out: Any) -> Any:
+        """What was made of tensors with memory, which were there before unless they were made so too."""
+        for one in given:
+            storage = one.untyped_storage()
+            if storage._cdata not in self._known:
+                self._known[storage._cdata] = (OUTSIDE, 0, 0)
+                weakref.finalize(storage, self._gone, storage._cdata)
+        for one in tree_leaves(out):
+            if isinstance(one, Tensor):
+                self._see(one)
+        return out
+
+    def _see(self, tensor: Tensor, *, in_host: bool = False) -> bool:
         """Whether it is new. in_host: it was asked for there."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -183,6 +205,14 @@ class Watch(TorchDispatchMode):
             self.segments[-1].attention_seconds += seconds
         else:
             self.segments[-1].other_seconds += seconds
+
+
+def _counts(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor that comes from nowhere is of whole numbers: places, lengths, the order of things."""
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        return func._overloadpacket is _aten.arange and all(isinstance(one, int) for one in args)
+    return dtype in (torch.int64, torch.int32)
 
 
 def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
