@@ -1,4 +1,4 @@
-"""The plan's memory beside what torch's CPU allocator gave, of every causal architecture: `python bench/plan_families.py [word ...]`.
+"""The plan's memory beside torch's CPU allocator, of every causal architecture: `python bench/plan_families.py [word ...]`.
 
 Only cases whose names hold every word given are run; "2/8" runs the second of eight shares of them. The models are the tests'
 tiny ones with widths eight times theirs and twice their layers. "formula": the plan said that it is an estimate by a formula.
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from plan_memory import make_tokenizer
-from plan_tensors import METHODS, TYPES, chosen_of, make_rows, measure
+from plan_tensors import HEAD, METHODS, TYPES, chosen_of, line_of, make_rows, measure
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.training.planning import forecast
@@ -69,16 +69,14 @@ def make_model(folder: Path, family: str) -> None:
 
 def main(words: list[str]) -> None:
     """One line a case: MiB by the plan and measured."""
-    print(f"{'case':<36}{'weights':>9}{'plan':>9}{'measured':>10}{'ratio':>8}", flush=True)
+    print(HEAD, flush=True)
     off, made = [], set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
         make_rows(folder)
-        names = {
-            f"{family} {method} {dtype}": (family, method, dtype)
-            for family, (method, dtype) in itertools.product(FAMILIES, CASES)
-        }
+        pairs = itertools.product(FAMILIES, CASES)
+        names = {f"{family} {method} {dtype}": (family, method, dtype) for family, (method, dtype) in pairs}
         for case in chosen_of(names, words):
             family, method, dtype = names[case]
             if family not in made:
@@ -87,11 +85,7 @@ def main(words: list[str]) -> None:
             forecast._passes.clear()
             found = measure(folder, family, {**METHODS[method], **TYPES[dtype]}, cuda=False)
             off += [found.ratio] if found.from_layers else []
-            how = "" if found.from_layers else "  formula"
-            print(
-                f"{case:<36}{found.weights / 1e6:>8.1f}M{found.said / 2**20:>9.1f}{found.peak / 2**20:>10.1f}{found.ratio:>8.3f}{how}",
-                flush=True,
-            )
+            print(line_of(case, found), flush=True)
     print(f"{len(off)} cases from layers; {min(off):.3f} to {max(off):.3f}")
 
 

@@ -1,4 +1,4 @@
-"""The plan's memory beside what torch's CPU allocator gave, of every stage and of rows with pictures: `python bench/plan_stages.py [word ...]`.
+"""The plan's memory beside torch's CPU allocator, of stages and rows with pictures: `python bench/plan_stages.py [word ...]`.
 
 Only cases whose names hold every word given are run; "2/4" runs the second of four shares of them. Knows no formula: each case
 is a run of two steps in this process; what tensors hold before the first is added to what torch's profiler sees. Models are
@@ -7,16 +7,19 @@ random, of 4 to 8 M weights: a Llama, and the tests' tiny models that take pictu
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plan_memory import WORDS
-from plan_tensors import METHODS, TYPES, chosen_of, make_inputs, measure
+from plan_tensors import HEAD, METHODS, TYPES, chosen_of, line_of, make_inputs, measure
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -24,8 +27,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from hone.training.planning import forecast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import json
-
 from tests.pictures import FAMILIES, make_model, picture
 from tests.scoring import write_value_head
 
@@ -113,24 +114,24 @@ def make_seeing(folder: Path, family: str) -> None:
     write_sets(folder, rows, {"seen": {"columns": {"messages": "messages", "images": "images"}}})
 
 
-def main(words: list[str]) -> None:
-    """One line a case: MiB by the plan and measured."""
+def all_cases() -> dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]]:
+    """By name: what makes the files, the model's folder, and settings."""
     cases: dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]] = {}
     for method, dtype in CASES:
         changes = {**METHODS[method], **TYPES[dtype]}
         for name, stage in STAGES.items():
             cases[f"{name} {method} {dtype}"] = make_stages, "llama-small", {**changes, **stage}
-        for family in PROCESSORS:
-            for tower, how in TOWERS.items():
-                if method == "lora" and tower == "trained":
-                    continue
+        for family, (tower, how) in itertools.product(PROCESSORS, TOWERS.items()):
+            if method == "full" or tower == "frozen":  # an adapter of a language model trains no tower
                 seen = {**changes, **how, "dataset": "seen", "template": FAMILIES[family][0]}
-                cases[f"{family} {method} {dtype} {tower}"] = (
-                    (lambda folder, family=family: make_seeing(folder, family)),
-                    family,
-                    seen,
-                )
-    print(f"{'case':<36}{'weights':>9}{'plan':>9}{'measured':>10}{'ratio':>8}", flush=True)
+                cases[f"{family} {method} {dtype} {tower}"] = partial(make_seeing, family=family), family, seen
+    return cases
+
+
+def main(words: list[str]) -> None:
+    """One line a case: MiB by the plan and measured."""
+    cases = all_cases()
+    print(HEAD, flush=True)
     off = []
     for case in chosen_of(cases, words):
         make, model, settings = cases[case]
@@ -140,11 +141,7 @@ def main(words: list[str]) -> None:
             forecast._passes.clear()
             found = measure(Path(name), model, settings, cuda=False)
         off.append(found.ratio)
-        how = "" if found.from_layers else "  formula"
-        print(
-            f"{case:<36}{found.weights / 1e6:>8.1f}M{found.said / 2**20:>9.1f}{found.peak / 2**20:>10.1f}{found.ratio:>8.3f}{how}",
-            flush=True,
-        )
+        print(line_of(case, found), flush=True)
     print(f"{len(off)} cases; {min(off):.3f} to {max(off):.3f}")
 
 

@@ -40,7 +40,7 @@ FAMILIES = {
     "llama": {},
     "qwen3": {},
     "gemma2": {},
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 704},
 }
 SIZES = {  # hidden, wide, layers, vocabulary
     "small": (256, 704, 6, 4000),
@@ -84,6 +84,15 @@ class Found:
         return self.said / self.peak
 
 
+HEAD = f"{'case':<36}{'weights':>9}{'plan':>9}{'measured':>10}{'ratio':>8}"
+
+
+def line_of(case: str, found: Found) -> str:
+    """Weights in millions, MiB by the plan and measured, and how the plan was made where it was not rehearsed."""
+    numbers = f"{found.weights / 1e6:>8.1f}M{found.said / 2**20:>9.1f}{found.peak / 2**20:>10.1f}{found.ratio:>8.3f}"
+    return f"{case:<36}{numbers}" + ("" if found.from_layers else "  formula")
+
+
 def chosen_of(cases: Iterable[str], words: Iterable[str]) -> list[str]:
     """The cases whose names hold every word, or of those the share that a word like "2/8" says."""
     shares = [tuple(map(int, word.split("/"))) for word in words if "/" in word]
@@ -98,10 +107,11 @@ def make_inputs(folder: Path, families: Iterable[str] = FAMILIES, sizes: Iterabl
     tokenizer = make_tokenizer()
     for family, size in itertools.product(families, sizes):
         own, (hidden, wide, layers, vocabulary) = FAMILIES[family], SIZES[size]
-        config = AutoConfig.for_model(
-            family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, head_dim=64,
-            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 128, tie_word_embeddings=False, **own,
-        )  # fmt: skip
+        common = {
+            "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 128, "head_dim": 64, "tie_word_embeddings": False,
+        }  # fmt: skip
+        config = AutoConfig.for_model(family, **{**common, **own})
         # Gemma 2 takes id 0 for padding, whose embedding is 0: norms behind every layer would multiply its gradient beyond fp32.
         config.pad_token_id = vocabulary - 1
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / f"{family}-{size}")

@@ -22,14 +22,14 @@ from hone.training.planning.rows import fills_rows, row_length
 from hone.training.prompts import require_room
 
 _TRIED = 64
-"""Of the longest examples, so many at least are looked at, where what their sequences share, or what is not learned, takes less."""
+"""Of the longest examples, so many at least are looked at, where what sequences share, or what is not learned, takes less."""
 
 
 @dataclass(frozen=True)
 class Largest:
-    """batch: the micro-batch, what of it is not learned included. tokens, seen: of a mean micro-batch, as a share of it: its tokens, and the pairs of tokens that
+    """batch: the micro-batch, what is not learned of it included. tokens, seen: of a mean micro-batch, as a share of it: its
 
-    attend to each other, which the time of attention goes by.
+    tokens, and the pairs of tokens that attend to each other, which the time of attention goes by.
     """
 
     batch: Batch

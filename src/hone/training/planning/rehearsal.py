@@ -31,7 +31,8 @@ OUTSIDE = -1
 
 _aten = torch.ops.aten
 _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
-_NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
+NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
+"""Operations that make a tensor and leave it as it is."""
 
 _WITH_COPY = {_aten.logsumexp.default}
 """Operations that make a tensor as large as their first within themselves."""
@@ -42,7 +43,7 @@ _BATCHED = {_aten.bmm.default, _aten.baddbmm.default}
 THIN = 32
 """A product is thin where one side of a matrix has no more than so many numbers, as an adapter's; then the rest waits for it."""
 
-_INVOLVED = ("silu", "gelu", "sigmoid", "tanh", "exp", "pow", "rsqrt", "softplus", "_softmax", "_log_softmax", "logsumexp")
+_INVOLVED = ("silu", "gelu", "sigmoid", "tanh", "exp", "pow", "rsqrt", "softplus", "_softmax", "_log_softmax", "logsumexp", "sum")
 """How the names of operations begin that compute more of a number than a CPU does while it reads it."""
 
 
@@ -151,7 +152,7 @@ class Watch(TorchDispatchMode):
             self._see(args[0].clone())
         if func in _BATCHED:
             for one in given:
-                if one.stride(0) == 0 and one.element_size() == 2 and one.device.type == "cpu":
+                if one.dim() == 3 and not one.stride(0) and one.element_size() == 2 and one.device.type == "cpu":
                     self._see(one.contiguous())
         made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
         if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
@@ -195,7 +196,7 @@ class Watch(TorchDispatchMode):
 
     def _charge(self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor]) -> None:
         """The time of an operation that writes something."""
-        if func in _NO_WORK:
+        if func in NO_WORK:
             return
         flops = _operations(func, args, kwargs, out)
         size = sum(one.numel() * one.element_size() for one in tensors)
@@ -223,7 +224,8 @@ def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
         return 4 * args[0].numel() * args[1].shape[-2]
     if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
         return 10 * args[1].numel() * args[2].shape[-2]
-    count = flop_registry.get(func._overloadpacket)
+    name = func.__name__.partition(".")[0].removesuffix("_")  # of a product that is added in place it knows the other form alone
+    count = flop_registry.get(getattr(_aten, name, None))
     return count(*args, **kwargs, out_val=out) if count else 0
 
 
