@@ -109,7 +109,8 @@ def make_inputs(folder: Path, families: Iterable[str] = FAMILIES, sizes: Iterabl
         own, (hidden, wide, layers, vocabulary) = FAMILIES[family], SIZES[size]
         common = {
             "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers,
-            "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 128, "head_dim": 64, "tie_word_embeddings": False,
+            "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 128, "head_dim": 64,
+            "tie_word_embeddings": False,
         }  # fmt: skip
         config = AutoConfig.for_model(family, **{**common, **own})
         # Gemma 2 takes id 0 for padding, whose embedding is 0: norms behind every layer would multiply its gradient beyond fp32.

@@ -52,7 +52,7 @@ class Speed:
     """What a device was seen to do in a second. flops, thin, attention: operations of products, of thin ones, of attention.
 
     bytes, involved: bytes that are read and written by plain operations, and by those that compute more of each number.
-    least_seconds: of one operation, however small.
+    least_seconds: of one operation, however small; least_product: what a product takes more, before it multiplies.
     """
 
     flops: float
@@ -61,6 +61,7 @@ class Speed:
     bytes: float
     involved: float
     least_seconds: float
+    least_product: float = 0.0
 
     def seconds(self, name: str, flops: float, size: int, sides: tuple[int, ...]) -> float:
         """Of one operation that takes so many and moves so many bytes, whichever is the longer. sides: of its matrices."""
@@ -70,7 +71,7 @@ class Speed:
         elif sides and min(sides) <= THIN:
             rate = self.thin
         width = self.involved if name.startswith(_INVOLVED) else self.bytes
-        return max(flops / rate, size / width) + self.least_seconds
+        return max(flops / rate, size / width) + self.least_seconds + (self.least_product if sides else 0.0)
 
 
 @dataclass

@@ -25,9 +25,11 @@ from hone.training.planning.rehearsal import NO_WORK, Speed
 
 _TRIES = 9
 choose: Callable[[list[float]], float] = min
-"""Which of the tries is taken: what the device can do. bench/plan_time.py also takes the median, as its steps are as disturbed."""
+"""Which of the tries is taken: what the device can do. bench/plan_time.py also takes the median, as disturbed as its steps."""
 _SMALL, _LAYERS = 8, 6
 """Layers one after the other, of so many numbers."""
+_PRODUCT, _IN_A_ROW = 32, 10
+"""The side of products whose least part are their numbers, and how many are taken together."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,24 @@ def speed_of(device: torch.device, dtype: torch.dtype) -> Speed:
     like = (device, dtype)
     rows_RW, square_WW = _ones(sizes.rows, sizes.width, like=like), _ones(sizes.width, sizes.width, like=like)
     first_N, second_N = _ones(sizes.numbers, like=like), _ones(sizes.numbers, like=like)  # more than a cache holds
-    product = _seconds(lambda: torch.mm(rows_RW, square_WW), first_N)
+    small_PP = _ones(_PRODUCT, _PRODUCT, like=like)
+    least = _seconds(lambda: [torch.mm(small_PP, small_PP) for _ in range(_IN_A_ROW)], first_N) / _IN_A_ROW
+    product = _without(_seconds(lambda: torch.mm(rows_RW, square_WW), first_N), least)
     plain = _seconds(lambda: torch.mul(first_N, second_N), first_N)
     involved = _seconds(lambda: functional.silu(first_N), first_N)
     size = first_N.numel() * first_N.element_size()
     return Speed(
         flops=2 * rows_RW.numel() * sizes.width / product,
-        thin=_thin(rows_RW, sizes.thin, first_N),
+        thin=_thin(rows_RW, sizes.thin, least, first_N),
         attention=_attention(sizes, first_N),
         bytes=3 * size / plain,
         involved=2 * size / involved,
-        least_seconds=_least(first_N),
+        least_seconds=_least(least, first_N),
+        least_product=least,
     )
 
 
-def _thin(rows_TD: Tensor, num: int, others_N: Tensor) -> float:
+def _thin(rows_TD: Tensor, num: int, least: float, others_N: Tensor) -> float:
     """Operations a second of an adapter's products, in the forms in which it takes them, forward and backward."""
     down_ND, low_NT, up_DN = (
         rows_TD.new_ones(shape) for shape in ((num, rows_TD.shape[1]), (num, len(rows_TD)), (rows_TD.shape[1], num))
@@ -81,7 +86,7 @@ def _thin(rows_TD: Tensor, num: int, others_N: Tensor) -> float:
         torch.addmm(rows_TD, low_NT.T, up_DN.T)
         torch.addmm(rows_TD, low_NT.T, down_ND)
 
-    return 5 * 2 * rows_TD.numel() * num / _seconds(work, others_N)
+    return 5 * 2 * rows_TD.numel() * num / _without(_seconds(work, others_N), 5 * least)
 
 
 def _attention(sizes: _Sizes, others_N: Tensor) -> float:
@@ -99,8 +104,11 @@ def _attention(sizes: _Sizes, others_N: Tensor) -> float:
     return 14 * sizes.heads * sizes.tokens**2 * sizes.head / choose(found)
 
 
-def _least(others_N: Tensor) -> float:
-    """Seconds of an operation that has nothing to do, as layers with an adapter ask for it: in Python, under autocast."""
+def _least(product: float, others_N: Tensor) -> float:
+    """Seconds of an operation that has nothing to do, as layers with an adapter ask for it: in Python, under autocast.
+
+    product: seconds of a product, which is told apart.
+    """
     device, dtype = others_N.device, others_N.dtype
     given = others_N.new_ones(1, _SMALL).requires_grad_()
     frozen_WW, scale_W = others_N.new_ones(_SMALL, _SMALL), others_N.new_ones(_SMALL)
@@ -115,15 +123,20 @@ def _least(others_N: Tensor) -> float:
 
     with _Asked(device) as asked:
         work()
-    return _seconds(work, others_N) / asked.number
+    return _without(_seconds(work, others_N), asked.products * product) / asked.number
+
+
+def _without(whole: float, part: float) -> float:
+    """The rest of it; no less than a third, as both are times of a machine that others use."""
+    return max(whole - part, whole / 3)
 
 
 class _Asked(TorchDispatchMode):
-    """Counts the operations that write something, as a rehearsal does, and the seconds of attention."""
+    """Counts the operations that write something, as a rehearsal does, and products among them; and the seconds of attention."""
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self._device, self.number, self.attention_seconds = device, 0, 0.0
+        self._device, self.number, self.products, self.attention_seconds = device, 0, 0, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__
@@ -138,6 +151,7 @@ class _Asked(TorchDispatchMode):
             {one.untyped_storage()._cdata for one in tree_leaves(many) if isinstance(one, Tensor)}
             for many in ((args, kwargs), out)
         )
+        self.products += "mm" in name
         self.number += func not in NO_WORK and (bool(made - given) or name.partition(".")[0].endswith("_"))
         return out
 
