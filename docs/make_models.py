@@ -77,7 +77,8 @@ def _counts(used: dict[str, Found]) -> str:
     lines = [
         f"- {len(used)} architectures; {_count(used, 'right')} with right log-probs and gradients",
         f"- {_count(used, 'isolated')} packed, {_count(used, 'padded_only')} padded",
-        f"- {adapted} with LoRA on the layers that are meant; {_count(used, 'reloads')} saved and read back",
+        f"- {adapted} with LoRA on the layers that are meant, {_count(used, 'learns')} with right gradients of it; "
+        f"{_count(used, 'reloads')} saved and read back",
         f"- {_count(used, 'fused')} with experts, {_count(used, 'balanced')} of them with a router loss",
         f"- {len(REMOTE)} more that bring their own code, {len(WHOLE)} of images, sound or video that are not here yet",
     ]

@@ -26,6 +26,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "log": (0, 60, ("errors",)),
     "table": (0, 80, ("errors",)),
     "post": (0, 100, ()),
+    "ages": (0, 30, ()),
     "config": (1, 5210, ()),
     "kernels": (1, 2470, ()),
     "chat": (2, 5520, ()),
@@ -40,11 +41,11 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
         4,
         3450,
         (
-            *("chat", "data", "models.policy", "models.reference", "models.pooling", "models.score_head"),
+            *("chat", "data", "models.policy", "models.forward", "models.reference", "models.pooling", "models.score_head"),
             *("inference.base", "inference.rollout"),
         ),
     ),
-    "serving": (4, 2430, ("chat", "inference.base")),
+    "serving": (4, 2430, ("chat", "inference.base", "models.media.pictures")),
     "studio": (5, 830, ("chat", "inference.base", "serving")),
     "training": (
         5,
@@ -66,7 +67,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "cli": (7, 100, ("*",)),
     "__main__": (8, 10, ("*",)),
 }
-OPEN_TO_ALL = ("__init__", "errors", "log", "table", "post", "config", "kernels")
+OPEN_TO_ALL = ("__init__", "errors", "log", "table", "post", "ages", "config", "kernels")
 
 HEAVY = {  # package: where it may be imported at run time; a file's place is "room" or "room/file"
     "torch": "kernels models adapters optim data inference export evaluation objectives training commands/env commands/check",
@@ -92,11 +93,10 @@ DOORS = {  # the only imports inside functions: file: packages. Each is an optio
     "export/quantized/mlx": ("mlx", "mlx_lm"),
     "export/quantized/nf4": ("bitsandbytes",),
     "models/hubs": ("modelscope", "openmind_hub"),
-    "models/llamacpp_child": ("llama_cpp",),
+    "models/llamacpp/child": ("llama_cpp",),
     "models/media/pictures": ("PIL",),
     "models/media/sounds": ("soundfile",),
     "optim/bnb": ("bitsandbytes",),
-    "serving/sniff": ("PIL",),
     "training/engines/zero": ("deepspeed",),
     "training/processes/ray_cluster": ("ray",),
     "training/results": ("matplotlib",),

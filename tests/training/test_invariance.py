@@ -244,7 +244,7 @@ def test_in_bf16_the_self_test_knows_the_type_of_its_forwards(tiny_run, tmp_path
         tolerances.append(selftest._tolerance(policy.causal.get_input_embeddings().weight))
         return compare(policy)
 
-    monkeypatch.setattr("hone.models.policy.compare", watched)
+    monkeypatch.setattr("hone.models.layouts.compare", watched)
     full = {**{key: value for key, value in tiny_run.items() if not key.startswith("lora")}, "finetuning_type": "full"}
     run(full, tmp_path, "bf16", max_steps=3, bf16=True)
     run(full, tmp_path, "fp32", max_steps=3, bf16=False)

@@ -1,5 +1,7 @@
 """hone check: everything of a run but its weights: samples, data, chat format and plan; non-zero where it would go wrong.
 
+Of settings that use a model, for chat, api or export: its files, chat format, adapters, engine.
+
 Holds no logic: it reads the settings, and only then imports what looks at them, so that a mistake is told at once.
 """
 
@@ -7,19 +9,29 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hone.config import load
+from hone.config import Run, load_for_use
 from hone.config.environment import read_environment
 from hone.errors import HoneError
 from hone.table import Table
 
 if TYPE_CHECKING:
+    from hone.inference.preview import Preview
     from hone.training.planning.review import Review
 
 _SAMPLES = 3
 _LATER = Table(
-    "step", {"count_world": "hone.training.processes.launch:count_world", "review": "hone.training.planning.review:review"}
+    "step",
+    {
+        "count_world": "hone.training.processes.launch:count_world",
+        "review": "hone.training.planning.review:review",
+        "preview": "hone.inference.preview:preview",
+        "export": "hone.export.preview:looks",
+        "data": "hone.data.build:find_specs",
+        "objective": "hone.objectives.build:build_objective",
+    },
 )
 
 
@@ -43,11 +55,25 @@ def main(arguments: list[str]) -> int:
     return HoneError.exit_code if found.faults else 0
 
 
-def _look(words: list[str], *, colour: bool) -> Review:
-    run = load(words, "train")
+def _look(words: list[str], *, colour: bool) -> Review | Preview:
+    run, verb = load_for_use(words)
+    if verb != "train":
+        return _preview(run, verb)
     environment, _ = read_environment()
     world = _LATER.load("count_world")(environment, use_cpu=run.train.use_cpu)
     return _LATER.load("review")(run, world=world, count=_SAMPLES, colour=colour)
+
+
+def _preview(run: Run, verb: str) -> Preview:
+    """Of settings that use a model."""
+    others = [pair.split("=", 1)[1] for pair in run.api.api_adapters]
+    found = _LATER.load("preview")(run.model, run.chat, run.adapter, run.serve, beside=others, use=verb)
+    if verb == "export":
+        names = [*run.data.eval_dataset, *filter(None, [run.export.export_quantization_dataset])]
+        wanted = _LATER.load("objective")(run.objective).sample
+        for look in (*_LATER.load("export")(run.model, run.export), partial(_LATER.load("data"), run.data, names, wanted)):
+            found.tried(look)
+    return found
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ _LATER = Table(
     {
         "whole": "hone.training.checkpoints.unshard:ordinary",
         "codec": "hone.inference.codec:load_codec",
+        "reader": "hone.models.media.reader:load_reader",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
         "check": "hone.export.quantized.job:check_family",
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 def export(run: Run) -> Any:
     """What was written of the run's model."""
-    codec = _LATER.load("codec")(run.model, run.chat)
+    codec = load_codec(run, run.data.eval_dataset)
     if run.export.export_quantization_bit is not None:
         _LATER.load("check")(run.model)
     return _LATER.load("export")(
@@ -58,6 +59,12 @@ def export(run: Run) -> Any:
         calibration=read_calibration(run, codec),
         rows=read_rows(run, codec, run.data.eval_dataset, num_rows=64, length=run.data.cutoff_len),
     )
+
+
+def load_codec(run: Run, names: tuple[str, ...]) -> Any:
+    """The model's, with a reader of pictures and sounds where rows of `names` may hold them."""
+    reader = _LATER.load("reader")(run.model) if names else None
+    return _LATER.load("codec")(run.model, run.chat, reader=reader)
 
 
 def read_calibration(run: Run, codec: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from hone.table import Table
 
 LINES = {
     "train": "train a model as a YAML file says",
-    "check": "look at everything before training: samples, lengths, plan, memory",
+    "check": "look at everything before it costs: samples, lengths, plan, memory; or what a chat, server or export needs",
     "chat": "talk to a model in the terminal",
     "api": "serve a model by OpenAI's protocol",
     "webchat": "talk to a model on a page in the browser, beside the API",

@@ -65,7 +65,10 @@ class GenerateConfig(Section):
     )
     length_penalty: float = knob(1.0, "In a beam search, above 0 favours long answers and below 0 short ones.", level="advanced")
     skip_special_tokens: bool = knob(
-        True, "Leaves special tokens out of the answer's text. Turn it off to see what the model really wrote.", level="advanced"
+        True,
+        "Leaves special tokens out of what an answer says, in the terminal and in the API; those that tell thoughts and calls "
+        "are read all the same. Turn it off to see what the model really wrote.",
+        level="advanced",
     )
 
 

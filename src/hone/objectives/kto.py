@@ -20,7 +20,8 @@ from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Rated
 from hone.errors import DataError
-from hone.models.policy import Policy, evaluating
+from hone.models.forward import evaluating
+from hone.models.policy import Policy
 from hone.objectives.answers import read, reference_sums, sums
 from hone.objectives.base import Figures, Loss, Usual
 

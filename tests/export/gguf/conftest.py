@@ -12,7 +12,7 @@ from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
 from hone.config.use import ExportConfig
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.tokenizer import load_tokenizer
 from tests.families import tiny
 

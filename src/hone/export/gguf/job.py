@@ -32,7 +32,7 @@ from hone.export.recipe import Recipe, plan_recipe
 from hone.export.source import read_checkpoint
 from hone.export.whole import merge_whole
 from hone.export.write import Product, Written
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.load import load_config
 from hone.models.rope import stretch
 from hone.models.shape import meta_model

@@ -24,10 +24,11 @@ from hone.data.build import TokenSet
 from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
+from hone.models.forward import Packing, find_causal
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
 from hone.models.media.sight import Sight
-from hone.models.policy import Packing, Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of
@@ -91,7 +92,8 @@ def forecast(
     several = run.train.gradient_accumulation_steps > 1
     settings = (repr(run.adapter), repr(run.model.quantization), run.model.flash_attn, precision, run.train.pure_bf16)
     laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
-    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained)
+    shown = tuple(tuple((name, *one.shape) for name, one in tensors.items()) for tensors in batch.shown)
+    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained, shown)
     asked = (run.train.fused_kernels, activations, str(device), several, objective.needs_logits)
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
@@ -232,6 +234,8 @@ def _rehearse(
         causal.config.use_cache = False
         watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
         policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
+        if device.type not in ("cpu", "meta"):  # ids have memory, and tensors without it are taken for the device's
+            batch = batch.to(device)
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -15,7 +15,7 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.run import Run
 from hone.data.batch import Batch, pack, pad, share
 from hone.data.build import TokenSet
-from hone.models.policy import Packing
+from hone.models.forward import Packing
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.planning.rows import fills_rows, row_length

@@ -6,6 +6,7 @@ whatever kernels, adapters and checkpoints, is what is counted.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -34,6 +40,8 @@ _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.defaul
 NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
 """Operations that make a tensor and leave it as it is."""
 
+LARGE = 2**24
+"""Numbers of a tensor from which on it is never made, though all that it follows from is known."""
 _WITH_COPY = {_aten.logsumexp.default}
 """Operations that make a tensor as large as their first within themselves."""
 _BATCHED = {_aten.bmm.default, _aten.baddbmm.default}
@@ -93,8 +101,8 @@ class Segment:
 class Watch(TorchDispatchMode):
     """While it is held: every tensor without memory that is made, by layer and part, until it is gone; and what operations take.
 
-    Tensors with memory (ids, labels, positions), and whole numbers that come from nowhere, are computed with as they are, so that
-    what depends on them is what it will be; what is made of them is counted like the rest.
+    Tensors with memory (ids, labels, positions), and whole numbers that come from nowhere, are computed with as they are, unless
+    the result is LARGE, so that what depends on them is what it will be; what is made of them is counted like the rest.
     """
 
     def __init__(self, fake: FakeTensorMode, num_layers: int, vocabulary: int, speed: Speed):
@@ -136,7 +144,7 @@ class Watch(TorchDispatchMode):
         in_host = bool(kwargs.pop("pin_memory", False))
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         fakes = [one for one in given if isinstance(one, FakeTensor)]
-        if not fakes and (given or _counts(func, args, kwargs)):
+        if not fakes and (given or _counts(func, args, kwargs)) and not self._is_large(func, args, kwargs, given):
             return self._seen(given, func(*args, **kwargs))
         if func.__name__.partition(".")[0].endswith("_") and len(fakes) and not isinstance(given[0], FakeTensor):
             raise RuntimeError(f"{func.__name__} writes numbers that are not there")
@@ -144,7 +152,7 @@ class Watch(TorchDispatchMode):
             args = (args[0], _numbers(args[1]), *args[2:])
         if func is _aten._grouped_mm.default:  # torch 2.13 knows its shape in bfloat16 alone (2026-11)
             out = args[0].new_empty(_grouped_shape(*args[:3]))
-        elif given:
+        elif fakes:
             out = func(*args, **kwargs)
         else:
             with self._fake:
@@ -159,6 +167,17 @@ class Watch(TorchDispatchMode):
         if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
             self._charge(func, args, kwargs, out, [*given, *made])
         return out
+
+    def _is_large(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> bool:
+        """Whether what is made of tensors with memory is to have none, as a mask of all tokens by all."""
+        if math.prod(one.numel() for one in given) <= LARGE or func.__name__.partition(".")[0].endswith("_"):
+            return False
+        try:
+            with self._fake:
+                made = tree_leaves(func(*args, **kwargs))
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            return False
+        return any(isinstance(one, Tensor) and one.numel() > LARGE for one in made)
 
     def _seen(self, given: list[Tensor], out: Any) -> Any:
         """What was made of tensors with memory, which were there before unless they were made so too."""
@@ -218,15 +237,21 @@ def _counts(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
-    """Of products, as torch counts them; of some it does not know (2.13, 2026-11)."""
+    """Of products, as torch counts them; of some it does not know (2.13, 2026-11), and of attention, of all pairs of tokens."""
+    name = func.__name__
     if func is _aten._grouped_mm.default:
         return 2 * args[0].numel() * out.shape[-1]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
-        return 4 * args[0].numel() * args[1].shape[-2]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        return 10 * args[1].numel() * args[2].shape[-2]
-    name = func.__name__.partition(".")[0].removesuffix("_")  # of a product that is added in place it knows the other form alone
-    count = flop_registry.get(getattr(_aten, name, None))
+    if name.startswith(("_scaled_dot_product_", "_varlen_attn")):
+        back = "backward" in name
+        query, key = args[back], args[back + 1]  # backward, the result's gradient comes first
+        if name.startswith("_varlen_attn"):
+            ends_N, key_ends_N = args[6:8] if back else args[3:5]
+            pairs = query[0].numel() * int((ends_N.diff().long() * key_ends_N.diff()).sum())
+        else:
+            pairs = query.numel() * key.shape[-2]
+        return (10 if back else 4) * pairs
+    other = name.partition(".")[0].removesuffix("_")  # of a product that is added in place torch knows the other form alone
+    count = flop_registry.get(getattr(_aten, other, None))
     return count(*args, **kwargs, out_val=out) if count else 0
 
 
