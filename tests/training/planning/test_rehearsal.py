@@ -1,10 +1,12 @@
-"""What a rehearsal counts of operations that only a GPU has, by their arguments alone."""
+"""What a rehearsal counts of operations that only a GPU has, by their arguments alone; and how fast this device is."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hone.training.planning.rehearsal import _operations
+from hone.training.planning.speed import speed_of
 
 HEADS, FEWER, WIDTH = 4, 2, 8
 
@@ -31,3 +33,11 @@ def test_attention_with_fewer_heads_of_keys_is_counted():
     assert _operations(kernel.default, (query, key, key), {}, None) == 4 * query.numel() * 10
     back = torch.ops.aten._scaled_dot_product_flash_attention_backward
     assert _operations(back.default, (query, query, key, key), {}, None) == 10 * query.numel() * 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_speed_is_found_where_short_rows_attend_in_products(dtype, monkeypatch):
+    """As on an AMD CPU in bf16, where attention in a row of 192 tokens has no operation of its own that could be timed."""
+    monkeypatch.setattr("hone.kernels.packed_attention.prefers_onednn", lambda: True)
+    found = speed_of.__wrapped__(torch.device("cpu"), dtype)
+    assert all(0 < number < 1e15 for number in vars(found).values()), found
