@@ -33,6 +33,7 @@ from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of
 from hone.models.sharing import unshared
+from hone.models.value_head import add_value_head
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.engines.units import find_units
@@ -95,11 +96,12 @@ def forecast(
     longest = longest_example(run, objective, tokens)
     packing, by_sequence = _packing(run, objective, module, tokens.shows_media), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
-    batch = largest.batch
+    batch = objective.learned(largest.batch)
     several = run.train.gradient_accumulation_steps > 1
     settings = (repr(run.adapter), repr(run.model.quantization), run.model.flash_attn, precision, run.train.pure_bf16)
     laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
-    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained)
+    shown = tuple(tuple((name, *one.shape) for name, one in tensors.items()) for tensors in batch.shown)
+    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained, shown)
     asked = (run.train.fused_kernels, activations, str(device), named, several, objective.needs_logits)
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
@@ -139,6 +141,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
     if not objective.needs_logits:
         rest_output_head(attached, run.adapter)
+    if objective.needs_value_head:
+        add_value_head(find_causal(attached))
     trained = [one for one in attached.parameters() if one.requires_grad]
     frozen = [one for one in attached.parameters() if not one.requires_grad]
     sizes = [one.numel() * one.element_size() for one in trained]
@@ -253,9 +257,13 @@ def _rehearse(
 
 
 def _loss_of(policy: Policy, objective: Objective) -> Callable[[Batch], Tensor]:
+    """What its loss reads of the policy."""
+    if objective.needs_logits and objective.needs_value_head:
+        return lambda batch: torch.stack(policy.logprobs_and_values(batch))
     if objective.needs_logits:
         return policy.token_losses
-    return lambda batch: policy.hidden(batch, batch.ends_BT)
+    read = policy.scores if objective.needs_value_head else policy.hidden
+    return lambda batch: read(batch, batch.ends_BT)
 
 
 def _by_formula(num_layers: int, hidden: int, wide: int, batch: Batch, half: bool, kind: Activations) -> Pass:
