@@ -39,12 +39,12 @@ from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.engines.units import find_units
 from hone.training.planning.depth import Depth, Pass, cut, find_alike, whole_pass
+from hone.training.planning.hardware import Hardware, hardware_of
 from hone.training.planning.largest import find_largest, longest_example
 from hone.training.planning.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
 from hone.training.planning.plan import precision_of
 from hone.training.planning.rehearsal import Watch, rehearse, without_memory
 from hone.training.planning.sharding import ALONE, Sharding, by_ddp, by_fsdp, by_zero, units_of
-from hone.training.planning.speed import speed_of
 from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.reward_model import whole_model
@@ -78,10 +78,19 @@ _passes: dict[tuple[Any, ...], Pass | None] = {}
 
 
 def forecast(
-    run: Run, objective: Objective, tokens: TokenSet, activations: Activations, *, device: torch.device, world: int
+    run: Run,
+    objective: Objective,
+    tokens: TokenSet,
+    activations: Activations,
+    *,
+    device: torch.device,
+    world: int,
+    named: str = "",
 ) -> Forecast:
-    """Of a run whose batch sizes are numbers, with its activations treated so."""
-    module = _plain(run, objective, device)
+    """Of a run whose batch sizes are numbers, with its activations treated so. named: hardware in the place of `device`."""
+    hardware = hardware_of(device, named)
+    plain = partial(_plain, run, objective, device, named)
+    module = plain()
     shape, precision = shape_of(module), precision_of(run.train)
     attached, weights = _attach(run, objective, module)
     sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
@@ -94,33 +103,35 @@ def forecast(
     laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
     shown = tuple(tuple((name, *one.shape) for name, one in tensors.items()) for tensors in batch.shown)
     lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained, shown)
-    asked = (run.train.fused_kernels, activations, str(device), several, objective.needs_logits)
+    asked = (run.train.fused_kernels, activations, str(device), named, several, objective.needs_logits)
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
     if key not in _passes:
-        tried = partial(_rehearse, run, objective, batch, activations, weights.expanded, device=device, holds_gradients=several)
-        _passes[key] = tried(attached) or tried(_attach(run, objective, _plain(run, objective, device))[0], whole=True)
-    found, at_once = _passes[key], min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
+        tried = partial(
+            _rehearse, run, objective, batch, activations, weights.expanded, hardware=hardware, holds_gradients=several
+        )
+        _passes[key] = tried(attached) or tried(_attach(run, objective, plain())[0], whole=True)
+    found, at_once = _passes[key], min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, hardware.device))
     one = found or _by_formula(shape, batch, precision != "no", activations, at_once)
     parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
     held = {part: size if part == "gradients" else size // parts for part, size in one.bytes.items()}
     memory = add_up(
         weights, held, formed=one.formed // parts, optimizer=_step_kind(run), recomputes=activations != "kept",
-        holds_gradients=several, sharding=sharding, half=precision != "no", device=device,
+        holds_gradients=several, sharding=sharding, half=precision != "no", device=hardware.device,
     )  # fmt: skip
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
     seconds *= run.train.gradient_accumulation_steps / parts
-    speed = speed_of(device, _TYPES[precision])
+    speed = hardware.speed(_TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
 
 
-def _plain(run: Run, objective: Objective, device: torch.device) -> nn.Module:
+def _plain(run: Run, objective: Objective, device: torch.device, named: str) -> nn.Module:
     """The model on "meta", with the operations it will have."""
     module = meta_model(run.model, objective.head)
-    fuse(module, run.train.fused_kernels, device)
+    fuse(module, False if named and run.train.fused_kernels == "auto" else run.train.fused_kernels, device)
     return module
 
 
@@ -221,7 +232,7 @@ def _rehearse(
     expanded: int,
     module: nn.Module,
     *,
-    device: torch.device,
+    hardware: Hardware,
     holds_gradients: bool,
     whole: bool = False,
 ) -> Pass | None:
@@ -229,7 +240,7 @@ def _rehearse(
 
     whole: from all of its layers, as some families have parts as wide as these are many; what that cannot be told of is said.
     """
-    dtype = _TYPES[precision_of(run.train)]
+    dtype, device = _TYPES[precision_of(run.train)], hardware.here
     try:
         causal = find_causal(module)
         path, layers = find_layers(causal)
@@ -242,7 +253,7 @@ def _rehearse(
         parent, _, name = path.rpartition(".")
         setattr(causal.get_submodule(parent), name, few)
         causal.config.use_cache = False
-        watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
+        watch = Watch(without_memory(module, device), len(few), config.vocab_size, hardware.speed(dtype))
         policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
         if device.type not in ("cpu", "meta"):  # ids have memory, and tensors without it are taken for the device's
             batch = batch.to(device)
