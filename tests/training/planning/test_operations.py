@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.attention.varlen  # its operations are registered
 
 from hone.training.planning.rehearsal import _operations
 
