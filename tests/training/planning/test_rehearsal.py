@@ -1,4 +1,4 @@
-"""What is counted while a model goes through tensors without memory, and what is computed as it is."""
+"""What is counted while a model goes through tensors without memory, what is computed as it is, and how fast this device is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hone.training.planning import rehearsal
 from hone.training.planning.depth import find_alike
-from hone.training.planning.rehearsal import PARTS, Speed, Watch
+from hone.training.planning.rehearsal import PARTS, Speed, Watch, _operations
+from hone.training.planning.speed import speed_of
 
+HEADS, FEWER, WIDTH = 4, 2, 8
 SPEED = Speed(1e9, 1e9, 1e9, 1e9, 1e9, 0.0)
 
 
@@ -81,8 +83,7 @@ def test_one_matrix_for_many_is_written_out_in_16_bits(dtype, copied):
 def test_a_product_that_is_added_in_place_takes_as_long_as_another():
     rows, low, up = torch.ones(6, 5), torch.ones(6, 2), torch.ones(2, 5)
     found = [
-        rehearsal._operations(func, (rows, low, up), {}, rows)
-        for func in (torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default)
+        _operations(func, (rows, low, up), {}, rows) for func in (torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default)
     ]
     assert found == [2 * 6 * 2 * 5] * 2
 
@@ -106,3 +107,35 @@ def test_what_is_gone_is_no_longer_counted():
         for _ in range(3):
             (torch.arange(5) + 1).sum()
     assert not watch._total and held(watch) <= 3 * 5 * 8
+
+
+def heads(num: int, tokens: int) -> torch.Tensor:
+    return torch.empty(tokens, num, WIDTH)
+
+
+def test_attention_of_pieces_counts_all_pairs_of_tokens_of_each():
+    """Two products forward, five backward, 2 operations each: 4 and 10 times heads * width * (3 * 3 + 5 * 9), whatever the keys'
+    heads."""
+    ends, key_ends = torch.tensor([0, 3, 8], dtype=torch.int32), torch.tensor([0, 3, 12], dtype=torch.int32)
+    query, key = heads(HEADS, 8), heads(FEWER, 12)
+    pairs, found = HEADS * WIDTH * (3 * 3 + 5 * 9), torch.ops.torch_attn
+    assert _operations(found._varlen_attn.default, (query, key, key, ends, key_ends, 5, 9, True), {}, None) == 4 * pairs
+    back = (query, query, key, key, query, query, ends, key_ends, 5, 9, True)
+    assert _operations(found._varlen_attn_backward.default, back, {}, None) == 10 * pairs
+
+
+def test_attention_with_fewer_heads_of_keys_is_counted():
+    """torch's own count refuses it."""
+    query, key = torch.empty(1, HEADS, 10, WIDTH), torch.empty(1, FEWER, 10, WIDTH)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention
+    assert _operations(kernel.default, (query, key, key), {}, None) == 4 * query.numel() * 10
+    back = torch.ops.aten._scaled_dot_product_flash_attention_backward
+    assert _operations(back.default, (query, query, key, key), {}, None) == 10 * query.numel() * 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_speed_is_found_where_short_rows_attend_in_products(dtype, monkeypatch):
+    """As on an AMD CPU in bf16, where attention in a row of 192 tokens has no operation of its own that could be timed."""
+    monkeypatch.setattr("hone.kernels.packed_attention.prefers_onednn", lambda: True)
+    found = speed_of.__wrapped__(torch.device("cpu"), dtype)
+    assert all(0 < number < 1e15 for number in vars(found).values()), found
