@@ -137,7 +137,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "missing", "said"),
     [
-        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 needs the package flash-attn; install it"),
+        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 does not run on the CPU; write flash_attn: auto"),
         ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
         ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
         ({"fp16": True}, "", "fp16: true needs an accelerator, and this run is on the CPU"),

@@ -14,7 +14,7 @@ from hone.chat.codec import build_codec
 from hone.chat.events import parts_of
 from hone.chat.message import Conversation, Text, Think, message
 from hone.config.chat import ChatConfig
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine

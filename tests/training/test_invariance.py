@@ -155,8 +155,8 @@ def test_a_finished_model_is_not_overwritten_unasked(tiny_run, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_rows(tiny_run, tmp_path, monkeypatch):
     real, calls = Policy.token_logprobs, []
 
-    def poisoned(policy, batch):
-        logprobs_BT = real(policy, batch)
+    def poisoned(policy, batch, **more):
+        logprobs_BT = real(policy, batch, **more)
         if policy.module.training and 9 in getattr(batch, "rows", ()):
             calls.append(batch.rows)
             return logprobs_BT * float("nan")

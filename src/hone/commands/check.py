@@ -38,16 +38,17 @@ _LATER = Table(
 def main(arguments: list[str]) -> int:
     """Print the review; returns 2 where a fault was found or an error ends the check, of which `--json` makes an object too.
 
+    `--for NAME` plans for other hardware than this machine's: a GPU, or `8xNAME`.
     Its `errors` are the mistakes that ended the check, each with place, key and message; without any, the review stands beside.
     """
     machine = "--json" in arguments
-    words = [argument for argument in arguments if argument != "--json"]
+    words, named = _without_for([argument for argument in arguments if argument != "--json"])
     if not machine:
-        found = _look(words, colour=sys.stdout.isatty())
+        found = _look(words, named, colour=sys.stdout.isatty())
         print("\n".join(found.lines()))
         return HoneError.exit_code if found.faults else 0
     try:
-        found = _look(words, colour=False)
+        found = _look(words, named, colour=False)
     except HoneError as error:
         _print({"errors": error.to_list()})
         raise
@@ -55,13 +56,25 @@ def main(arguments: list[str]) -> int:
     return HoneError.exit_code if found.faults else 0
 
 
-def _look(words: list[str], *, colour: bool) -> Review | Preview:
+def _without_for(words: list[str]) -> tuple[list[str], str]:
+    """The words without `--for NAME`, and the name; "" where it is not there."""
+    if "--for" not in words:
+        return words, ""
+    at = words.index("--for")
+    if len(words) == at + 1:
+        raise HoneError("--for: write the name of a GPU behind it, as in --for h100 or --for 8xh100")
+    return words[:at] + words[at + 2 :], words[at + 1]
+
+
+def _look(words: list[str], named: str, *, colour: bool) -> Review | Preview:
     run, verb = load_for_use(words)
     if verb != "train":
+        if named:
+            raise HoneError(f"--for {named}: these settings train nothing, so there is no plan of a step; leave it out")
         return _preview(run, verb)
     environment, _ = read_environment()
-    world = _LATER.load("count_world")(environment, use_cpu=run.train.use_cpu)
-    return _LATER.load("review")(run, world=world, count=_SAMPLES, colour=colour)
+    world = 1 if named else _LATER.load("count_world")(environment, use_cpu=run.train.use_cpu)
+    return _LATER.load("review")(run, world=world, count=_SAMPLES, colour=colour, named=named)
 
 
 def _preview(run: Run, verb: str) -> Preview:

@@ -12,12 +12,14 @@ from hone import log
 from hone.config import Run, load
 from hone.config.shards import is_in_shards
 from hone.config.trained import other_than_trained
+from hone.errors import at_once
 from hone.table import Table
 
 _LATER = Table(
     "step",
     {
         "whole": "hone.training.checkpoints.unshard:ordinary",
+        "names": "hone.inference.names:looks",
         "codec": "hone.inference.codec:load_codec",
         "reader": "hone.models.media.reader:load_reader",
         "objective": "hone.objectives.build:build_objective",
@@ -32,6 +34,7 @@ _LATER = Table(
 def main(arguments: list[str]) -> int:
     """`hone export run.yaml [key=value ...]`; 0, or ExportError (exit 1) where the result is not the trained model."""
     run = load(arguments, "export")
+    at_once(_LATER.load("names")(run.chat, run.adapter))
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
     whole = _LATER.load("whole") if is_in_shards(run.model.model_name_or_path) else nullcontext

@@ -26,7 +26,7 @@ LINES = {
 }
 USAGE = {
     "train": "[FILE.yaml] [key=value ...]",
-    "check": "[FILE.yaml] [key=value ...] [--json]",
+    "check": "[FILE.yaml] [key=value ...] [--json] [--for GPU]   (plans for a GPU that is not here: h100, 8xh100, rtx 4090 ...)",
     "chat": "[FILE.yaml] [key=value ...] [--image FILE] [--ask TEXT]",
     "api": "[FILE.yaml] [key=value ...]   (API_HOST, API_PORT, API_KEY, API_MODEL_NAME, MAX_CONCURRENT: the environment)",
     "webchat": "[FILE.yaml] [key=value ...]   (its address and key: the environment, as for api)",

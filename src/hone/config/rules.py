@@ -250,15 +250,15 @@ def _of_few_bits(settings: Settings, verb: str) -> Iterator[Finding]:
 
 
 def verb_of(settings: Settings) -> str:
-    """The command that a file is for that says so by what it names: data and a folder for results, an export, a server."""
-    sections = {knobs()[key].section for key in settings.given if settings.asks(key)}
+    """The command that a file is for, as what it names tells: data and a folder for results, an export, an engine or server."""
+    sections = {knobs()[key].section for key in settings.given}
     if any(settings.asks(key) for key in ("dataset", "output_dir", "do_train", "do_eval", "do_predict")):
         return "train"
     if "export" in sections:
         return "export"
     if {"api", "serve"} & sections:
         return "api"
-    return "chat" if "generate" in sections and not {"train", "optimizer", "objective"} & sections else "train"
+    return "train" if {"train", "optimizer", "objective", "parallel", "track"} & sections else "chat"
 
 
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:

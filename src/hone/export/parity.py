@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, message
-from hone.config.use import FEW_BITS, GGUF_TYPES
+from hone.config.export import FEW_BITS, GGUF_TYPES
 from hone.errors import ExportError
 from hone.export.source import DTYPES, torch_name
 from hone.models.forward import media_inputs

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
 from hone.export.folder import check_place
 from hone.export.gguf.families import family_of
 from hone.export.gguf.package import load_gguf

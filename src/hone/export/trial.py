@@ -20,8 +20,8 @@ from hone.adapters.lora import fold, last_beside
 from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
 from hone.config.adapter import Adapter
+from hone.config.export import FEW_BITS
 from hone.config.model import ModelConfig
-from hone.config.use import FEW_BITS
 from hone.export.means import differing, row_means
 from hone.export.parity import (
     Parity,

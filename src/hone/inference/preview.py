@@ -18,8 +18,8 @@ from hone.chat.message import Conversation, message
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.config.serve import ServeConfig
 from hone.config.trained import other_than_trained
-from hone.config.use import ServeConfig
 from hone.errors import HoneError
 from hone.inference.codec import load_codec
 from hone.inference.llamacpp import find_gguf

@@ -53,13 +53,14 @@ class Policy(Forward):
         if self.router_loss:
             log.once(f"{self.name}: the router's balance loss is learned too, times {self.router_loss:g}")
 
-    def token_logprobs(self, batch: TokenBatch) -> Tensor:
+    def token_logprobs(self, batch: TokenBatch, *, alike: bool = False) -> Tensor:
         """fp32 [B, T]: log-prob of labels_BT[b, t] given the tokens before t, 0 where the label is IGNORE; with gradient.
 
+        alike: all are expected to get one gradient, as those of a plain sum do; any other is right too, and takes longer.
         Raises ModelError when gradients are on, the module trains and none would flow.
         """
         _require_first_ignored(batch)
-        return self._checked(self._tapped(batch) if self.fast else self._plain(batch))
+        return self._checked(self._tapped(batch, alike=alike) if self.fast else self._plain(batch))
 
     def measured(self, batch: TokenBatch, measure: Measure) -> Tensor:
         """fp32 [M, B, T]: at each label what `measure` makes of the distribution that predicts it, 0 where the label is IGNORE.
@@ -165,9 +166,12 @@ class Policy(Forward):
         return head
 
     def token_losses(self, batch: TokenBatch) -> Tensor:
-        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`."""
+        """fp32 [B, T]: minus the log-prob of each trained token, 0 elsewhere; with gradient. In training with `balance`.
+
+        For a loss that is their sum.
+        """
         with self.balance(batch) as balance:
-            losses_BT = -self.token_logprobs(batch)
+            losses_BT = -self.token_logprobs(batch, alike=True)
         return losses_BT + balance().to(losses_BT.device)
 
     def self_test(self) -> SelfTest:
@@ -201,8 +205,8 @@ class Policy(Forward):
         with RouterTap(self.causal) as tap:
             yield lambda: self.router_loss * tap.balance(batch.segments_BT, batch.labels_BT)
 
-    def _tapped(self, batch: TokenBatch) -> Tensor:
-        head = Head(self.causal, self.logit_map.at(self.temperature))
+    def _tapped(self, batch: TokenBatch, *, alike: bool = False) -> Tensor:
+        head = Head(self.causal, self.logit_map.at(self.temperature), alike=alike)
         if self.context is not None:
             next_BT = following(batch.labels_BT)  # before the row is cut: the last token of a part predicts the next part's first
             mine_Bt = self.context.part(next_BT, IGNORE)

@@ -29,10 +29,10 @@ from tests.runs import losses_of, write_run
 def _fault_at_step_three(settings: str, fault: str) -> int:
     real = Policy.token_logprobs
 
-    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+    def token_logprobs(self: Policy, batch: Any, **more: Any) -> torch.Tensor:
         if PULSE.step == 3 and log.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL) if fault == "dead" else time.sleep(600)
-        return real(self, batch)
+        return real(self, batch, **more)
 
     Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
     return train.main([settings])

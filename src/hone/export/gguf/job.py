@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from hone import log
 from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
-from hone.config.use import ExportConfig
+from hone.config.export import ExportConfig
 from hone.errors import ExportError
 from hone.export.folder import check_space
 from hone.export.gguf.adapter import plan_adapter

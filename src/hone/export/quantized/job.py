@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hone import log
 from hone.chat.encoded import Encoded
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
 from hone.errors import ExportError, MissingExtra
 from hone.export.merge import BLOCK_BYTES, blocks
 from hone.export.quantized.awq import smooth

@@ -19,7 +19,7 @@ import torch
 from hone.adapters.folder import AdapterFolder, read_folder
 from hone.chat.codec import Codec
 from hone.config.model import ModelConfig
-from hone.config.use import ServeConfig
+from hone.config.serve import ServeConfig
 from hone.errors import ModelError, at_once
 from hone.inference.servers.engine import ServerEngine, rank_of, require_room
 from hone.inference.servers.sglang import ORIGINAL, SglangClient

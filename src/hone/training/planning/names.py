@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from hone.adapters.folder import folders_of
 from hone.adapters.targets import require_modules
-from hone.chat.dialects.table import find_dialect
-from hone.chat.table import find
 from hone.config.adapter import Adapted, Lora
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.data.build import find_specs
 from hone.errors import at_once
+from hone.inference.names import looks
 from hone.models.load import load_config
 from hone.models.shape import meta_model
 from hone.objectives.build import build_objective
@@ -28,13 +26,9 @@ def require_names(run: Run) -> None:
 
 
 def _looks(run: Run) -> Iterator[Callable[[], object]]:
-    if run.chat.template is not None:
-        yield partial(find, run.chat.template)
-    if run.chat.tool_format is not None:
-        yield partial(find_dialect, run.chat.tool_format)
+    yield from looks(run.chat, run.adapter)
     if names := dict.fromkeys((*run.data.dataset, *run.data.eval_dataset)):
         yield partial(find_specs, run.data, tuple(names), build_objective(run.objective).sample)
-    yield partial(folders_of, run.adapter)
     yield partial(_require_modules, run)
 
 

@@ -14,12 +14,13 @@ from hone.chat.laws import LawResult, format_faults, law_lines, laws_of
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
-from hone.kernels.machine import device_of, machine_of
+from hone.kernels.machine import device_of
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.checkpoints.resume import require_free_output
 from hone.training.planning.choose import choose
 from hone.training.planning.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
-from hone.training.planning.means import require_means
+from hone.training.planning.hardware import count_named, hardware_of
+from hone.training.planning.means import require_means, require_there
 from hone.training.planning.names import require_names
 from hone.training.planning.plan import Plan
 from hone.training.planning.precision import settled
@@ -79,19 +80,28 @@ def _heading(sample: Shown) -> str:
     return f"{sample.origin}: {sample.tokens} tokens, {sample.trained} trained"
 
 
-def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
-    """Draft the run and look at its first `count` samples. world: processes the run will have."""
+def review(run: Run, *, world: int, count: int, colour: bool, named: str = "") -> Review:
+    """Draft the run and look at its first `count` samples. world: processes the run will have.
+
+    named: hardware that is planned for in place of this machine's, as "h100" or "8xh100", of which each has a process.
+    """
+    if named:
+        world, named = count_named(named)
     world = max(1, world // run.parallel.together)
-    device = device_of(use_cpu=run.train.use_cpu)
-    run = settled(run, machine_of(device))
+    device = device_of(use_cpu=run.train.use_cpu or bool(named))
+    hardware = hardware_of(device, named)
+    run = settled(run, hardware.machine)
     if run.train.do_train:
         require_free_output(run)
     require_names(run)
-    require_means(run, device)
+    if named:
+        require_there(run, hardware.machine)
+    else:
+        require_means(run, device)
     material = gather_material(run)
-    choice = choose(run, material.objective, material.tokens, device=device, world=world)
+    choice = choose(run, material.objective, material.tokens, device=device, world=world, named=named)
     run = choice.settle(run)
-    plan = draft_plan(run, material, lay_steps(run, material, world), choice, device=device, world=world)
+    plan = draft_plan(run, material, lay_steps(run, material, world), choice, device=device, world=world, named=named)
     first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
     samples = [
         Shown(
