@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from hone.kernels import causal_fp32
 from hone.kernels.cpu_product import prefers_onednn
@@ -173,6 +174,11 @@ def _gains_by_fp32(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, lay
     at 256 and 600, 1.4 at 330, 1.0 at 1,000.
     """
     bf16 = all(one.dtype == torch.bfloat16 for one in (query_BHTD, key_BKTD, value_BKTD))
-    if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window:
+    if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window or _kept_by_name():
         return False
     return layout.longest <= SHORT and prefers_onednn()
+
+
+def _kept_by_name() -> bool:
+    """Whether a checkpoint keeps products by their names, which then may not be changed in place, as the form in fp32 does."""
+    return type(_get_current_dispatch_mode()).__module__ == "torch.utils.checkpoint"
