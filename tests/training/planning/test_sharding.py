@@ -34,9 +34,9 @@ GPU, CPU = torch.device("cuda"), torch.device("cpu")
 FULL = Weights(num=3400, num_trained=3400, frozen=0, trained=13_600, largest=1600, states=27_200, beside=False)
 LAYER, OUTSIDE = Unit(4000, 0, 4000, 4000, 4000), Unit(1600, 0, 1600, 1600, 1600)
 UNITS = Units((LAYER,) * 3, OUTSIDE)
-WEIGHED = Weighed(layers=(1000,) * 3, standing=150, below=250, trained=(250, *[500] * 6, 150))
+WEIGHED = Weighed(layers=(1000,) * 3, standing=150, largest=500, trained=(250, *[500] * 6, 150))
 PASS = {"activations": 50_000, "logits": 700, "gradients": 8000, "host": 0, "gathered": 900, "landed": 600}
-BUFFERS = Buffers(reduced=100, buckets=2, fetched=70, reuse=10**9)
+BUFFERS = Buffers(reduced=100, buckets=2, fetched=70)
 
 
 def held(weights: Weights, sharding: Sharding, found: dict[str, int] = PASS, *, device: torch.device = GPU, **changes) -> Memory:
@@ -141,16 +141,15 @@ def test_a_part_has_whole_weights_that_lie_in_it_in_part():
     assert most_owned([8], 4) == 8
 
 
-def test_zero_3_keeps_what_is_used_again_before_long():
-    def gathered(where, layer, **changes):
-        return by_zero(3, 4, WEIGHED, half=True, buffers=replace(BUFFERS, **changes)).flow.beside(where, layer, 0, 0)[0]
-
-    every = 2 * 3400
-    assert gathered("start", 0) == 2 * 400 and gathered("forward", 0) == 2 * 1400 and gathered("head", 2) == every
-    assert gathered("backward", 1) == 2 * 2400 and gathered("end", 0) == 2 * 150, "small ones and the head are never let go"
-    assert gathered("head", 2, reuse=2000) == 2 * 1400, "the last layer alone comes again at once"
-    assert gathered("forward", 0, reuse=2000) == 2 * 1400 + 2 * 2 * (70 + 500), "what comes next, once more in a row of its own"
+def test_zero_3_fetches_what_is_used_and_some_ahead():
     flow = by_zero(3, 4, WEIGHED, half=True, buffers=BUFFERS, on_cpu=True).flow
+    gathered = {where: flow.beside(where, 0, 0, 0)[0] for where in ("start", "forward", "head", "backward", "end")}
+    always, ahead = 2 * 150, 2 * 500
+    assert gathered == {
+        "start": always, "forward": always + 2 * ahead, "head": always + ahead, "backward": always + 2000 + ahead, "end": always
+    }  # fmt: skip
+    many = by_zero(3, 4, WEIGHED, half=True, buffers=replace(BUFFERS, fetched=400)).flow
+    assert many.beside("head", 0, 0, 0)[0] == always + 2 * 2 * 400, "several lie in a row of their own first"
     assert flow.beside("forward", 0, 0, 0)[1:] == (200, 2 * 850), "one bucket and the share are there for good"
     assert flow.beside("backward", 0, 9000, 0)[1] == 200 + 2 * 1000, "gloo sums up a copy"
 
@@ -170,11 +169,11 @@ def test_zero_is_planned_by_the_sizes_that_deepspeed_is_given(tmp_path):
     two = planned(stage=2, reduce_bucket_size=7, overlap_comm=True, offload_optimizer={"device": "cpu"})
     assert two == by_zero(2, 4, weights, half=False, buffers=Buffers(7, 2), offloaded=["optimizer"])
     three = planned(
-        stage=3, reduce_bucket_size="auto", stage3_param_persistence_threshold="auto", stage3_max_reuse_distance=50,
+        stage=3, reduce_bucket_size="auto", stage3_param_persistence_threshold="auto",
         stage3_prefetch_bucket_size=9, offload_param={"device": "cpu"},
     )  # fmt: skip
     few = weighed(module, module.model.layers, head=module.lm_head, small=320)
-    assert three == by_zero(3, 4, few, half=False, buffers=Buffers(1024, 2, 9, 50, 320), offloaded=["weights"])
+    assert three == by_zero(3, 4, few, half=False, buffers=Buffers(1024, 2, 9, 320), offloaded=["weights"])
     small = sum(one.numel() for one in module.parameters() if one.numel() <= 320)
     assert few.standing == small + module.lm_head.weight.numel() and three.offloaded == {"weights", "adapters"}
 
@@ -218,4 +217,4 @@ def test_units_are_those_of_a_model():
     found = units_of(module, module.layers, width=2, summed=4)
     assert found == Units((half, Unit(whole=2200, cast=2200), half), OUTSIDE)
     assert units_of(module, module.layers, a_frozen=0.5).layers[1] == Unit(whole=550)
-    assert weighed(module, module.layers, head=module.head, small=1000) == Weighed((0, 1100, 0), 2400, 0, (400, 1000, 1000))
+    assert weighed(module, module.layers, head=module.head, small=1000) == Weighed((0, 1100, 0), 2400, 1100, (400, 1000, 1000))

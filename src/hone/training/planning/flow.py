@@ -166,7 +166,7 @@ class Partitions(Flow):
 
     stage 1 keeps whole gradients until the last micro-batch has been backward; stage 2 sends each once the next is there, so that
     no more than the `largest` waits beside the buckets, and keeps its part, in which a weight is whole that lies in it in part.
-    offloads: the part goes to the host as it comes.
+    offloads: the part goes to the host as it comes, but what several micro-batches add up to is kept beside it.
     """
 
     stage: int = 2
@@ -187,7 +187,7 @@ class Partitions(Flow):
         if self.stage == 1:
             landed = self.prior + done
             return 0, formed + (self.buckets if where not in _UPWARD else 0), landed + (part if where == "end" else 0)
-        landed = part * self.several
+        landed = self.part * self.several
         if where in _UPWARD:
             return 0, min(formed, self.largest), landed
         return 0, min(formed, self.largest) + self.buckets, landed + part
@@ -195,19 +195,19 @@ class Partitions(Flow):
 
 @dataclass(frozen=True)
 class Fetched(Flow):
-    """ZeRO's stage 3: a weight is gathered when its module is entered, and let go where it is not used again before long.
+    """ZeRO's stage 3: a weight is gathered when its module is entered, and let go when it has been used.
 
-    standing: weights that are never let go, as they are small or the head's; below: those of the embeddings, where they are used
-    again; layers: bytes of each. reuse: bytes of weights that are entered between two uses of one that stays. fetched: bytes that
-    are asked for ahead and lie in a row of their own first. bucket, share: of gradients, there for good. copies: see Shards.
+    That it would stay until its backward pass, as `stage3_max_reuse_distance` says, is not so: DeepSpeed remembers for good what it
+    decided in the first forward passes, and hone's self-test has none backward (`__params_to_release` has a cache).
+
+    standing: weights that are never let go, as they are small or the head's; layers: bytes of each; largest: of one weight and
+    its gradient. fetched: bytes that are asked for ahead. bucket, share: of gradients, there for good. copies: see Shards.
     """
 
     adds_up = False
 
     layers: tuple[int, ...] = ()
     standing: int = 0
-    below: int = 0
-    reuse: int = 0
     fetched: int = 0
     bucket: int = 0
     share: int = 0
@@ -215,14 +215,8 @@ class Fetched(Flow):
     copies: int = 0
 
     def beside(self, where: Where, layer: int, formed: int, done: int) -> tuple[int, int, int]:
-        """See Flow."""
+        """See Flow. Between a layer's second forward and its backward pass all of its weights are there."""
+        used = {"backward": self.layers[layer], "forward": self.fetched, "first": self.largest}.get(where, 0)
+        coming = 0 if where in ("start", "end") else self.fetched
         waits = min(formed, self.largest)
-        return self._gathered(where, layer), self.bucket + waits * (1 + self.copies), self.share
-
-    def _gathered(self, where: Where, layer: int) -> int:
-        if where in ("start", "first", "last", "end"):
-            return self.standing + (self.below if where != "end" else 0)
-        entered = layer + (where not in ("between", "leaving"))
-        stay = [size for number, size in enumerate(self.layers[:entered]) if 2 * sum(self.layers[number + 1 :]) < self.reuse]
-        own = self.layers[layer] if entered > layer and len(stay) < 1 else 0
-        return self.standing + self.below + sum(stay) + own + (self.fetched if not stay else 0)
+        return self.standing + used + coming, self.bucket + waits * (1 + self.copies), self.share

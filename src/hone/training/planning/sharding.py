@@ -5,7 +5,7 @@ Does not know the engines' code nor their settings: it is arithmetic on sizes. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -73,13 +73,12 @@ def by_fsdp(among: int, units: Units, *, offloads: bool = False, **how: bool | i
 class Buffers:
     """ZeRO's, in numbers. reduced: that are summed up together, in `buckets` buffers; fetched: that are asked for ahead.
 
-    reuse: that may be entered between two uses of a weight that stays gathered; small: of a weight that is never let go.
+    small: of the largest weight that is never let go.
     """
 
     reduced: int = 500_000_000
     buckets: int = 1
     fetched: int = 50_000_000
-    reuse: int = 10**9
     small: int = 100_000
 
 
@@ -109,9 +108,9 @@ def by_zero(
     )  # fmt: skip
     if stage == 3:
         flow = Fetched(
-            layers=tuple(width * size for size in weights.layers), standing=width * weights.standing, below=width * weights.below,
-            reuse=width * buffers.reuse, fetched=2 * width * (buffers.fetched + max(weights.trained)),
-            bucket=bucket // buffers.buckets, share=part, largest=largest, copies=int(on_cpu),
+            layers=tuple(width * size for size in weights.layers), standing=width * weights.standing,
+            fetched=width * max(2 * min(buffers.fetched, sum(weights.layers)), weights.largest),
+            bucket=bucket // buffers.buckets, share=width * share(trained, among), largest=largest, copies=int(on_cpu),
         )  # fmt: skip
     parts = {"weights": ("weights", "adapters"), "optimizer": ("optimizer",)}
     flat = part + (_FP32 * share(trained, among) if half else 0)
@@ -130,33 +129,27 @@ def by_zero(
 
 @dataclass(frozen=True)
 class Weighed:
-    """A model's weights in numbers: of each layer; of those that always stand whole; of what else is outside and used again.
-
-    trained: of each weight that learns, in order.
-    """
+    """A model's weights in numbers: of each layer; of those that always stand whole; of a layer's largest; of each that learns."""
 
     layers: tuple[int, ...]
     standing: int
-    below: int
+    largest: int
     trained: tuple[int, ...]
 
 
-def weighed(module: nn.Module, layers: Iterable[nn.Module], *, head: nn.Module | None, small: int) -> Weighed:
+def weighed(module: nn.Module, layers: Sequence[nn.Module], *, head: nn.Module | None, small: int) -> Weighed:
     """Of a model whose weights have shapes. head: fetched for good; small: numbers of the largest weight that stays whole."""
     stands = {id(one) for one in module.parameters() if one.numel() <= small}
     stands |= {id(one) for one in head.parameters()} if head is not None else set()
-    within = [list(layer.parameters()) for layer in layers]
-    inside = {id(one) for weights in within for one in weights}
 
     def size(weights: Iterable[Tensor]) -> int:
         return sum(one.numel() for one in weights if id(one) not in stands)
 
     learning = [one for one in module.parameters() if one.requires_grad]
-    outside = [one for one in module.parameters() if id(one) not in inside]
     return Weighed(
-        tuple(size(weights) for weights in within),
+        tuple(size(layer.parameters()) for layer in layers),
         sum(one.numel() for one in module.parameters() if id(one) in stands),
-        size(one for one in outside if one.requires_grad),
+        max(size([one]) for layer in layers for one in layer.parameters()),
         tuple(one.numel() for one in learning),
     )
 

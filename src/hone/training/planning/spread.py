@@ -72,7 +72,6 @@ def _by_zero(run: Run, module: nn.Module, among: int, *, on_cpu: bool) -> Shardi
         reduced=int(fields.get("reduce_bucket_size", own.reduced)),
         buckets=2 if fields.get("overlap_comm", zero.stage == 3) else 1,
         fetched=int(fields.get("stage3_prefetch_bucket_size", own.fetched)),
-        reuse=int(fields.get("stage3_max_reuse_distance", own.reuse)),
         small=int(fields.get("stage3_param_persistence_threshold", own.small)),
     )
     offloads = {"optimizer": "offload_optimizer", "weights": "offload_param"}
