@@ -19,7 +19,7 @@ from transformers.generation import ContinuousBatchingConfig
 from hone.chat.codec import Codec, build_codec
 from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine
 from hone.inference.together import TogetherEngine

@@ -297,8 +297,8 @@ def _at(steps_later: int, rank_with_it: int, act: Callable[[], None]) -> Callabl
     def fault(rank: int) -> None:
         real, first = Policy.token_logprobs, []
 
-        def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
-            found = real(self, batch)
+        def token_logprobs(self: Policy, batch: Any, **more: Any) -> torch.Tensor:
+            found = real(self, batch, **more)
             if torch.is_grad_enabled() and PULSE.step:
                 first.append(PULSE.step)
                 if rank == rank_with_it and PULSE.step == first[0] + steps_later:
@@ -313,10 +313,10 @@ def _at(steps_later: int, rank_with_it: int, act: Callable[[], None]) -> Callabl
 def _out_of_memory(rank: int) -> None:
     real = Policy.token_logprobs
 
-    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+    def token_logprobs(self: Policy, batch: Any, **more: Any) -> torch.Tensor:
         if rank and torch.is_grad_enabled() and len(batch.parts) > 1 and type(batch.ids_BT) is torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(self, batch)
+        return real(self, batch, **more)
 
     Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
 

@@ -20,7 +20,7 @@ from hone.export.gguf.tensors import Made, plan_tensors
 from hone.export.gguf.write import add_value, bytes_of, type_of
 from hone.export.recipe import plan_recipe
 from hone.export.source import Stored
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 
 WORDS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "iq2_xs")
 

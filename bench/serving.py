@@ -18,8 +18,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hone.chat.codec import build_codec
+from hone.config.api import ApiConfig
 from hone.config.chat import ChatConfig
-from hone.config.use import ApiConfig, GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.inference.hf import HfEngine
 from hone.inference.together import TogetherEngine
 from hone.models.stand_in import stand_in_tokenizer

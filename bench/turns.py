@@ -76,13 +76,18 @@ class Running:
         return notes_of(self.folder, self.process.returncode)
 
 
-def alone(folder: Path, python: Path, job: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The notes of a run from its beginning to its end, where there is no room for a second one."""
+def alone(folder: Path, python: Path, job: dict[str, Any], threads: int, limit: float | None = None) -> dict[str, Any]:
+    """The notes of a run from its beginning to its end, where there is no room for a second one. limit: seconds it may take."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job | {"spawned": time.time()}))
     with (folder / "log.txt").open("w") as log:
         words, variables = [str(python), str(SIDE), str(folder)], environment(folder, threads)
-        done = subprocess.run(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables, check=False)
+        try:
+            done = subprocess.run(
+                words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done after {limit:.0f} s"}
     return notes_of(folder, done.returncode)
 
 

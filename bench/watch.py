@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class Watch:
         """Look at every load, embedding, backward pass and optimizer step from now on; the handle takes the last away."""
         for kind in (PreTrainedTokenizerBase, PreTrainedModel):
             self.mark_loads(kind)
-        embed, backward = nn.Embedding.forward, Tensor.backward
+        embed, backward, forget = nn.Embedding.forward, Tensor.backward, torch.optim.Optimizer.zero_grad
 
         def looked_up(module: nn.Embedding, ids: Tensor) -> Tensor:
             # hone rehearses a step in tensors without memory
@@ -103,6 +104,13 @@ class Watch:
                 self.losses.append(loss.detach())
             backward(loss, *args, **more)
 
+        @wraps(forget)  # accelerate looks at its arguments
+        def forgotten(optimizer: torch.optim.Optimizer, *args: Any, **more: Any) -> None:
+            self.ids.clear()  # gradients that no step was made of, as of a trial, are not learned from
+            self.losses.clear()
+            forget(optimizer, *args, **more)
+
+        torch.optim.Optimizer.zero_grad = forgotten  # type: ignore[method-assign]
         nn.Embedding.forward = looked_up  # type: ignore[method-assign]
         Tensor.backward = watched  # type: ignore[method-assign]
         return register_optimizer_step_post_hook(self.stepped)

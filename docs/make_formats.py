@@ -21,6 +21,11 @@ Written by `make docs` from `src/hone/chat/formats/table.toml` and from what `ho
 made for it. `template: NAME` chooses a row. Several names may be one wire format; where LLaMA-Factory writes something else
 than the model's maker, the maker is followed ([migrating.md](migrating.md#chat-formats-that-differ-from-llama-factorys)).
 
+Try one by yourself: `hone render --template llama3 --tokenizer DIR talk.json` prints, as JSON, the text that a format makes
+of `{"messages": [...], "tools": [...]}`, its ids, its labels (-100 where nothing is learned) and the ids that sampling starts
+from; `hone laws llama3 --tokenizer DIR` tries the laws with your tokenizer, and exits with 1 where one is broken. Without
+`--template` or a name it is the tokenizer's own format.
+
 """
 COLUMNS = """
 - **thinking**: answer: the answer opens its own thought; prompt: the prompt opens it; question: the prompt does, but not

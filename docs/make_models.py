@@ -42,9 +42,10 @@ COLUMNS = """
   which balances its experts otherwise; the key is refused there, as it is for models without experts.
 """
 SEEN = """Tried with tiny random models: the ids and tensors of a conversation with pictures or sounds are those of the maker's
-own processor, the log-probs of its answers those of transformers' plain forward (to 2e-5, padded and packed), and
-answers those that its `generate` draws. Training and answering take them alike; films are refused by name. See
-[data.md](data.md#pictures-and-sounds) and [serving.md](serving.md#pictures-sounds-and-films)."""
+own processor, the log-probs of its answers those of transformers' plain forward (to 2e-5, padded and packed; with
+pictures their gradients too, of all weights and of LoRA's), and answers those that its `generate` draws. Training and
+answering take them alike; films are refused by name. See [data.md](data.md#pictures-and-sounds) and
+[serving.md](serving.md#pictures-sounds-and-films)."""
 
 
 def page() -> str:
@@ -77,7 +78,8 @@ def _counts(used: dict[str, Found]) -> str:
     lines = [
         f"- {len(used)} architectures; {_count(used, 'right')} with right log-probs and gradients",
         f"- {_count(used, 'isolated')} packed, {_count(used, 'padded_only')} padded",
-        f"- {adapted} with LoRA on the layers that are meant; {_count(used, 'reloads')} saved and read back",
+        f"- {adapted} with LoRA on the layers that are meant, {_count(used, 'learns')} with right gradients of it; "
+        f"{_count(used, 'reloads')} saved and read back",
         f"- {_count(used, 'fused')} with experts, {_count(used, 'balanced')} of them with a router loss",
         f"- {len(REMOTE)} more that bring their own code, {len(WHOLE)} of images, sound or video that are not here yet",
     ]

@@ -13,11 +13,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hone.adapters.apply import attach, load_trained, save_trained
+from hone.adapters.fuse import Fused
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.adapter import Lora
 from hone.data.batch import Batch, pack, pad, share
@@ -25,6 +27,7 @@ from hone.kernels.attach import OPERATIONS
 from hone.kernels.attach import attach as fuse
 from hone.models.policy import Policy
 from hone.models.quirks import padded_only
+from hone.models.shape import Shape, shape_of
 from tests.families import VOCAB, tiny
 
 PREFIX = "base_model.model."
@@ -51,10 +54,13 @@ class Found:
     operated, together: the gaps of padded and of packed batches with every operation fused that a self-check lets through;
     operations: those. halves: how far the gradients of all weights in bf16 are from those in fp32, as a part of them: of the
     plain forward, and of the fused one on packed batches, or padded ones where it does not pack.
+    adapted: the gap of a batch with LoRA on all linear layers in few products and every operation fused, to the plain forward and
+    peft's own layers; half: the same as `halves`, of the adapter's gradients over a base in bf16.
     targets, left: paths of linear layers that LoRA `all` adapts and leaves out; fused: names of experts' weights.
     saved, adapter, merged: largest logit difference after a reload of the whole model, of the adapter's folder into a like
     module, and of the adapter merged into the base.
     router: the balance loss of the model's own forward and ours, on one sequence; None where the family has none.
+    shape: its sizes, as the plan reads them.
     """
 
     fast: bool
@@ -69,6 +75,8 @@ class Found:
     together: Gap | None
     operations: frozenset[str]
     halves: tuple[float, float]
+    adapted: Gap
+    half: tuple[float, float]
     targets: frozenset[str]
     left: frozenset[str]
     fused: frozenset[str]
@@ -76,6 +84,7 @@ class Found:
     adapter: float
     merged: float
     router: tuple[float, float] | None
+    shape: Shape
 
     @property
     def right(self) -> bool:
@@ -86,6 +95,12 @@ class Found:
     def isolated(self) -> bool:
         """Packed sequences are as they are apart."""
         return self.packed is not None and self.packed.none and self.leak < 1e-4
+
+    @property
+    def learns(self) -> bool:
+        """LoRA's loss and gradients are those of the plain forward with peft's layers; over a base in bf16 nearly as near."""
+        plain, fast = self.half
+        return self.adapted.none and fast < 2 * plain
 
     @property
     def reloads(self) -> bool:
@@ -165,11 +180,16 @@ def examine(family: str) -> Found:
         fused = frozenset(
             name.rpartition(".")[-1] for name, weight in module.named_parameters() if ".experts." in name and weight.dim() > 1
         )
-        targets, adapter, merged = _adapted(family, module, Path(folder) / "adapter")
+        torch.manual_seed(1)
+        tuned = attach(module, Lora(), base_name="tiny").eval()
+        targets = _targets(tuned)
+        adapted, half = _learned(tuned, policy)
+        adapter, merged = _reloaded(family, tuned, Path(folder) / "adapter")
     return Found(
         *(found.fast, policy.can_pack, policy.by_sequence, found.packed_difference, padded_only(module.config)),
         *(padded, packed, shared, operated, together, operations, halves),
-        *(targets, linear - targets, fused, saved, adapter, merged, router),
+        *(adapted, half),
+        *(targets, linear - targets, fused, saved, adapter, merged, router, shape_of(module)),
     )
 
 
@@ -200,10 +220,14 @@ def _halves(module: PreTrainedModel, found: Policy) -> tuple[float, float]:
     policy = _like(found, fused)
     batch = pack(parts) if policy.can_pack else pad(parts, 0)
     rounded = gradients(simple, plain(simple, parts)), gradients(fused, policy.token_logprobs(batch).sum())
-    whole = sum(float(one.square().sum()) for one in theirs.values())
-    apart = (sum(float((ours[name] - one).square().sum()) for name, one in theirs.items()) for ours in rounded)
-    first, second = ((one / whole) ** 0.5 for one in apart)
+    first, second = (distance(ours, theirs) for ours in rounded)
     return first, second
+
+
+def distance(ours: dict[str, Tensor], true: dict[str, Tensor]) -> float:
+    """Length of the difference of all gradients, as a part of theirs."""
+    whole = sum(float(one.square().sum()) for one in true.values())
+    return (sum(float((ours[name] - one).square().sum()) for name, one in true.items()) / whole) ** 0.5
 
 
 def pairs() -> list[Example]:
@@ -248,14 +272,47 @@ def _saved(module: PreTrainedModel, folder: Path) -> float:
     return max((logits(again) - before).abs().max().item(), (logits(module) - before).abs().max().item())
 
 
-def _adapted(family: str, module: PreTrainedModel, folder: Path) -> tuple[frozenset[str], float, float]:
-    tuned = attach(module, Lora(), base_name="tiny").eval()
+def _targets(tuned: nn.Module) -> frozenset[str]:
+    """The paths of what is adapted; the adapter is moved away from its start, where it is nothing."""
     names = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
     targets = frozenset(name.removeprefix(PREFIX).split(".lora_A")[0] for name in names if ".lora_A" in name)
     assert {name.removeprefix(PREFIX).split(".lora_")[0] for name in names} == targets
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)
+    return targets
+
+
+def by_peft(tuned: nn.Module) -> nn.Module:
+    """A copy whose adapted layers have peft's own forward."""
+    twin = copy.deepcopy(tuned)
+    layers = [layer for layer in twin.modules() if isinstance(layer, LoraLayer)]
+    assert all(isinstance(layer, Fused) for layer in layers), "adapted, and not in few products"
+    for layer in layers:
+        layer.__class__ = type(layer).__mro__[2]
+    return twin
+
+
+def _learned(tuned: nn.Module, found: Policy) -> tuple[Gap, tuple[float, float]]:
+    """Of copies: everything fused beside the plain forward of each sequence, in fp32, and of a base in bf16 under autocast."""
+    simple, fused = by_peft(tuned), copy.deepcopy(tuned)
+    fuse(fused, OPERATIONS)
+    wanted, lay = sequences(), pack if found.can_pack else lambda parts: pad(parts, 0)
+    value = plain(simple, wanted)
+    apart = gap(fused, lay(wanted), value.detach(), gradients(simple, value), _like(found, fused))
+    parts = sequences((5, 7, 8))
+    for name, weight in (named for twin in (simple, fused) for named in twin.named_parameters()):
+        weight.data.mul_(0.2 if "lora_B" in name else 1)  # a larger addition makes routers choose otherwise in bf16
+    theirs = gradients(simple, plain(simple, parts))
+    for weight in (weight for twin in (simple, fused) for weight in twin.parameters() if not weight.requires_grad):
+        weight.data = weight.data.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = plain(simple, parts), _like(found, fused).token_logprobs(lay(parts)).sum()
+    first, second = (distance(gradients(twin, value), theirs) for twin, value in zip((simple, fused), rounded, strict=True))
+    return apart, (first, second)
+
+
+def _reloaded(family: str, tuned: nn.Module, folder: Path) -> tuple[float, float]:
     before = logits(tuned)
     save_trained(tuned, folder)
     with torch.no_grad():
@@ -265,7 +322,7 @@ def _adapted(family: str, module: PreTrainedModel, folder: Path) -> tuple[frozen
     load_trained(tuned, folder)
     used = attach(tiny(family), Lora(adapter_name_or_path=(str(folder),)), base_name="tiny", trainable=False)
     again, merged = logits(tuned), logits(used)
-    return targets, (again - before).abs().max().item(), (merged - before).abs().max().item()
+    return (again - before).abs().max().item(), (merged - before).abs().max().item()
 
 
 def _router(module: PreTrainedModel) -> tuple[float, float] | None:

@@ -108,16 +108,22 @@ HEARING: dict[str, tuple[str, dict[str, Any], Any]] = {
 """Of two seconds at most."""
 
 
-def make_model(folder: Path, family: str, *, seed: int = 0) -> tuple[PreTrainedModel, str]:
-    """A model of the family written into `folder` with its tokenizer and processor; the module, and the template's name."""
-    template, settings, processor = {**FAMILIES, **HEARING}[family]
-    row = rows()[template]
-    tokenizer = stand_in_tokenizer(row.bos, row.eos, tokens_of(row))
-    ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token) for kind, token in _media_tokens(row.media).items()}
+Row = tuple[str, dict[str, Any], Any]
+
+
+def make_model(folder: Path, family: str, *, seed: int = 0, row: Row | None = None) -> tuple[PreTrainedModel, str]:
+    """A model of the family written into `folder` with its tokenizer and processor; the module, and the template's name.
+
+    row: in place of the family's own above.
+    """
+    template, settings, processor = row or {**FAMILIES, **HEARING}[family]
+    written = rows()[template]
+    tokenizer = stand_in_tokenizer(written.bos, written.eos, tokens_of(written))
+    ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token) for kind, token in _media_tokens(written.media).items()}
     settings = json.loads(json.dumps(settings))
     settings["text_config"]["vocab_size"] = len(tokenizer)
     settings["text_config"]["pad_token_id"] = tokenizer.pad_token_id
-    config = AutoConfig.for_model(family, **settings, **ids, initializer_range=0.3)
+    config = AutoConfig.for_model(family, **{"initializer_range": 0.3, **settings, **ids})
     torch.manual_seed(seed)
     module = AutoModelForMultimodalLM.from_config(config, dtype=torch.float32).eval()
     for weight in module.parameters():

@@ -107,11 +107,12 @@ def train(file: Path, model: str, output: Path, *more: str) -> int:
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
-def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here):
+def test_it_trains(file: Path, llama3: str, qwen: str, tmp_path: Path, here, capsys):
     model = model_for(file, llama3, qwen)
     if settings(file).get("resume_from_checkpoint"):
         assert train(file, model, tmp_path, "max_steps=1", "warmup_ratio=0", "save_steps=1", "resume_from_checkpoint=null") == 0
     assert train(file, model, tmp_path, "max_steps=2", *judged(file, model, tmp_path)) == 0
+    assert "warning: " not in capsys.readouterr().err, "a column that is not read, a question that is empty"
     lines = [json.loads(line) for line in (tmp_path / "trainer_log.jsonl").read_text().splitlines()]
     assert lines[-1]["current_steps"] == 2
     # What grpo calls its loss is 0 at each first use of its answers but for their lengths; it is the gradient that counts.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from hone.inference.servers.started import free_port
 from hone.training.processes.launch import leave
 from tests.hosts import Host
 from tests.runs import write_run
@@ -28,13 +28,6 @@ _FORKS.set_forkserver_preload(
 )
 _LONGEST = 400
 """Seconds that a run may take, far more than any takes here."""
-
-
-def free_port() -> int:
-    """A port nobody listens on: another suite on this machine must not be taken for a process of this run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def launched(world: int) -> dict[str, str]:

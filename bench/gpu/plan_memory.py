@@ -73,11 +73,13 @@ def main(wanted: list[str]) -> None:
             if not all(word in case.split() for word in wanted):
                 continue
             settings = {**METHODS[method], **kinds[kind], "bf16": True, "dataset": length, "cutoff_len": 16_384}
-            settings |= {"per_device_train_batch_size": 1}
-            said, peak, expected, seconds = measure(Path(name), model, settings, cuda=not TOY)
-            off.append(said / peak)
+            settings |= {"per_device_train_batch_size": 1, "max_steps": 3}
+            found = measure(Path(name), model, settings, cuda=not TOY)
+            off.append(found.ratio)
             print(
-                f"{case:<40}{said / 2**30:>10.2f}{peak / 2**30:>10.2f}{off[-1]:>8.3f}{expected:>9.3f}{seconds:>9.3f}", flush=True
+                f"{case:<40}{found.said / 2**30:>10.2f}{found.peak / 2**30:>10.2f}{found.ratio:>8.3f}{found.expected:>9.3f}"
+                f"{found.seconds:>9.3f}",
+                flush=True,
             )
     print(f"{len(off)} cases; plan / measured {min(off):.3f} to {max(off):.3f}")
 

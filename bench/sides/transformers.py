@@ -22,7 +22,10 @@ def words(job: dict[str, Any]) -> dict[str, Any]:
         "save_strategy": "no", "report_to": "none", "logging_steps": 1, "use_cpu": job["cpu"],
         "train_sampling_strategy": "sequential",
     }  # fmt: skip
-    return told | {name: value for name, value in job["words"].items() if name not in OF_THE_SCRIPT}
+    own = {name: value for name, value in job["words"].items() if name not in OF_THE_SCRIPT}
+    if own.get("gradient_accumulation_steps") == "batch":  # rows one by one, as many a step as everybody's
+        own["gradient_accumulation_steps"] = job["batch"]
+    return told | own
 
 
 def encode(tokenizer: Any, row: dict[str, rows.Messages], longest: int) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ Knows nothing of any room; each room raises the class that names its subject.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -45,6 +46,30 @@ class ConfigError(HoneError):
 
     def to_list(self) -> list[dict[str, str]]:
         return [{"place": mistake.where, "key": mistake.key, "message": mistake.message} for mistake in self.mistakes]
+
+
+class Several(HoneError):
+    """Mistakes that do not follow from each other, told together; the exit code is the first one's."""
+
+    def __init__(self, problems: list[HoneError]):
+        self.problems, self.exit_code = tuple(problems), problems[0].exit_code
+        super().__init__(f"{len(problems)} mistakes:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+    def to_list(self) -> list[dict[str, str]]:
+        return [entry for problem in self.problems for entry in problem.to_list()]
+
+
+def at_once(looks: Iterable[Callable[[], object]]) -> None:
+    """Call every one of `looks`; raises what one of them raised, or `Several` of what more did, each text once."""
+    problems: dict[str, HoneError] = {}
+    for look in looks:
+        try:
+            look()
+        except HoneError as problem:
+            problems |= {str(one): one for one in (problem.problems if isinstance(problem, Several) else (problem,))}
+    if problems:
+        first, *others = problems.values()
+        raise Several([first, *others]) if others else first
 
 
 class DataError(HoneError):

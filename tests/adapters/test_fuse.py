@@ -31,11 +31,6 @@ from hone.models.policy import Policy
 from tests.architectures import sequences
 from tests.families import tiny
 
-DOZEN = (
-    *("llama", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "mixtral", "qwen3_moe", "deepseek_v3"),
-    *("glm4", "cohere", "gpt2", "gpt_neox", "olmo2"),
-)
-
 
 def tuned(module: nn.Module, adapter: Lora, **settings) -> nn.Module:
     """An adapter moved away from its start, where it is nothing and half of the gradients are 0."""
@@ -100,7 +95,7 @@ def same_as_peft(module: nn.Module, **how) -> float:
         return largest_gap(ours, learned(module, **how))
 
 
-@pytest.mark.parametrize("family", DOZEN)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # all others in tests/models/test_architectures.py
 def test_the_loss_and_all_gradients_are_peft_s(family, capsys):
     module = tuned(tiny(family), Lora(lora_rank=3))
     assert all(isinstance(layer, Fused) for layer in layers(module))

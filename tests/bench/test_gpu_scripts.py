@@ -18,6 +18,7 @@ from hone.kernels.passes import has_triton
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 TOYS = {  # what is printed at the end
+    "checks.py --after llama experts four_bits": "checks done",
     "packed_attention.py": "a prompt of 2,048 for 8 answers of 512",
     "fused_ops.py": "a small Llama: losses",
     "lora_layers.py": "down      without",
@@ -54,14 +55,28 @@ def test_every_script_is_known_here():
 
 @pytest.mark.parametrize("command", TOYS)
 def test_a_toy_goes_to_its_end(command, called):
+    """Nor is any check of it WRONG."""
     if command == "fused_ops.py" and has_triton():
         pytest.skip("kernels would stay interpreted in this process; tests/kernels/test_triton.py tries them in one of its own")
-    assert TOYS[command] in called(*command.split(), "--toy")
+    said = called(*command.split(), "--toy")
+    assert TOYS[command] in said and "WRONG" not in said
 
 
 @pytest.mark.parametrize("script", ASKED)
 def test_others_begin(script, called):
     assert script in called(script, "--help")
+
+
+def test_a_plan_says_what_a_call_has_time_for(called):
+    """What is worth most ends within the minutes, by floors; nothing is made or measured."""
+    data = BENCH.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the configs of real models are not at hand")
+    lines = called("run.py", "--plan").splitlines()
+    assert lines[0].split()[:2] == ["0", "checks"] and lines[2].split()[1:4] == ["lora-2k", "hone", "fused"]
+    in_time = [line for line in lines if "too late" not in line]
+    assert len(in_time) > 10 and lines[: len(in_time)] == in_time
+    assert called("run.py", "--plan", "--begin", "4").splitlines()[1].split()[0] == "4"
 
 
 def test_the_settings_of_the_engines_are_read(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ for folder in (BENCH / "gpu", BENCH):
 import cases  # noqa: E402
 import flops  # noqa: E402
 import inputs  # noqa: E402
+import ledger  # noqa: E402
 import turns  # noqa: E402
 import watch  # noqa: E402
 from sides import hone, llamafactory, rows, transformers, trl  # noqa: E402
@@ -107,7 +108,8 @@ def test_the_format_gives_every_system_the_same_ids():
 
 
 def test_a_run_is_watched(monkeypatch: pytest.MonkeyPatch):
-    for owner, name in ((nn.Embedding, "forward"), (torch.Tensor, "backward")):
+    patched = ((nn.Embedding, "forward"), (torch.Tensor, "backward"), (torch.optim.Optimizer, "zero_grad"))
+    for owner, name in patched:
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for kind in (PreTrainedTokenizerBase, PreTrainedModel):
         monkeypatch.setattr(kind, "from_pretrained", kind.__dict__["from_pretrained"])
@@ -115,6 +117,8 @@ def test_a_run_is_watched(monkeypatch: pytest.MonkeyPatch):
     handle = seen.start()
     embedding, other = nn.Embedding(7, 2), nn.Embedding(5, 2)
     optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    (3.0 + 0.0 * embedding(torch.tensor([[4, 4]])).sum()).backward()
+    optimizer.zero_grad()  # a trial, whose gradients are dropped
     with pytest.raises(watch.Done):
         for ids in ([[3, 1, 1, 0]], [[1, 3, 3, 0]], [[2, 3, 0, 0]], [[6, 6, 6, 6]]):
             other(torch.tensor([4]))
@@ -152,6 +156,41 @@ def test_runs_take_turns_and_one_that_fails_does_not_stop_the_others(tmp_path: P
     found = turns.alternate(begun, 3, tell=lambda line: None)
     assert (tmp_path / "order").read_text() == "a0 b0 a1 b1 a2 b2 "
     assert found == {"a": {"name": "a"}, "b": {"error": "ValueError: no more"}}
+
+
+def test_a_run_that_does_not_end_costs_its_own_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "child.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(turns, "SIDE", tmp_path / "child.py")
+    assert turns.alone(tmp_path / "a", Path(sys.executable), {}, 1, limit=0.3) == {"error": "not done after 0 s"}
+
+
+def test_rows_one_by_one_are_as_many_a_step():
+    case = cases.Case("", "train", "", batch=4)
+    told = WORDS["transformers"](job_of(case, cases.Setting("transformers", "", {"gradient_accumulation_steps": "batch"})))
+    assert told["gradient_accumulation_steps"] == 4
+
+
+def test_what_runs_left_is_a_table_a_case(tmp_path: Path):
+    """The first run of another system is what the others are over; a plan and what was said of trials stand beside a run."""
+    case, book = cases.Case("one", "train", "One"), ledger.Ledger("a device", 100.0, tmp_path)
+    steps = [{"wall": 2.0, "cpu": 1.0, "tokens": 8, "places": 8, "digest": "d", "loss": 1.0}] * 3
+    notes = {"steps": steps, "peak": 2**30, "imported": {"bytes": 0, "cpu": 0.0}, "ready": 1.0, "loading": 0.0, "weights": 0}
+    for name in ("plain", "hone"):
+        (tmp_path / name / "out").mkdir(parents=True)
+        (tmp_path / name / "log.txt").write_text("epoch 1\n  0%|\rfused: 2 norms, in Triton\n")
+    memory = {"weights": 2**30, "fragmentation": 2**30, "host": 2**30}
+    plan = {"memory": memory, "activations": "kept", "step_seconds": 0.5, "from_layers": False}
+    (tmp_path / "hone" / "out" / "plan.json").write_text(json.dumps(plan))
+    book.add(case, cases.Setting("transformers", "kept", {"bf16": True}), notes, tmp_path / "plain", 10.0)
+    faster = notes | {"steps": [step | {"wall": 1.0} for step in steps]}
+    line = book.add(case, cases.Setting("hone", "fused", {"bf16": True}), faster, tmp_path / "hone", 10.0)
+    assert "| 8 (8 to 8) | 2.00 (2.00 to 2.00) | 80.0% (80.0% to 80.0%) | 1.0 |" in line
+    assert line.endswith("| kept, 1.0, 0.50, by a formula |")
+    other = book.add(case, cases.Setting("hone", "odd", {"bf16": True}), {"error": "OutOfMemoryError"}, tmp_path / "none", 10.0)
+    assert other.startswith("| hone odd | no result: OutOfMemoryError |")
+    kept = json.loads((tmp_path / "results.json").read_text())["runs"]["one"]
+    assert kept["hone fused"]["told"] == ["fused: 2 norms, in Triton"]
+    assert (tmp_path / "results.md").read_text().count("\n| ") == 4
 
 
 def test_the_arithmetic_of_known_models():

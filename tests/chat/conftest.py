@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from hone.chat.codec import Codec, build_codec
-from hone.chat.message import Conversation, message
+from hone.chat.dialects.dialect import Dialect, Mark
+from hone.chat.dialects.reader import Reader
+from hone.chat.events import parts_of
+from hone.chat.message import Conversation, Part, Text, message
+from hone.chat.reading import Tools
 from hone.chat.survey import tokens_of
 from hone.chat.table import Row, rows
 from hone.config.chat import ChatConfig
@@ -58,3 +62,9 @@ def said(*texts: str) -> Conversation:
 def asked(conversation: Conversation) -> Conversation:
     """Without the last message."""
     return Conversation(conversation.messages[:-1], conversation.tools)
+
+
+def read(dialect: Dialect, text: str, mark: Mark, tools: Tools = ()) -> list[Part]:
+    """The parts of what a whole answer says after its thought; one empty Text for ''."""
+    reader = Reader(dialect, mark, tools)
+    return list(parts_of([*reader.feed(text), *reader.close()])) or [Text("")]

@@ -157,7 +157,6 @@ def test_any_text_survives_and_streams(question, answer, cuts, made_codec):
         deltas.append(stream.feed(ids[:size]).text)
         ids = ids[size:]
     assert "".join(deltas) + stream.close().text == "a" + answer
-    assert stream.message() == read
 
 
 @pytest.mark.parametrize("name", ["llama-2", "mistral-7b-v0.3", "qwen3"])

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hone.chat.dialects.listed import nine
 from hone.chat.dialects.named import DeepSeek3
 from hone.chat.dialects.offer import prompt
-from hone.chat.dialects.reader import Reader, read
+from hone.chat.dialects.reader import Reader
 from hone.chat.dialects.table import DIALECTS, find_dialect
 from hone.chat.events import ArgumentsGrown, CallBegun, CallDropped, CallMade, TextGrown, parts_of
 from hone.chat.marks import Ink
 from hone.chat.message import Text, ToolCall
 from hone.chat.reading import Reading, same
 from hone.errors import TemplateError
+from tests.chat.conftest import read
 
 MARKERS = sorted({word for dialect in DIALECTS.values() for word in (*dialect.markers, dialect.closing) if word})
 TRICKY = [
@@ -114,7 +115,8 @@ def test_calls_without_a_dialects_own_words_are_never_refused(name, calls):
 def test_text_before_calls_comes_back(name, calls, text):
     dialect, lead, calls = DIALECTS[name], HEADED.get(name, ""), fitting(name, calls)
     said = lead + text + written(name, calls, True)
-    first, *rest = Reading(dialect, lead).message(said, same, schemas(calls)).parts
+    answer = Reading(dialect, lead).answer(same, schemas(calls))
+    first, *rest = parts_of([*answer.feed(said), *answer.close()])
     assert first == Text(text)
     assert bare(rest) == bare(calls)
 

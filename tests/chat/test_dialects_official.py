@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from hone.chat.dialects.offer import prompt
-from hone.chat.dialects.reader import read
 from hone.chat.dialects.table import DIALECTS
 from hone.chat.marks import Ink
 from hone.chat.message import Message, ToolCall, message
@@ -13,6 +12,7 @@ from hone.chat.own import OwnTemplate
 from hone.chat.reading import same
 from hone.chat.table import FORMATS
 from hone.config.chat import ChatConfig
+from tests.chat.conftest import read
 
 PROPERTIES = {
     "city": {"type": "string", "description": "Its name"},

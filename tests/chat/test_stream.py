@@ -12,7 +12,7 @@ from hone.chat.codec import build_codec
 from hone.chat.dialects.scan import TAG
 from hone.chat.dialects.table import DIALECTS
 from hone.chat.events import CallMade, TextGrown, ThoughtGrown, parts_of
-from hone.chat.message import Conversation, Message, Text, Think, ToolCall, message
+from hone.chat.message import Conversation, Text, Think, ToolCall, message
 from hone.chat.probes import probes
 from hone.chat.reading import Reading, same
 from hone.config.chat import ChatConfig
@@ -44,6 +44,8 @@ def test_every_dialect_is_heard_as_it_is_read(dialect, made_codec):
         known = {"tools": probe.conversation.tools, "prompt": prompt}
         events = heard(codec.stream(**known), ids[len(prompt) :])
         assert parts_of(events) == codec.parse(ids[len(prompt) :], **known).parts
+        hidden = frozenset(codec.tokenizer.convert_tokens_to_ids(codec.control))
+        assert parts_of(heard(codec.stream(hidden=hidden, **known), ids[len(prompt) :])) == parts_of(events)
         made = [(e.call.name, dict(e.call.arguments)) for e in events if isinstance(e, CallMade)]
         assert made == [(part.name, dict(part.arguments)) for part in answer.parts if isinstance(part, ToolCall)]
         tried += bool(made)
@@ -69,7 +71,6 @@ def test_any_answer_is_heard_as_it_is_read(row, words, sizes, cut, made_codec):
     events = heard(stream, ids, sizes)
     read = codec.parse(ids)
     assert (parts_of(events) or (Text(""),)) == read.parts
-    assert stream.message() == read
     assert not any(TAG in event.text for event in events if isinstance(event, TextGrown | ThoughtGrown))
 
 
@@ -85,17 +86,21 @@ def test_a_thought_that_the_prompt_opened_and_nothing_closes_is_a_thought(made_c
 
 def test_thoughts_have_the_words_of_their_format():
     reading = Reading(DIALECTS["seed_oss"], think_open="<seed:think>", think_close="</seed:think>")
-    read = reading.message("<seed:think>hm</seed:think>\nYes <think>", same)
-    assert read == Message("assistant", (Think("hm"), Text("Yes <think>")))
+    answer = reading.answer(same)
+    said = [*answer.feed("<seed:think>hm</seed:think>\nYes <think>"), *answer.close()]
+    assert parts_of(said) == (Think("hm"), Text("Yes <think>"))
 
 
-def test_control_tokens_can_be_hidden_from_the_text_and_are_still_read(made_codec):
-    codec = made_codec("qwen")
-    ids = codec.tokenizer('Hi\n<tool_call>\n{"name": "f"}\n</tool_call>', add_special_tokens=False)["input_ids"]
+def test_hidden_control_tokens_are_no_part_of_text_or_thought_and_are_still_read(made_codec):
+    codec = made_codec("qwen3")
+    words = '<think>\nh<|im_start|>m\n</think>\n\n<|im_start|>Hi\n<tool_call>\n{"name": "f"}\n</tool_call>\n<tool_call>\nno'
+    ids = codec.tokenizer(words, add_special_tokens=False)["input_ids"]
     stream = codec.stream(hidden=frozenset(codec.tokenizer.all_special_ids))
-    text = "".join(stream.feed([token]).text for token in ids) + stream.close().text
-    assert "<tool_call>" not in text and '{"name": "f"}' in text
-    assert stream.message().parts == (Text("Hi"), ToolCall("f", {}))
+    heards = [*(stream.feed([token]) for token in ids), stream.close()]
+    text = "".join(one.text for one in heards)
+    assert "<tool_call>" not in text and "<|im_start|>" not in text and '{"name": "f"}' in text
+    said = parts_of([event for one in heards for event in one.events])
+    assert said == (Think("hm"), Text("Hi"), ToolCall("f", {}), Text("\n"), Text("<tool_call>\nno", malformed=True))
 
 
 def test_bytes_that_are_no_character_change_none_behind_them():

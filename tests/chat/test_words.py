@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from hone.chat import words
-from hone.chat.words import Words, word_pattern
+from hone.chat.words import Joints, Words, find_joints
 
 CORPUS = ["the other brother  bothers\nanother mother", "a  tab\tand   spaces\n\nor lines", "thé 中文 the mother"] * 20
 TEXTS = st.text(alphabet=" \u2581\n\ttheromaé中😀<0x0A>", max_size=40)
@@ -41,39 +41,44 @@ HEAD = Tokenizer.from_str(json.dumps(WHOLE))
 MIDDLE = Tokenizer.from_str(json.dumps(WHOLE | {"normalizer": WHOLE["normalizer"]["normalizers"][1]}))
 
 
-def by_words() -> Words:
-    pattern = word_pattern(WHOLE)
-    assert pattern is not None
-    return Words(pattern, partial(tokenise, MIDDLE))
+def by_words(tokenize: Callable[[list[str]], list[list[int]]]) -> Words:
+    joints = find_joints(WHOLE)
+    assert joints is not None and joints.newline is not None
+    return Words(joints, tokenize)
 
 
-@given(st.lists(TEXTS, max_size=4))
-def test_ids_are_those_of_whole_texts(texts):
-    cut = by_words()
-    for tokenizer in (HEAD, MIDDLE):
-        found = [ids.tolist() for ids in cut.encode(texts, partial(tokenise, tokenizer))]
-        assert found == tokenise(tokenizer, texts)
+@pytest.mark.parametrize("lines", [True, False])
+@given(texts=st.lists(TEXTS, max_size=4))
+def test_ids_are_those_of_whole_texts(lines, texts):
+    cut = by_words(partial(tokenise, MIDDLE)) if lines else Words(Joints(None), partial(tokenise, MIDDLE))
+    for tokenizer, spaces in ((HEAD, 1), (MIDDLE, 0)):
+        for _ in range(2):  # of words that are new, and of words that are known
+            assert [ids.tolist() for ids in cut.encode(texts, spaces)] == tokenise(tokenizer, texts)
+
+
+def test_many_new_words_are_told_apart():
+    texts = [" ".join(f"m{number}o" for number in range(start, start + 400)) + "\n" for start in (0, 200, 400)]
+    assert [ids.tolist() for ids in by_words(partial(tokenise, MIDDLE)).encode(texts)] == tokenise(MIDDLE, texts)
 
 
 def test_a_word_is_tokenised_once(monkeypatch):
     seen: list[str] = []
 
     def watched(texts: list[str]) -> list[list[int]]:
-        seen.extend(texts)
+        seen.extend(line for text in texts for line in text.split("\n"))
         return tokenise(MIDDLE, texts)
 
-    pattern = word_pattern(WHOLE)
-    cut, first = Words(pattern, watched), partial(tokenise, HEAD)
-    cut.encode(["the mother the mother", "a mother"], first)
-    cut.encode(["the other mother"], first)
-    assert sorted(seen) == [" mother", " other", " the"]
+    cut = by_words(watched)
+    cut.encode(["the mother the mother", "a mother"], 1)
+    cut.encode(["the other mother"], 1)
+    assert sorted(seen) == ["", " a", " mother", " other", " the"]
     monkeypatch.setattr(words, "LONGEST_WORD", 3)
-    cut.encode(["a brother"], first)
-    cut.encode(["a brother"], first)
+    cut.encode(["a brother"])
+    cut.encode(["a brother"])
     assert seen.count(" brother") == 2, "long words are not kept"
     monkeypatch.setattr(words, "MOST_WORDS", 2)
-    cut.encode(["a tab"], first)
-    cut.encode(["the mother"], first)
+    cut.encode(["a tab"])
+    cut.encode(["the mother"])
     assert seen.count(" mother") == 2, "no more than so many are kept"
 
 
@@ -98,14 +103,16 @@ def _with(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     ],
 )
 def test_other_tokenizers_are_left_alone(change):
-    assert word_pattern(_with(change)) is None
+    assert find_joints(_with(change)) is None
 
 
 def test_merges_from_word_to_word_are_seen():
-    assert word_pattern(trained(across=True)) is None
+    assert find_joints(trained(across=True)) is None
 
 
 def test_lines_are_cut_only_where_no_merge_joins_them():
-    joined = word_pattern(_with(lambda data: data["model"]["merges"].append(["\n", "\n"])))
-    assert joined is not None and joined.findall("a\n\nb c") == ["a\n\nb", " c"]
-    assert word_pattern(WHOLE).findall("a\n\n b  c ") == ["a", "\n", "\n", " b", "  c", " "]
+    assert find_joints(_with(lambda data: data["model"]["merges"].append(["\n", "\n"]))) == Joints(None)
+    assert find_joints(WHOLE) == Joints(WHOLE["model"]["vocab"]["\n"])
+    assert find_joints(_with(lambda data: data["model"]["vocab"].pop("\n"))) == Joints(WHOLE["model"]["vocab"]["<0x0A>"])
+    unknown = _with(lambda data: data["model"].update(byte_fallback=not data["model"]["vocab"].pop("\n")))
+    assert find_joints(unknown) == Joints(None), "a line's end could be one token with its neighbours"

@@ -33,6 +33,16 @@ def test_questions_are_taken_out_of_the_arguments() -> None:
             split_questions(wrong)
 
 
+@pytest.mark.parametrize("verb", ["chat", "api", "export"])
+def test_all_names_that_nothing_has_are_told_before_a_model_is_loaded(verb, yaml, tmp_path, capsys) -> None:
+    names = ["template=qwn", "adapter_name_or_path=./nowhere"]
+    more = {"chat": [], "api": ["api_adapters=a=./gone"], "export": [f"export_dir={tmp_path / 'out'}", "do_sample=true"]}[verb]
+    assert main([verb, str(yaml), *names, *more]) == 2
+    told = capsys.readouterr().err
+    assert 'unknown template "qwn" (did you mean "qwen"?)' in told and "./nowhere does not exist" in told
+    assert ("./gone does not exist" in told) == (verb == "api") and "loaded" not in told
+
+
 def test_one_shot_prints_the_answer_alone(yaml, capsys) -> None:
     assert main(["chat", str(yaml), "--ask", "Hi"]) == 0
     alone = capsys.readouterr()

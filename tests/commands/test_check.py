@@ -16,7 +16,7 @@ from tests.runs import write_run
 from hone import cli
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
-from hone.training import prepare
+from hone.training import makers
 from hone.training.planning.review import paint
 
 
@@ -34,6 +34,18 @@ def test_a_sound_run_is_shown_and_passes(tiny_run, tmp_path, capsys):
     assert f"weights      {told[1]}, of which {told[0]} ({told[2]}) trained" in shown, "one figure of the weights"
     assert "8 steps" in shown and "activations" in shown and shown.rstrip().endswith("no fault found")
     assert not Path(tiny_run["output_dir"]).exists(), "a check writes nothing where the model would go"
+
+
+def test_every_name_that_nothing_has_is_told_at_once_with_the_nearest(tiny_run, tmp_path, capsys):
+    """Template, data sets and modules, before data are read: each with what may be meant."""
+    names = {"template": "qwn", "dataset": "tinyy,nowhere", "lora_target": "q_prj,v_proj,up_poj"}
+    assert check({**tiny_run, **names}, tmp_path) == cli.main(["train", str(tmp_path / "run.yaml")]) == 2
+    told = capsys.readouterr().err
+    for words in ('unknown template "qwn" (did you mean "qwen"?)', 'data set "tinyy" is not', 'data set "nowhere" is not',
+                  '"q_prj" (did you mean "q_proj"?)', '"up_poj" (did you mean "up_proj"?)'):  # fmt: skip
+        assert told.count(words) == 2, words
+    assert check({**tiny_run, **names}, tmp_path, "--json") == 2
+    assert len(json.loads(capsys.readouterr().out)["errors"]) == 5
 
 
 @pytest.mark.parametrize(("here", "format"), [(True, "bfloat16"), (False, "float32")])
@@ -125,7 +137,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "missing", "said"),
     [
-        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 needs the package flash-attn; install it"),
+        ({"flash_attn": "fa2"}, "flash_attn", "flash_attn: fa2 does not run on the CPU; write flash_attn: auto"),
         ({"quantization_bit": 4}, "bitsandbytes", "quantization_bit: 4 needs the package bitsandbytes"),
         ({"optim": "adamw_8bit"}, "bitsandbytes", "optim: adamw_8bit needs the package bitsandbytes"),
         ({"fp16": True}, "", "fp16: true needs an accelerator, and this run is on the CPU"),
@@ -140,7 +152,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 )
 def test_check_and_train_refuse_what_is_not_here_with_one_sentence(asked, missing, said, tiny_run, tmp_path, capsys, monkeypatch):
     without(monkeypatch, missing)
-    monkeypatch.setattr(prepare, "load_model", None)  # nothing heavy is reached
+    monkeypatch.setattr(makers, "load_model", None)  # nothing heavy is reached
     assert check({**tiny_run, **asked}, tmp_path) == 2
     checked = capsys.readouterr().err.splitlines()[-1]
     assert cli.main(["train", str(tmp_path / "run.yaml")]) == 2
@@ -153,3 +165,38 @@ def test_learned_text_is_green_on_a_terminal(tiny_tokenizer):
     last = tiny_tokenizer.decode(ids[-1:].tolist())
     assert paint(Encoded(ids, labels), tiny_tokenizer, colour=True).endswith(f"\x1b[32m{last}\x1b[0m")
     assert paint(Encoded(ids, labels), tiny_tokenizer, colour=False).endswith(f"[+{last}+]")
+
+
+def use(tiny_run: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Settings that name a model and no data to train on."""
+    return {key: tiny_run[key] for key in ("model_name_or_path", "finetuning_type", "dataset_dir")} | more
+
+
+def test_settings_of_a_chat_are_looked_at_for_one(tiny_run, tmp_path, capsys):
+    assert check(use(tiny_run, temperature=0.5), tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "for          hone chat" in shown and "<|im_start|>assistant" in shown and shown.rstrip().endswith("no fault found")
+    assert check(use(tiny_run, temperature=0.5), tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["faults"] == []
+
+
+def test_all_that_a_server_lacks_is_told_at_once(tiny_run, tmp_path, capsys):
+    server = {"infer_backend": "vllm", "infer_environment": str(tmp_path / "no"), "vllm_config": {"port": 1}}
+    lacks = use(tiny_run, template="qwn", adapter_name_or_path="./nowhere", api_adapters="a=./gone", **server)
+    assert check(lacks, tmp_path) == 2
+    shown = capsys.readouterr().out
+    assert "for          hone api" in shown and "dataset" not in shown
+    for words in ('unknown template "qwn"', "./nowhere does not exist", "./gone does not exist", "vllm_config: port (",
+                  "there is no program"):  # fmt: skip
+        assert words in shown
+
+
+def test_an_export_is_looked_at_with_its_place_and_its_texts(tiny_run, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    settings = use(tiny_run, export_dir=str(tmp_path / "full"), eval_dataset="rwos")
+    assert check(settings, tmp_path) == 2
+    shown = capsys.readouterr().out
+    assert "for          hone export" in shown and "holds files that are not an export" in shown
+    assert 'data set "rwos" is not defined' in shown and '(did you mean "rows"?)' in shown
+    assert check(settings | {"export_dir": str(tmp_path / "new"), "eval_dataset": "rows"}, tmp_path) == 0

@@ -9,6 +9,8 @@ import pytest
 from hone.config import read
 from hone.config.knobs import knobs
 from hone.config.needs import NEEDS
+from hone.config.rules import verb_of
+from hone.config.settings import Given, Settings
 from hone.errors import ConfigError
 
 BASE = "model_name_or_path=m output_dir=o dataset=d,e"
@@ -314,3 +316,20 @@ def test_every_need_is_about_knobs_and_tells_what_to_write():
         assert "write" in need.why
         broken = {key for _, key, _ in BROKEN}
         assert broken & set(need.keys), f"no case breaks the rule of {need.keys}"
+
+
+@pytest.mark.parametrize(
+    ("written", "verb"),
+    [
+        ({"template": "llama3"}, "chat"),
+        ({"template": "llama3", "infer_backend": "huggingface"}, "api"),
+        ({"export_dir": "out", "eval_dataset": "rows", "stage": "rm"}, "export"),
+        ({"api_max_tokens": 9, "stage": "rm"}, "api"),
+        ({"learning_rate": 1}, "train"),
+        ({"dataset": "rows", "export_dir": "out", "infer_dtype": "float16"}, "train"),
+        ({"do_predict": True, "temperature": 0.5}, "train"),
+    ],
+)
+def test_a_file_tells_the_command_that_it_is_for(written, verb):
+    settings = Settings({key: Given(value, "", key, 0) for key, value in written.items()})
+    assert verb_of(settings) == verb

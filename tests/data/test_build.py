@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hone.data.build import build_data, first_samples, split_validation
+from hone.data.build import TokenSet, build_data, first_samples, split_validation
 from hone.data.sample import Dialog, Pair, Passage
 from hone.errors import DataError
 from tests.data.plain import PlainCodec, PlainObjective, alpaca_rows, only, settings, spelled, write_set
@@ -210,12 +210,27 @@ def test_names_are_checked(tmp_path):
     assert len(build(tmp_path, str(tmp_path / "toy.json"))) == 2  # a plain file path is a set too
 
 
-def test_several_processes_encode_the_same(tmp_path):
-    write_set(tmp_path, [*alpaca_rows(40), {"instruction": "unspeakable", "output": "a"}])
-    alone = build(tmp_path)
-    together = build(tmp_path, preprocessing_num_workers=2, preprocessing_batch_size=5, overwrite_cache=True)
-    assert texts(together) == texts(alone)
-    assert together.report == alone.report
+def test_several_processes_write_the_same_entry(tmp_path):
+    bad = [{"instruction": "unspeakable", "output": "a"}, {"instruction": "?", "output": ""}, {"instruction": 3, "output": "a"}]
+    rows = [*alpaca_rows(9), *bad, *alpaca_rows(30, start=5), *bad[::-1] * 3, {**alpaca_rows(1)[0], "system": "x" * 40}]
+    write_set(tmp_path, rows)
+
+    def entry(workers: int) -> tuple[TokenSet, dict[str, bytes]]:
+        home = tmp_path / f"{workers}"
+        terms = {"preprocessing_num_workers": workers, "preprocessing_batch_size": 30, "tokenized_path": str(home)}
+        tokens = build(tmp_path, max_bad_rows=0.5, cutoff_len=15, **terms)
+        return tokens, {file.name: file.read_bytes() for file in home.glob("*/*/*.*")}
+
+    alone, files = entry(1)
+    (report,) = alone.report.sets
+    assert [refused.count for refused in report.refused] == [4, 4, 4] and report.duplicates and report.truncated and report.unread
+    for workers in (2, 3):
+        together, same = entry(workers)
+        assert texts(together) == texts(alone) and together.report == alone.report
+        assert same == files and len(files) == 12, "to the last byte"
+
+
+def test_a_mistake_in_another_process_names_its_row(tmp_path):
     rows = [*alpaca_rows(40), {"instruction": "q" * 90, "output": "a"}]
     write_set(tmp_path, rows)
     with pytest.raises(DataError, match="toy, row 40: a row has"):

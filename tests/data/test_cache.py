@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from hone.chat.encoded import IGNORE, Encoded, Example
+from hone.data.block import Block
 from hone.data.build import build_data
 from hone.data.cache import EntryWriter, find_or_build, open_entry
 from hone.data.report import Tally
@@ -39,7 +40,7 @@ def write_entry(folder: Path, sequences=SEQUENCES, chunk: int = 2) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     writer = EntryWriter(folder)
     for start in range(0, len(sequences), chunk):
-        writer.append(sequences[start : start + chunk], list(range(start, min(start + chunk, len(sequences)))))
+        writer.append(Block.of(sequences[start : start + chunk], range(start, min(start + chunk, len(sequences)))))
     lengths = np.array([len(one) for one in sequences])
     writer.close(Tally(read=len(sequences), kept=len(sequences)).report("toy", lengths, np.ones(len(sequences)), 0))
 

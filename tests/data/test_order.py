@@ -10,24 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hone.data.order import Steps, epoch_order, share_evenly, step_batches
-from hone.data.pack import best_fit_bins, pack_best_fit
+from hone.data.pack import best_fit_bins
 from hone.errors import DataError
 
 many_lengths = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(np.array)
 
 
+def packed(lengths: np.ndarray, capacity: int, *, order: np.ndarray) -> list[list[int]]:
+    return [rows.tolist() for rows in best_fit_bins(lengths, capacity).fill(lengths, order)]
+
+
 def test_best_fit_by_hand():
-    assert pack_best_fit(np.array([3, 6, 4, 2]), 8, order=np.arange(4)) == [[1, 3], [2, 0]]
-    assert pack_best_fit(np.array([5, 5, 3, 3]), 8, order=np.array([1, 0, 2, 3])) == [[1, 3], [0, 2]]
+    assert packed(np.array([3, 6, 4, 2]), 8, order=np.arange(4)) == [[1, 3], [2, 0]]
+    assert packed(np.array([5, 5, 3, 3]), 8, order=np.array([1, 0, 2, 3])) == [[1, 3], [0, 2]]
     with pytest.raises(DataError, match="9 tokens does not fit a packed row of 8"):
-        pack_best_fit(np.array([9]), 8, order=np.arange(1))
+        packed(np.array([9]), 8, order=np.arange(1))
 
 
 @given(many_lengths, st.integers(50, 120), st.randoms())
 def test_laws_of_packing(lengths, capacity, random):
     order = list(range(len(lengths)))
     random.shuffle(order)
-    bins = pack_best_fit(lengths, capacity, order=np.array(order))
+    bins = packed(lengths, capacity, order=np.array(order))
     assert sorted(row for rows in bins for row in rows) == list(range(len(lengths)))
     assert all(lengths[rows].sum() <= capacity for rows in bins)
     assert len(bins) == len(best_fit_bins(lengths, capacity))  # whatever the order

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from hone.chat.codec import build_codec
 from hone.config.adapter import Full, Lora
 from hone.config.chat import ChatConfig
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
 from hone.export import job
 from hone.models.tokenizer import load_tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.asked import Asked
 from hone.inference.drawing import stream_ids

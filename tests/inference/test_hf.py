@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.families import tiny
 
 from hone.chat.codec import build_codec
+from hone.chat.events import parts_of
 from hone.chat.message import Conversation, Text, Think, message
 from hone.config.chat import ChatConfig
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine
@@ -47,7 +48,7 @@ def test_experts_whose_config_learns_a_balance_answer(codec) -> None:
 
 def test_greedy_answer_is_the_one_of_transformers_generate(module, codec) -> None:
     for question in QUESTIONS:
-        request = ask(question)
+        request = ask(question, GREEDY.model_copy(update={"skip_special_tokens": False}))
         ids = torch.tensor([codec.prompt(request.conversation)])
         out = module.generate(
             ids,
@@ -113,10 +114,15 @@ def test_a_long_prompt_takes_no_room_from_the_others_of_its_batch(numbers, modul
 
 
 def test_special_tokens_are_shown_when_asked_for(parrot, codec) -> None:
+    """One rule for the terminal's text, the API's events and whole answers; a stop token is no part of a message."""
     shown = GenerateConfig(do_sample=False, max_new_tokens=50, skip_special_tokens=False)
-    text = "a<|im_start|>b"
-    assert "".join(delta.text for delta in say(parrot, codec, text, shown)) == "a<|im_start|>b<|im_end|>"
-    assert "".join(delta.text for delta in say(parrot, codec, text)) == "ab"
+    for numbers, said, stop in ((shown, "a<|im_start|>b", "<|im_end|>"), (GREEDY, "ab", "")):
+        deltas = say(parrot, codec, "a<|im_start|>b", numbers)
+        assert "".join(delta.text for delta in deltas) == said + stop
+        assert parts_of([event for delta in deltas for event in delta.events]) == (Text(said),)
+        assert deltas[-1].answer.message.text == said
+        (whole,) = HfEngine(parrot, codec).generate_many([ask("Hi", numbers)])
+        assert whole.message.text == said
 
 
 def test_thoughts_come_back_as_parts(parrot, tiny_tokenizer) -> None:

@@ -15,8 +15,8 @@ from transformers.processing_utils import ProcessorMixin
 from hone.chat.codec import build_codec
 from hone.chat.message import Audio, Conversation, Image, Message, Text, message
 from hone.config.chat import ChatConfig
+from hone.config.generate import GenerateConfig
 from hone.config.model import ModelConfig
-from hone.config.use import GenerateConfig
 from hone.errors import TemplateError
 from hone.inference.base import Request
 from hone.inference.hf import HfEngine

@@ -12,7 +12,7 @@ from transformers import Qwen2AudioProcessor
 
 from hone.chat.encoded import IGNORE
 from hone.chat.message import Audio, Conversation, Message, Text, message
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.data.batch import pack, pad
 from hone.errors import MediaError
 from hone.inference.base import Request

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hone.chat.message import Image, Message, Text, message
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import HoneError, ModelError
 from hone.inference.base import Answer, Delta, Request
 from hone.inference.terminal import Talk, converse

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hone.chat.message import Conversation, message
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.asked import Asked
 from hone.inference.base import Request, Steering

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.runtime import interpreter
 
 from hone.kernels import gated, rms_norm, rope
 from hone.kernels.passes import Passes, in_triton
 from tests.kernels.compare import assert_same, normal
 
 FINE, COARSE = torch.float32, torch.bfloat16
+
+_patch = interpreter._patch_lang_tensor
+
+
+def _patched(tensor, scope):
+    """numpy 2.5 makes no number of an array of one, which Triton 3.6's interpreter asks for at a loop's bounds (2026-11)."""
+    _patch(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
+interpreter._patch_lang_tensor = _patched
 
 
 @pytest.mark.parametrize(
@@ -66,3 +79,29 @@ def test_rotary_codes(turn, head, angle, turned, rows):
         return rope.reference(*heads, cos, sin, turn) if passes is None else rope.fused(*heads, cos, sin, turn, passes)
 
     assert_same(lambda *given: call(*given, passes=passes), call, inputs)
+
+
+def test_heads_that_lie_far_apart_are_found():
+    """At 2^31 numbers and more from the first; of the 4 GiB that are spanned only what is read is there."""
+    torch.manual_seed(0)
+    apart, turn = 2**30, rope.Rope()
+    q = torch.empty(2 * apart + 64, dtype=COARSE).as_strided((1, 3, 2, 8), (0, apart, 8, 1))
+    small = normal(1, 3, 2, 8, dtype=COARSE, needs=False)
+    q.copy_(small)
+    angles = [normal(1, 2, 8, dtype=COARSE, needs=False) for _ in range(2)]
+    found = in_triton("rope").forward(q, q, *angles, turn)
+    for one, other in zip(found, rope.reference(small, small, *angles, turn), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+def test_nothing_is_launched_of_tensors_without_memory():
+    """A plan rehearses the passes: on a device, a kernel that was launched of them would end the process."""
+    norm, turn = rms_norm.Norm(1e-5), rope.Rope()
+    with FakeTensorMode():
+        x, weight, heads, angles = torch.empty(5, 32), torch.empty(32), torch.empty(1, 2, 5, 8), torch.empty(1, 5, 8)
+        y, rstd = in_triton("rms_norm").forward(x, weight, norm)
+        of_x, of_weight = in_triton("rms_norm").backward(y, x, weight, rstd, norm, True)
+        made = [y, of_x, in_triton("gated").forward(x, x, "silu"), *in_triton("gated").backward(x, x, x, "silu")]
+        turned = in_triton("rope").forward(heads, heads, angles, angles, turn)
+    assert all(one.shape == x.shape for one in made) and of_weight.shape == weight.shape
+    assert all(one.shape == heads.shape for one in turned)

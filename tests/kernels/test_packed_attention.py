@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hone.kernels import packed_attention
+from hone.kernels import causal_fp32, packed_attention
 from hone.kernels.packed_attention import Layout, by_piece, end_to_end, reference
 
 PLAIN = end_to_end([5, 1, 17, 3])
@@ -134,12 +134,32 @@ def test_short_pieces_in_bf16_are_nearer_to_the_exact_ones_in_fp32(heads, monkey
     assert all(ours <= theirs for ours, theirs in zip(widened, plain, strict=True)) and sum(widened) < 0.9 * sum(plain)
 
 
-def test_only_short_plain_pieces_in_bf16_are_widened(monkeypatch):
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("lengths", [(1,), (95, 1, 300), (144, 145, 193)])
+def test_attention_out_of_products_is_the_reference(heads, lengths):
+    """1e-5 of the largest: fp32 sums over up to 300 keys and powers of two in place of e's."""
+    layout = end_to_end(list(lengths))
+    inputs, gradient = drawn(layout, *HEADS[heads])
+    found = []
+    for form in (reference, lambda *given: causal_fp32.attend(*given[:3], given[3].lengths, given[4])):
+        output = form(*inputs, layout, 0.3)
+        found.append([output, *torch.autograd.grad(output, inputs, gradient)])
+    for theirs, ours in zip(*found, strict=True):
+        assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-5 * max(1.0, theirs.abs().max().item())
+
+
+def test_only_rows_of_short_plain_sequences_in_bf16_are_widened(monkeypatch):
     monkeypatch.setattr(packed_attention, "prefers_onednn", lambda: True)
-    monkeypatch.setattr(packed_attention, "SHORT", 16)
-    seen = []
-    monkeypatch.setattr(packed_attention._InFp32, "apply", lambda *a: seen.append(a[0].shape[2]) or a[0][..., : a[2].shape[3]])
-    for dtype, layout, dropout in ((torch.bfloat16, PLAIN, 0.0), (torch.float32, PLAIN, 0.0), (torch.bfloat16, PLAIN, 0.1)):
+    monkeypatch.setattr(packed_attention, "SHORT", 17)
+    real, seen = causal_fp32.attend, []
+    monkeypatch.setattr(causal_fp32, "attend", lambda *given: seen.append(given[3]) or real(*given))
+    for dtype, layout, dropout in (
+        (torch.bfloat16, PLAIN, 0.0),
+        (torch.float32, PLAIN, 0.0),
+        (torch.bfloat16, PLAIN, 0.1),
+        (torch.bfloat16, PLAIN.within(4), 0.0),
+        (torch.bfloat16, end_to_end([18, 3]), 0.0),
+    ):
         inputs, _ = drawn(layout, 4, 2, 8, 8, dtype)
         by_piece(*inputs, layout, 0.3, dropout)
-    assert seen == [5, 1, 3], "of bf16 without dropout, all but the piece of 17"
+    assert seen == [PLAIN.lengths], "of bf16 without dropout or window, none longer than 17"

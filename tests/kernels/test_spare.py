@@ -32,6 +32,26 @@ def test_a_container_s_limit_counts(tmp_path: Path, files: dict[str, str], free:
     assert available_bytes(torch.device("cpu"), tmp_path) == free
 
 
+@pytest.mark.parametrize(
+    ("told", "at"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7"),
+        ("5:cpu:/x\n4:memory:/slurm/uid_1/job_7\n0::/\n", "memory/slurm/uid_1/job_7"),
+        ("4:memory:/docker/0a1b\n0::/\n", "memory"),
+    ],
+    ids=["a job's, a step of which this is", "version 1", "a container that does not see the path it is told"],
+)
+def test_the_limit_of_a_group_that_this_process_lies_in_counts(tmp_path: Path, told: str, at: str) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemAvailable:   {64 * GIB // 1024} kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(told)
+    group = tmp_path / "sys/fs/cgroup" / at
+    group.mkdir(parents=True)
+    for name, text in (V1 if at.startswith("memory") else V2).items():
+        (group / name.rpartition("/")[2]).write_text(text)
+    assert available_bytes(torch.device("cpu"), tmp_path) == (3 if at.startswith("memory") else 6) * GIB
+
+
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
     assert available_bytes(torch.device("cpu"), tmp_path) is None
     assert available_bytes(torch.device("cpu")) > 0

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hone.kernels import token_logprobs
 from hone.kernels.token_logprobs import LogitMap, chunked, reference, through
 
 MAPS = [LogitMap(), LogitMap(scale=0.25), LogitMap(cap=3.0), LogitMap(scale=2.0, cap=5.0)]
@@ -74,6 +75,37 @@ def test_only_the_head_trained():
     v = weight.clone().requires_grad_()
     reference(hidden, v, None, ids).sum().backward()
     assert torch.allclose(w.grad, v.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", MAPS)
+def test_gradients_expected_to_be_alike_are_right_whether_they_are_or_not(which, dtype):
+    hidden, weight, offset, ids = problem(9, 5, 13, bias=True, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+
+    def gradients(form, weights, times=1):
+        given = [one.clone().requires_grad_() for one in (hidden, weight, offset)]
+        loss = (form(*given, ids) * weights).sum()
+        for _ in range(times):
+            loss.backward(retain_graph=True)
+        return [one.grad.float() for one in given]
+
+    for weights, times in ((torch.full((9,), -0.3), 1), (torch.full((9,), -0.3), 2), (torch.linspace(-1, 2, 9), 1)):
+        wanted = gradients(lambda *a: reference(*a, which), weights, times)
+        got = gradients(lambda *a: chunked(*a, which, chunk_elements=40, alike=True), weights, times)
+        for one, other in zip(wanted, got, strict=True):
+            assert (one - other).abs().max() <= tolerance * one.abs().max()
+
+
+@pytest.mark.parametrize(("alike", "products"), [(True, 2 * 3), (False, 3 * 3)])
+def test_logits_of_a_trained_head_are_formed_once_where_gradients_are_alike(alike, products, monkeypatch):
+    """Three chunks: logits and the hidden states' gradient of each, and where nothing is expected the logits again."""
+    calls = []
+    monkeypatch.setattr(token_logprobs, "product", lambda *given: calls.append(1) or torch.nn.functional.linear(*given))
+    hidden, weight, _, ids = problem(9, 4, 10, bias=False)
+    hidden.requires_grad_(), weight.requires_grad_()
+    chunked(hidden, weight, None, ids, chunk_elements=30, alike=alike).sum().backward()
+    assert len(calls) == products
 
 
 def test_autocast_projects_in_bf16_and_sums_in_fp32():

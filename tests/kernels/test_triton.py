@@ -44,11 +44,38 @@ ROPE = {"PAIRS": False, "Q_HEADS": 4, "K_HEADS": 1, "HALF": 32, "REST": 32}
 )
 def test_kernels_compile_for_a_gpu(file, kernel, constants):
     """To machine code of compute capability 9.0: the interpreter minds neither types nor shapes as the compiler does."""
+    assert compiled(file, kernel, constants)
+
+
+@pytest.mark.parametrize(
+    ("file", "kernel", "constants", "warps"),
+    [
+        ("rms_norm", "_forward", {"WEIGHTED": True, "ROUNDS": True, "BLOCK": 16384}, 32),
+        ("rms_norm", "_backward", {"WEIGHTED": True, "TRAINED": True, "BLOCK": 8192}, 16),
+        ("gated", "_backward", {"ACT": "gelu_tanh", "BLOCK": 1024}, 4),
+        ("rope", "_both", {"BACK": True, "PAIRS": False, "Q_HEADS": 32, "K_HEADS": 8, "HALF": 64, "REST": 0}, 4),
+        ("rope", "_both", {"BACK": True, "PAIRS": True, "Q_HEADS": 128, "K_HEADS": 128, "HALF": 64, "REST": 0}, 16),
+    ],
+)
+def test_registers_suffice_at_the_sizes_of_large_models(file, kernel, constants, warps, tmp_path):
+    """With the warps that the launchers take, a thread keeps no more than a few numbers in memory; it was thousands of bytes."""
+    module = importlib.import_module(f"hone.kernels.gpu.{file}")
+    sizes = {"rms_norm": lambda: constants["BLOCK"], "rope": lambda: constants["Q_HEADS"] * constants["HALF"]}
+    assert file not in sizes or module._warps(sizes[file]()) == warps
+    (tmp_path / "code").write_bytes(compiled(file, kernel, constants, num_warps=warps))
+    tool = Path(importlib.import_module("triton").__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    told = subprocess.run([tool, "-res-usage", tmp_path / "code"], capture_output=True, text=True, check=True).stdout
+    assert int(told.partition("STACK:")[2].split()[0]) <= 64, told
+
+
+def compiled(file: str, kernel: str, constants: dict[str, object], **options: int) -> bytes:
+    """The machine code of a kernel whose tensors are bfloat16 and begin at multiples of 16 bytes, as torch's do."""
     compiler = pytest.importorskip("triton.compiler")
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 90, 32)
     function = getattr(importlib.import_module(f"hone.kernels.gpu.{file}"), kernel)
     names = function.arg_names
     kinds = {name: SINGLE.get(name, "*bf16" if name in POINTERS else "i32") for name in names}
     signature = {name: "constexpr" if name in constants else kind for name, kind in kinds.items()}
-    source = compiler.ASTSource(function, signature, {(names.index(name),): value for name, value in constants.items()})
-    assert importlib.import_module("triton").compile(source, target=target).asm["cubin"]
+    whole = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if signature[name][0] in "*i"}
+    source = compiler.ASTSource(function, signature, {(names.index(name),): value for name, value in constants.items()}, whole)
+    return importlib.import_module("triton").compile(source, target=target, options=options).asm["cubin"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from hone.kernels import varlen_attention
 from hone.kernels.packed_attention import Layout, by_piece, end_to_end, reference
@@ -91,6 +93,30 @@ def test_the_kernel_serves_after_its_trial(window, install, capsys):
     inputs, _ = drawn(layout, *HEADS["groups"])
     assert form_for(*inputs, layout, 0.3) is at_once
     assert not capsys.readouterr().err
+
+
+def test_a_trial_within_a_layer_that_is_computed_again_disturbs_nothing(install):
+    """A checkpoint counts what is kept within it: what a trial keeps must not be among it, as it is tried once."""
+    install(torch_2_13)
+    layout = LAYOUTS["plain"]
+    (query, key, value), gradient = drawn(layout, *HEADS["groups"])
+
+    def layer(query: torch.Tensor) -> torch.Tensor:
+        return form_for(query, key, value, layout, 0.3)(query, key, value, layout, 0.3)
+
+    checkpoint(layer, query, use_reentrant=False).backward(gradient)
+    assert varlen_attention._tried.cache_info().misses == 1
+    (again,) = torch.autograd.grad(reference(query, key, value, layout, 0.3), query, gradient)
+    torch.testing.assert_close(query.grad, again, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trial_within_a_rehearsal_has_numbers(install):
+    """A plan rehearses in tensors without memory, and what it finds would serve the training that follows."""
+    install(torch_2_13)
+    layout = LAYOUTS["plain"]
+    with FakeTensorMode() as fake:
+        inputs = [fake.from_tensor(one.detach()) for one in drawn(layout, *HEADS["groups"])[0]]
+        assert form_for(*inputs, layout, 0.3) is at_once
 
 
 def test_a_kernel_that_takes_no_groups_gets_every_head(install):

@@ -19,8 +19,9 @@ from hone.config.adapter import Lora
 from hone.data.batch import Batch, pack, pad, share
 from hone.models import checkpointing
 from hone.models.checkpointing import recompute_activations
+from hone.models.forward import evaluating
 from hone.models.offload import Shuttle
-from hone.models.policy import Policy, evaluating
+from hone.models.policy import Policy
 from tests.architectures import sequences
 from tests.families import tiny
 

@@ -9,8 +9,9 @@ from hone.adapters.apply import attach
 from hone.config.adapter import Lora
 from hone.data.batch import pack
 from hone.errors import ModelError
+from hone.models.forward import find_causal
 from hone.models.host_embedding import hold_in_host
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Policy
 from tests.architectures import sequences
 from tests.families import tiny
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from hone.adapters.apply import attach
 from hone.chat.encoded import IGNORE
 from hone.chat.message import Conversation, Image, Message, Text, message
+from hone.config.adapter import Lora
 from hone.data.batch import pack, pad
 from hone.errors import ModelError
 from hone.models.context import Context
 from hone.models.policy import Policy
+from tests.architectures import by_peft, gradients
 from tests.pictures import FAMILIES, make_codec, picture
 
 SHOWN = [[picture(60, 40)], [picture(100, 100, seed=1), picture(30, 90, seed=2)], []]
@@ -27,7 +32,6 @@ def seeing(request, tmp_path_factory):
     return module, codec, codec.encode([talk(files) for files in SHOWN])
 
 
-@torch.no_grad()
 def plain(module, codec, encoded) -> torch.Tensor:
     """[T]: log-probs of the labels by the model's own forward, which finds places and masks out for itself."""
     ids_1T, labels_T = torch.as_tensor(encoded.ids).long()[None], torch.as_tensor(encoded.labels).long()
@@ -45,14 +49,34 @@ def test_log_probs_are_those_of_the_plain_forward_however_they_are_laid_out(seei
     module, codec, encoded = seeing
     policy = Policy(module)
     policy.self_test()
-    wanted = [plain(module, codec, one) for one in encoded]
     with torch.no_grad():
+        wanted = [plain(module, codec, one) for one in encoded]
         padded_BT = policy.token_logprobs(pad(encoded, 0))
         packed_1T = policy.token_logprobs(pack(encoded)) if policy.can_pack else None
     for row, one in enumerate(wanted):  # sums in another order, of log-probs of size 10
         torch.testing.assert_close(padded_BT[row, : len(one)], one, atol=2e-5, rtol=0)
     if packed_1T is not None:
         torch.testing.assert_close(packed_1T[0], torch.cat(wanted), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])
+def test_gradients_are_those_of_the_plain_forward(seeing, lora):
+    """Of the tower's weights too; with LoRA on every linear layer, beside peft's own layers."""
+    module, codec, encoded = seeing
+    module = copy.deepcopy(module)
+    if lora:
+        module = attach(module, Lora(lora_target=("q_proj", "v_proj", "down_proj")), base_name="tiny").eval()
+    for name, weight in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    simple, policy = by_peft(module) if lora else module, Policy(module)
+    policy.self_test()
+    theirs = gradients(simple, torch.stack([plain(simple, codec, one).sum() for one in encoded]).sum())
+    for batch in [pad(encoded, 0), *([pack(encoded)] if policy.can_pack else [])]:
+        ours = gradients(module, policy.token_logprobs(batch).sum())
+        assert set(ours) == set(theirs) and (lora or any("vis" in name for name in ours))
+        largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+        assert max(float((ours[name] - one).abs().max()) for name, one in theirs.items()) < 1e-4 * largest
 
 
 def test_pictures_and_their_places_change_the_log_probs(seeing, monkeypatch):

@@ -13,7 +13,8 @@ import openai
 
 from hone.chat.codec import Codec
 from hone.chat.message import Conversation, Media
-from hone.config.use import ApiConfig, GenerateConfig
+from hone.config.api import ApiConfig
+from hone.config.generate import GenerateConfig
 from hone.inference.base import Answer, Delta, Request
 from hone.inference.hearing import Hearing
 from hone.serving.app import Site, build_app

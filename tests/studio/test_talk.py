@@ -10,7 +10,8 @@ import pytest
 
 from hone.chat.events import parts_of
 from hone.chat.message import Image, Message, Text, Think, ToolCall, ToolResult
-from hone.config.use import ApiConfig, GenerateConfig
+from hone.config.api import ApiConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import HoneError
 from hone.serving.asked import Terms
 from hone.serving.desk import Desk, Served

@@ -140,9 +140,7 @@ def test_micro_batches_packing_and_padding_change_nothing(stage, dataset, classi
     settings, folders = {**classify_run, "stage": stage, "dataset": dataset, "max_bad_rows": 1, "max_steps": 4}, []
     for micro in (4, 1, 2):
         if micro == 2:
-            monkeypatch.setattr(
-                "hone.training.prepare.Policy.can_pack", property(lambda _: False, lambda *_: None), raising=False
-            )
+            monkeypatch.setattr("hone.training.makers.Policy.can_pack", property(lambda _: False, lambda *_: None), raising=False)
         changes = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 4 // micro}
         folders.append(start(settings, tmp_path, output_dir=str(tmp_path / f"of_{micro}"), **changes))
     for other in folders[1:]:

@@ -29,8 +29,8 @@ from tests.runs import largest_difference, losses_of, weights_of, write_run
 def _poisoned(settings: str) -> int:
     real = Policy.token_logprobs
 
-    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
-        found = real(self, batch)
+    def token_logprobs(self: Policy, batch: Any, **more: Any) -> torch.Tensor:
+        found = real(self, batch, **more)
         return found * float("nan") if PULSE.step == 2 and log.rank() == 1 else found
 
     Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]

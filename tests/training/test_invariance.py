@@ -155,8 +155,8 @@ def test_a_finished_model_is_not_overwritten_unasked(tiny_run, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_rows(tiny_run, tmp_path, monkeypatch):
     real, calls = Policy.token_logprobs, []
 
-    def poisoned(policy, batch):
-        logprobs_BT = real(policy, batch)
+    def poisoned(policy, batch, **more):
+        logprobs_BT = real(policy, batch, **more)
         if policy.module.training and 9 in getattr(batch, "rows", ()):
             calls.append(batch.rows)
             return logprobs_BT * float("nan")
@@ -244,7 +244,7 @@ def test_in_bf16_the_self_test_knows_the_type_of_its_forwards(tiny_run, tmp_path
         tolerances.append(selftest._tolerance(policy.causal.get_input_embeddings().weight))
         return compare(policy)
 
-    monkeypatch.setattr("hone.models.policy.compare", watched)
+    monkeypatch.setattr("hone.models.layouts.compare", watched)
     full = {**{key: value for key, value in tiny_run.items() if not key.startswith("lora")}, "finetuning_type": "full"}
     run(full, tmp_path, "bf16", max_steps=3, bf16=True)
     run(full, tmp_path, "fp32", max_steps=3, bf16=False)

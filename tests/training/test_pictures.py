@@ -17,8 +17,8 @@ from hone import cli
 from hone.chat.message import Conversation, Image, Message, Text
 from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
+from hone.config.generate import GenerateConfig
 from hone.config.model import ModelConfig
-from hone.config.use import GenerateConfig
 from hone.inference.base import Request
 from hone.inference.build import build_engine
 from tests.models.test_sight import plain, talk

@@ -51,8 +51,8 @@ def small_memory(tokens: int, problem: Exception, *, backward: bool) -> list[int
     """Batches of more than `tokens` tokens run out from now on, in learning; the sizes that were asked for."""
     real, asked = Policy.token_logprobs, []
 
-    def token_logprobs(self: Policy, batch: Any) -> Tensor:
-        found = real(self, batch)
+    def token_logprobs(self: Policy, batch: Any, **more: Any) -> Tensor:
+        found = real(self, batch, **more)
         if not torch.is_grad_enabled() or type(batch.ids_BT) is not Tensor:  # the plan's rehearsal takes tensors without memory
             return found
         asked.append(batch.ids_BT.numel())

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hone.commands import train
 from hone.config.environment import read_environment
-from hone.config.use import TrackConfig
+from hone.config.track import TrackConfig
 from hone.errors import MissingExtra
 from hone.training.device import require_trackers
 from hone.training.trackers import project_of, tracker_options

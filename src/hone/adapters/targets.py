@@ -6,6 +6,7 @@ Does not know peft.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from hone import log
 from hone.adapters.files import shapes_of
 from hone.adapters.folder import WEIGHTS, AdapterFolder
 from hone.adapters.parts import PartName, part_of
-from hone.errors import ModelError
+from hone.errors import ModelError, at_once
 from hone.table import nearest
 
 PREFIX = "base_model.model."
@@ -35,10 +36,10 @@ def choose_targets(
     Raises ModelError for a name that matches no module that can carry an addition.
     """
     if "all" not in names:
+        if SCORE in names and score_head(module) is not None:
+            raise ModelError(f"{key}: {SCORE}: the head that scores texts is trained whole in any case; leave it out")
+        require_modules(module, names, key)
         for name in names:
-            if name == SCORE and score_head(module) is not None:
-                raise ModelError(f"{key}: {SCORE}: the head that scores texts is trained whole in any case; leave it out")
-            find_modules(module, name, key, carriers(module))
             if name.rpartition(".")[-1] in rerouted:
                 raise ModelError(
                     f"{key}: {name}: in {type(module).__name__} peft takes {', '.join(sorted(rerouted))} for the experts' "
@@ -121,6 +122,12 @@ def carriers(module: nn.Module) -> dict[str, nn.Module]:
         for path, inner in module.named_modules()
         if isinstance(inner, nn.Linear | nn.Embedding) or type(inner).__name__ == "Conv1D"
     }
+
+
+def require_modules(module: nn.Module, names: tuple[str, ...], key: str) -> None:
+    """Raise ModelError, or Several of them, for the names of no module that can carry an addition."""
+    among = carriers(module)
+    at_once(partial(find_modules, module, name, key, among) for name in names)
 
 
 def find_modules(module: nn.Module, name: str, key: str, among: dict[str, nn.Module] | None = None) -> list[str]:

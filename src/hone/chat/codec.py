@@ -237,7 +237,7 @@ class Codec:
     def stream(self, *, tools: Tools = (), prompt: Sequence[int] = (), hidden: frozenset[int] = frozenset()) -> Stream:
         """A parser that is fed ids as they are sampled and gives text and events as soon as they are certain; see `parse`.
 
-        hidden: control tokens left out of the text.
+        hidden: control tokens left out of what is said.
         """
         return Stream(self._decoder, tools, prompt, hidden)
 

@@ -55,7 +55,7 @@ class Encoded:
     @cached_property
     def num_trained(self) -> int:
         """How many tokens are learned: never the first, which nothing precedes."""
-        return int((self.labels[1:] != IGNORE).sum())
+        return int(np.count_nonzero(self.labels[1:] != IGNORE))
 
 
 @dataclass(frozen=True)

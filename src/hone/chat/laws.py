@@ -97,6 +97,31 @@ def contradicts(codec: Codec, tokenizer: Any) -> str:
     return f"template {codec.template.name} is not what this tokenizer's own chat template says: {found}" if found else ""
 
 
+def format_faults(codec: Codec, laws: list[LawResult]) -> list[str]:
+    """Why a chat format is not to be used with its tokenizer. laws: as `check_laws` found them.
+
+    The first law tries tools and thoughts that nobody may use; whether the formats differ at all is asked here.
+    """
+    faults = [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws[1:] if law.held is False]
+    if difference := contradicts(codec, codec.tokenizer):
+        faults.append(
+            f"template: {codec.template.name} contradicts the format the tokenizer carries: {difference}. "
+            "Name the template of this model, or leave template out to use the tokenizer's own"
+        )
+    return faults
+
+
+def laws_of(codec: Codec) -> list[LawResult]:
+    """The laws tried on a codec, with the tokenizer's own chat template as the maker's where it has one."""
+    return check_laws(codec, official_for(codec) if codec.tokenizer.chat_template else None)
+
+
+def law_lines(laws: list[LawResult]) -> list[str]:
+    """For people."""
+    verdicts = {True: "holds", False: "BROKEN", None: "-"}
+    return [f"  {verdicts[law.held]:<8}{law.law}{': ' + law.detail if law.detail else ''}" for law in laws]
+
+
 def _declared(codec: Codec) -> frozenset[str]:
     return named(codec.template.row.differs) if isinstance(codec.template, NamedTemplate) else frozenset()
 

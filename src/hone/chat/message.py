@@ -77,6 +77,7 @@ class Audio:
 Media = Image | Video | Audio
 MEDIA: Mapping[str, type[Media]] = {one.kind: one for one in (Image, Video, Audio)}
 """The part of each kind."""
+_MEDIA = tuple(MEDIA.values())
 Part = Text | Think | ToolCall | ToolResult | Media
 
 
@@ -91,12 +92,12 @@ class Message:
     @property
     def text(self) -> str:
         """The Text parts joined; thoughts, calls, results and media are not text."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
 
     @property
     def media(self) -> tuple[Media, ...]:
         """Its pictures, films and sounds, in order."""
-        return tuple(part for part in self.parts if isinstance(part, Media))
+        return tuple([part for part in self.parts if isinstance(part, _MEDIA)])
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Conversation:
     @property
     def media(self) -> tuple[Media, ...]:
         """The pictures, films and sounds of all messages, in order."""
-        return tuple(part for one in self.messages for part in one.media)
+        return tuple([part for one in self.messages for part in one.parts if isinstance(part, _MEDIA)])
 
 
 def message(role: Role, text: str, *, train: bool | None = None) -> Message:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from hone.chat.dialects.dialect import Dialect, Mark
 from hone.chat.dialects.reader import Reader, overlap
-from hone.chat.dialects.scan import TAG
 from hone.chat.events import Event, ThoughtGrown, parts_of
 from hone.chat.message import Message, Text
 
@@ -40,13 +39,8 @@ class Reading:
     think_close: str = "</think>"
     say_open: tuple[str, ...] = ()
 
-    def message(self, text: str, mark: Mark = same, tools: Tools = (), opened: bool | None = None) -> Message:
-        """An assistant's message of what `text` says; opened: whether its prompt opened a thought, None for the usual."""
-        answer = self.answer(mark, tools, opened)
-        return message_of([*answer.feed(text), *answer.close()])
-
     def answer(self, mark: Mark = same, tools: Tools = (), opened: bool | None = None) -> Growing:
-        """An answer that is read as it grows; see `message`."""
+        """An answer that is read as it grows. opened: whether its prompt opened a thought, None for the usual."""
         return Growing(self, mark, tools, self.opens_thought if opened is None else opened)
 
 
@@ -131,7 +125,7 @@ class Growing:
         said = bool(words) and (self._thought or not words.isspace())
         if said:
             self._thought = True
-            yield ThoughtGrown(words.replace(TAG, ""))
+            yield ThoughtGrown(words)
         self._waiting = rest if done else self._waiting[len(kept) if said else 0 :]
         return bool(closed) and self._move("after")
 

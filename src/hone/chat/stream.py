@@ -5,13 +5,13 @@ Does not know templates beyond their Reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from hone.chat.dialects.scan import TAG
-from hone.chat.events import Event, TextGrown
+from hone.chat.events import Event, TextGrown, ThoughtGrown
 from hone.chat.message import Message
-from hone.chat.reading import Growing, Reading, Tools
+from hone.chat.reading import Growing, Reading, Tools, message_of
 from hone.chat.tokens import Place, Tokens
 
 _LONGEST_CHARACTER = 4
@@ -30,7 +30,8 @@ class Decoder:
     def message(self, ids: Sequence[int], tools: Tools = (), prompt: Sequence[int] = ()) -> Message:
         """The message that ends before the first stop token."""
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), len(ids))
-        return self.reading.message(self.text(ids[:end], TAG), self.mark, tools, self.opened(prompt))
+        answer = self.reading.answer(self.mark, tools, self.opened(prompt))
+        return message_of(_spelled([*answer.feed(self.text(ids[:end], TAG)), *answer.close()]))
 
     def text(self, ids: Sequence[int], tag: str = "") -> str:
         """The text with control tokens spelled out, `tag` before each."""
@@ -71,16 +72,11 @@ class Heard:
 
 
 class _AsItIs:
-    """Text that is read for nothing; hidden: names of control tokens that are no part of it."""
-
-    def __init__(self, hidden: Sequence[str]):
-        self._hidden = {TAG + name for name in hidden}
+    """Text that is read for nothing."""
 
     def feed(self, text: str) -> list[Event]:
-        """Takes a run of text, with a control token at its end or none."""
-        text, tag, name = text.partition(TAG)
-        said = text if tag + name in self._hidden else text + name
-        return [TextGrown(said)] if said else []
+        """Takes further text."""
+        return [TextGrown(text)] if text else []
 
     def close(self) -> list[Event]:
         """Nothing is held back."""
@@ -88,29 +84,26 @@ class _AsItIs:
 
 
 class Stream:
-    """`feed(ids)` gives what is now certain, `close()` the rest, `message()` all of it read.
+    """`feed(ids)` gives what is now certain, `close()` the rest.
 
     The first stop token ends it; what is fed after that counts for nothing. The texts joined are the text of the answer without
-    the format's lead and without the control tokens `hidden`; the events joined are the message.
+    the format's lead; the events joined are the message. The control tokens `hidden` are no part of either, but where events
+    give back a call that cannot be read.
     """
 
     def __init__(self, decoder: Decoder, tools: Tools = (), prompt: Sequence[int] = (), hidden: frozenset[int] = frozenset()):
-        self._decoder, self._tools, self._prompt, self._hidden = decoder, tools, tuple(prompt), hidden
+        self._decoder, self._hidden = decoder, hidden
+        self._unsaid = sorted((decoder.tokens.name_of[token] for token in hidden), key=len, reverse=True)
         self._answer: Growing | _AsItIs = decoder.reading.answer(decoder.mark, tools, decoder.opened(prompt))
-        self._ids: list[int] = []
         self._waiting: list[int] = []
         self._place: Place = decoder.place()
         self._begun = self._ended = False
 
     @classmethod
     def of_text(cls, decoder: Decoder, hidden: frozenset[int] = frozenset()) -> Stream:
-        """What continues a text: no format is around it, and its events are its text without the tokens `hidden`."""
+        """What continues a text: no format is around it, and its events are its text."""
         stream = cls(decoder, hidden=hidden)
-        stream._answer, stream._place, stream._begun = (
-            _AsItIs([decoder.tokens.name_of[token] for token in hidden]),
-            "middle",
-            True,
-        )
+        stream._answer, stream._place, stream._begun = _AsItIs(), "middle", True
         return stream
 
     def feed(self, ids: Sequence[int]) -> Heard:
@@ -119,7 +112,6 @@ class Stream:
         for token in ids:
             if self._ended:
                 break
-            self._ids.append(token)
             self._ended = token in self._decoder.stop_ids
             name = self._decoder.tokens.name_of.get(token)
             if name is None:
@@ -131,17 +123,13 @@ class Stream:
             self._waiting, self._place = [], "after"
             events += self._answer.feed(said if self._ended else said + TAG + name)
             text += said if self._ended or token in self._hidden else said + name
-        return Heard(self._led(text), tuple(events))
+        return Heard(self._led(text), _spelled(events, self._unsaid))
 
     def close(self) -> Heard:
         """What is left; an incomplete character becomes U+FFFD."""
         rest = self._decoder.tokens.decode(self._waiting, self._place)
         self._waiting = []
-        return Heard(self._led(rest), (*self._answer.feed(rest), *self._answer.close()))
-
-    def message(self) -> Message:
-        """All ids fed so far, read as a message."""
-        return self._decoder.message(self._ids, self._tools, self._prompt)
+        return Heard(self._led(rest), _spelled([*self._answer.feed(rest), *self._answer.close()], self._unsaid))
 
     def _certain(self) -> str:
         """The text of the waiting ids, unless its end may still change."""
@@ -170,3 +158,21 @@ class Stream:
             return text
         self._begun = True
         return text.removeprefix(self._decoder.reading.lead)
+
+
+def _spelled(events: Iterable[Event], unsaid: Sequence[str] = ()) -> tuple[Event, ...]:
+    """The events with control tokens as they are spelled; those named `unsaid` are left out of thoughts and of text.
+
+    What was to be a call and cannot be read is given back whole: its control tokens show what went wrong.
+    """
+    found: list[Event] = []
+    for event in events:
+        if isinstance(event, TextGrown | ThoughtGrown):
+            text = event.text
+            for name in () if isinstance(event, TextGrown) and event.malformed else unsaid:
+                text = text.replace(TAG + name, "")
+            event = replace(event, text=text.replace(TAG, ""))
+            if not event.text:
+                continue
+        found.append(event)
+    return tuple(found)

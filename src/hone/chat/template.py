@@ -16,6 +16,7 @@ from jinja2 import FunctionLoader
 from hone.chat.dialects.dialect import Dialect
 from hone.chat.dialects.offer import prompt
 from hone.chat.dialects.table import find_dialect
+from hone.chat.forms import Forms
 from hone.chat.marks import Ink, Outline, Rendered, Segment, at, environment, fail, outline, run
 from hone.chat.message import Conversation, Message, message
 from hone.chat.own import OwnTemplate
@@ -111,6 +112,13 @@ class NamedTemplate:
 
     def render(self, conversation: Conversation, *, prompt: bool = False) -> Rendered:
         """Raises TemplateError where the format cannot express the conversation."""
+        return self._forms.render(conversation, prompt)
+
+    @cached_property
+    def _forms(self) -> Forms:
+        return Forms(self._written)
+
+    def _written(self, conversation: Conversation, prompt: bool) -> Rendered:
         ink = Ink(controls=self.vocabulary)
         said = split_thoughts(conversation)
         views, tool_prompt = self._views(said, ink, prompt)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
 
-from hone.chat.words import Words, word_pattern
+from hone.chat.words import Words, find_joints, merges_of, num_spaces
 from hone.errors import TemplateError
 
 Place = Literal["head", "after", "middle"]
@@ -45,6 +46,26 @@ def control_names(tokenizer: Any) -> frozenset[str]:
     return frozenset(
         token.content for token in tokenizer.added_tokens_decoder.values() if is_control(token.content, token.special)
     )
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A tokenizer without control tokens for one place. remap: its ids to ours where they differ; words: where it can be cut.
+
+    spaces: how many it puts before a text, where it can be cut.
+    """
+
+    tokenizer: Any
+    remap: np.ndarray | None
+    words: Words | None = None
+    spaces: int = 0
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Ids (int32 [T]) of each text."""
+        if self.words is not None:
+            return self.words.encode(texts, self.spaces)
+        coded = [np.array(ids, dtype=np.int32) for ids in _ids_of(self.tokenizer, texts)]
+        return coded if self.remap is None else [self.remap[ids] for ids in coded]
 
 
 class Tokens:
@@ -91,27 +112,14 @@ class Tokens:
                 waiting.setdefault((place, wants_offsets), []).append(index)
         for (place, wants_offsets), indices in waiting.items():
             texts = [runs[index][0] for index in indices]
-            coded, offsets = self._with_offsets(texts, place) if wants_offsets else (self._ids(texts, place), [None] * len(texts))
+            plain = self._plain[place]
+            coded, offsets = _with_offsets(plain, texts) if wants_offsets else (plain.encode(texts), [None] * len(texts))
             self._require_plain(coded, texts)
             for index, ids, places in zip(indices, coded, offsets, strict=True):
                 found[index] = (ids, places)
                 if not wants_offsets and len(runs[index][0]) <= _CACHED_CHARS and len(self._cache) < _CACHED_RUNS:
                     self._cache[runs[index][0], place] = ids
         return found
-
-    def _with_offsets(self, texts: list[str], place: Place) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        tokenizer, remap = self._plain[place]
-        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        offsets = [np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) for encoding in encodings]
-        return coded if remap is None else [remap[ids] for ids in coded], offsets
-
-    def _ids(self, texts: list[str], place: Place) -> list[np.ndarray]:
-        tokenizer, remap = self._plain[place]
-        if self._words is not None and remap is None:
-            return self._words.encode(texts, partial(_ids_of, tokenizer))
-        coded = [np.array(ids, dtype=np.int32) for ids in _ids_of(tokenizer, texts)]
-        return coded if remap is None else [remap[ids] for ids in coded]
 
     def decode(self, ids: list[int], place: Place) -> str:
         """The text of `ids` (none of them control) standing at `place`; bytes that are no UTF-8 become U+FFFD."""
@@ -138,14 +146,8 @@ class Tokens:
         return flags
 
     @cached_property
-    def _plain(self) -> dict[Place, tuple[Any, np.ndarray | None]]:
-        return _plain_copies(type(self.backend), self.json, tuple(self.control))
-
-    @cached_property
-    def _words(self) -> Words | None:
-        tokenizer, _ = self._plain["middle"]
-        pattern = word_pattern(json.loads(tokenizer.to_str()))
-        return None if pattern is None else Words(pattern, partial(_ids_of, tokenizer))
+    def _plain(self) -> dict[Place, Plain]:
+        return _plain_copies(_Original(self.json, tuple(self.control), self.backend))
 
     @cached_property
     def _anchor(self) -> list[int]:
@@ -168,31 +170,66 @@ def _ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+def _with_offsets(plain: Plain, texts: list[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    encodings = plain.tokenizer.encode_batch(texts, add_special_tokens=False)
+    coded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+    offsets = [np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) for encoding in encodings]
+    return coded if plain.remap is None else [plain.remap[ids] for ids in coded], offsets
+
+
+@dataclass(frozen=True)
+class _Original:
+    """A tokenizer, its JSON, and the names of its control tokens. Equal where the JSON and the names are."""
+
+    text: str
+    control: tuple[str, ...]
+    backend: Any = field(compare=False)
+
+
 @lru_cache(maxsize=2)
-def _plain_copies(kind: Any, text: str, control: tuple[str, ...]) -> dict[Place, tuple[Any, np.ndarray | None]]:
-    """A tokenizer without control tokens for each place, with the map of its ids to ours where they differ."""
-    names, data = frozenset(control), json.loads(text)
-    words = {token["content"]: token["id"] for token in data["added_tokens"] if token["content"] not in names}
-    base = _without_control(data, names)
-    parts = {place: json.dumps(_at_place(base, place)) for place in PLACES}  # short, and in most tokenizers all the same
-    made = {
-        part: _loaded(kind.from_str(json.dumps(base | json.loads(part), ensure_ascii=False)), words)
-        for part in dict.fromkeys(parts.values())
-    }
-    return {place: made[part] for place, part in parts.items()}
+def _plain_copies(original: _Original) -> dict[Place, Plain]:
+    """A tokenizer without control tokens for each place, with the map of its ids to ours where they differ.
+
+    They share one model, and where the original's cannot produce a control token, that one: to read a vocabulary takes longer
+    than all else that is made here.
+    """
+    names, data, kind = frozenset(original.control), json.loads(original.text), type(original.backend)
+    base, same = _without_control(data, names)
+    model = original.backend.model if same else kind.from_str(json.dumps(base, ensure_ascii=False)).model
+    added = original.backend.get_added_tokens_decoder()
+    words = {number: token for number, token in sorted(added.items()) if token.content not in names}
+    empty = json.dumps(base | {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []})
+    forms = {place: json.dumps(_at_place(base, place)) for place in PLACES}  # in most tokenizers all the same
+    made = {}
+    for form in dict.fromkeys(forms.values()):
+        plain = kind.from_str(json.dumps(json.loads(empty) | json.loads(form)))
+        plain.model = model
+        plain.add_tokens(list(words.values()))
+        made[form] = plain, _remap(plain, words)
+    joints = find_joints(base | _at_place(base, "middle"))
+    shared = None if joints is None else Words(joints, partial(_ids_of, made[forms["middle"]][0]))
+    found = {}
+    for place, form in forms.items():
+        spaces = num_spaces(_at_place(base, place)["normalizer"])
+        found[place] = Plain(*made[form]) if spaces is None else Plain(*made[form], shared, spaces)
+    return found
 
 
-def _loaded(plain: Any, words: dict[str, int]) -> tuple[Any, np.ndarray | None]:
-    moved = {plain.token_to_id(word): new for word, new in words.items() if plain.token_to_id(word) != new}
+def _remap(plain: Any, words: dict[int, Any]) -> np.ndarray | None:
+    """Of the ids of a tokenizer without control tokens, where added words have others there than in the original."""
+    moved = {old: new for new, word in words.items() if (old := plain.token_to_id(word.content)) != new}
     if not moved:
-        return plain, None
+        return None
     remap = np.arange(max(plain.get_vocab_size(with_added_tokens=True), *(old + 1 for old in moved)), dtype=np.int32)
     remap[list(moved)] = list(moved.values())
-    return plain, remap
+    return remap
 
 
-def _without_control(data: dict[str, Any], control: frozenset[str]) -> dict[str, Any]:
-    """The tokenizer's JSON without control tokens, in a form in which its model cannot produce their ids either."""
+def _without_control(data: dict[str, Any], control: frozenset[str]) -> tuple[dict[str, Any], bool]:
+    """The tokenizer's JSON without control tokens, in a form in which its model cannot produce their ids either.
+
+    True: the model is as it was.
+    """
     data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in control]
     data |= {"post_processor": None, "truncation": None, "padding": None}
     model = data["model"]
@@ -201,13 +238,12 @@ def _without_control(data: dict[str, Any], control: frozenset[str]) -> dict[str,
         model["vocab"] = [
             [f"\ufdd0{index}\ufdd1", score] if name in control else [name, score] for index, (name, score) in enumerate(vocab)
         ]
-    elif model.get("merges"):
-        model["merges"] = [merge for merge in model["merges"] if _joined(merge) not in control]
-    return data
-
-
-def _joined(merge: Any) -> str:
-    return "".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1)
+        return data, False
+    lefts, rights = merges_of(model)
+    if control.isdisjoint(map(add, lefts, rights)):
+        return data, True
+    model["merges"] = [pair for pair in zip(lefts, rights, strict=True) if "".join(pair) not in control]
+    return data, False
 
 
 def _at_place(data: dict[str, Any], place: Place) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hone import log
 from hone.config import Run, load
 from hone.config.environment import ApiEnvironment, read_api_environment
-from hone.errors import HoneError
+from hone.errors import HoneError, at_once
 from hone.serving.app import Site, build_app
 from hone.serving.asked import Terms
 from hone.serving.desk import Served, Vectors
@@ -20,6 +20,7 @@ from hone.table import Table
 _LATER = Table(
     "step",
     {
+        "names": "hone.inference.names:looks",
         "folders": "hone.adapters.folder:folders_of",
         "head": "hone.models.value_head:find_value_head",
         "learned_by": "hone.models.value_head:learned_by",
@@ -59,6 +60,7 @@ def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> in
 def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     """The run's model under `name`, with what it can do: vectors, scores or answers, `num_together` of them at once."""
     numbers = {"dtype": run.serve.infer_dtype, "length": run.data.cutoff_len}
+    at_once(_LATER.load("names")(run.chat, run.adapter, [pair.split("=", 1)[1] for pair in run.api.api_adapters]))
     adapters = _LATER.load("folders")(run.adapter)
     if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
         embedder = _LATER.load("embedder")(run.model, run.adapter, **numbers)

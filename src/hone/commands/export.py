@@ -12,13 +12,16 @@ from hone import log
 from hone.config import Run, load
 from hone.config.shards import is_in_shards
 from hone.config.trained import other_than_trained
+from hone.errors import at_once
 from hone.table import Table
 
 _LATER = Table(
     "step",
     {
         "whole": "hone.training.checkpoints.unshard:ordinary",
+        "names": "hone.inference.names:looks",
         "codec": "hone.inference.codec:load_codec",
+        "reader": "hone.models.media.reader:load_reader",
         "objective": "hone.objectives.build:build_objective",
         "data": "hone.data.build:build_data",
         "check": "hone.export.quantized.job:check_family",
@@ -31,6 +34,7 @@ _LATER = Table(
 def main(arguments: list[str]) -> int:
     """`hone export run.yaml [key=value ...]`; 0, or ExportError (exit 1) where the result is not the trained model."""
     run = load(arguments, "export")
+    at_once(_LATER.load("names")(run.chat, run.adapter))
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
     whole = _LATER.load("whole") if is_in_shards(run.model.model_name_or_path) else nullcontext
@@ -44,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def export(run: Run) -> Any:
     """What was written of the run's model."""
-    codec = _LATER.load("codec")(run.model, run.chat)
+    codec = load_codec(run, run.data.eval_dataset)
     if run.export.export_quantization_bit is not None:
         _LATER.load("check")(run.model)
     return _LATER.load("export")(
@@ -58,6 +62,12 @@ def export(run: Run) -> Any:
         calibration=read_calibration(run, codec),
         rows=read_rows(run, codec, run.data.eval_dataset, num_rows=64, length=run.data.cutoff_len),
     )
+
+
+def load_codec(run: Run, names: tuple[str, ...]) -> Any:
+    """The model's, with a reader of pictures and sounds where rows of `names` may hold them."""
+    reader = _LATER.load("reader")(run.model) if names else None
+    return _LATER.load("codec")(run.model, run.chat, reader=reader)
 
 
 def read_calibration(run: Run, codec: Any) -> list[Any]:

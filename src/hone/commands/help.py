@@ -13,7 +13,7 @@ from hone.table import nearest
 
 SECTIONS = {  # what each command reads of the tree
     "train": tuple(name for name in Run.model_fields if name not in ("generate", "export", "serve", "api")),
-    "check": tuple(name for name in Run.model_fields if name not in ("generate", "export", "serve", "api")),
+    "check": tuple(Run.model_fields),
     "chat": ("model", "chat", "adapter", "generate", "serve"),
     "api": ("model", "chat", "adapter", "generate", "serve", "api"),
     "export": ("model", "chat", "adapter", "export", "serve"),

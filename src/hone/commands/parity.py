@@ -6,7 +6,7 @@ Holds no logic: it reads the settings, and only then imports what compares, so t
 from __future__ import annotations
 
 from hone import log
-from hone.commands.export import read_rows
+from hone.commands.export import load_codec, read_rows
 from hone.config import load
 from hone.config.trained import other_than_trained
 from hone.errors import HoneError
@@ -15,7 +15,6 @@ from hone.table import Table
 _LATER = Table(
     "step",
     {
-        "codec": "hone.inference.codec:load_codec",
         "sides": "hone.export.sides:settings_of",
         "compare": "hone.export.sides:compare_sides",
     },
@@ -30,8 +29,9 @@ def main(arguments: list[str]) -> int:
     run = load([*(word for word in arguments if word not in places), *_LATER.load("sides")(places[0])], "parity")
     for line in other_than_trained(run.model, run.adapter, run.chat):
         log.info(f"note: {line}")
-    codec = _LATER.load("codec")(run.model, run.chat)
-    rows = read_rows(run, codec, run.data.eval_dataset or run.data.dataset, num_rows=64, length=run.data.cutoff_len)
+    names = run.data.eval_dataset or run.data.dataset
+    codec = load_codec(run, names)
+    rows = read_rows(run, codec, names, num_rows=64, length=run.data.cutoff_len)
     verdict = _LATER.load("compare")(run.model, run.adapter, places[1], codec, length=run.data.cutoff_len, rows=rows)
     print(verdict)
     return 0 if verdict.passed else 1

@@ -9,7 +9,7 @@ from hone.table import Table
 
 LINES = {
     "train": "train a model as a YAML file says",
-    "check": "look at everything before training: samples, lengths, plan, memory",
+    "check": "look at everything before it costs: samples, lengths, plan, memory; or what a chat, server or export needs",
     "chat": "talk to a model in the terminal",
     "api": "serve a model by OpenAI's protocol",
     "webchat": "talk to a model on a page in the browser, beside the API",
@@ -26,7 +26,7 @@ LINES = {
 }
 USAGE = {
     "train": "[FILE.yaml] [key=value ...]",
-    "check": "[FILE.yaml] [key=value ...] [--json]",
+    "check": "[FILE.yaml] [key=value ...] [--json] [--for GPU]   (plans for a GPU that is not here: h100, 8xh100, rtx 4090 ...)",
     "chat": "[FILE.yaml] [key=value ...] [--image FILE] [--ask TEXT]",
     "api": "[FILE.yaml] [key=value ...]   (API_HOST, API_PORT, API_KEY, API_MODEL_NAME, MAX_CONCURRENT: the environment)",
     "webchat": "[FILE.yaml] [key=value ...]   (its address and key: the environment, as for api)",

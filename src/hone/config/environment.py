@@ -15,8 +15,8 @@ from hone.errors import ConfigError, Mistake
 
 REFUSED = {
     "USE_KT": "KTransformers is not in this version; unset it",
-    "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP",
-    "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP",
+    "USE_MCA": "Megatron is not in this version; unset it: several GPUs train by DDP, FSDP2 or ZeRO",
+    "USE_MEGATRON_BRIDGE": "Megatron is not in this version; unset it: several GPUs train by DDP, FSDP2 or ZeRO",
     "USE_V1": "LLaMA-Factory's second generation has other keys; unset it and write those that `hone help` lists",
 }
 

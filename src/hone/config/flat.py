@@ -16,7 +16,7 @@ from hone.config.arguments import read_arguments
 from hone.config.convert import Wrong, convert, shown
 from hone.config.environment import Environment, read_environment
 from hone.config.knobs import DEFAULTS_OF_STAGE, KINDS, Knob, Switch, every_key, knobs, plain_type, words
-from hone.config.rules import broken_rules, notes_of
+from hone.config.rules import broken_rules, notes_of, verb_of
 from hone.config.run import Run
 from hone.config.settings import Given, Settings
 from hone.config.source import Item, Value, read_file
@@ -27,11 +27,15 @@ from hone.table import nearest
 
 @dataclass(frozen=True)
 class Loaded:
-    """run: the settings; notes: lines about keys that change nothing here; written: paths in the tree that were set."""
+    """run: the settings; notes: lines about keys that change nothing here; written: paths in the tree that were set.
+
+    verb: the command they were read for.
+    """
 
     run: Run
     notes: tuple[str, ...]
     written: frozenset[tuple[str, ...]] = frozenset()
+    verb: str = "train"
 
 
 def load(arguments: list[str], verb: str) -> Run:
@@ -39,12 +43,21 @@ def load(arguments: list[str], verb: str) -> Run:
 
     verb: the command they are for, which decides what must be there.  Raises ConfigError with every mistake at once.
     """
-    loaded = read(arguments, verb)
+    return _told_of(read(arguments, verb)).run
+
+
+def load_for_use(arguments: list[str]) -> tuple[Run, str]:
+    """As `load`, and the command that the settings are written for, as far as they tell: train, export, api or chat."""
+    loaded = _told_of(read(arguments, "check"))
+    return loaded.run, loaded.verb
+
+
+def _told_of(loaded: Loaded) -> Loaded:
     environment, _ = read_environment()
     if not environment.launched:  # a process that torchrun started repeats what its parent said
         for note in loaded.notes:
             log.info(f"note: {note}")
-    return loaded.run
+    return loaded
 
 
 def read(arguments: list[str], verb: str) -> Loaded:
@@ -61,6 +74,7 @@ def read(arguments: list[str], verb: str) -> Loaded:
     alone.take(items, rank=0)
     file_settings = alone.settings()
     settings = reading.settings()
+    verb = verb_of(settings) if verb == "check" else verb
     _fill_in(settings, verb)
     _open_deepspeed(settings, reading)
     if environment.use_ray and verb == "train":
@@ -72,7 +86,7 @@ def read(arguments: list[str], verb: str) -> Loaded:
     if reading.mistakes:
         raise _told(sorted(reading.mistakes, key=_line))
     written = frozenset(knobs()[key].path for key in settings.given)
-    return Loaded(settings.build(), (*reading.notes, *sharded.notes, *notes_of(settings, file_settings)), written)
+    return Loaded(settings.build(), (*reading.notes, *sharded.notes, *notes_of(settings, file_settings)), written, verb)
 
 
 def _told(mistakes: list[Mistake]) -> ConfigError:
@@ -88,7 +102,7 @@ def _line(mistake: Mistake) -> tuple[bool, int]:
 
 def _fill_in(settings: Settings, verb: str) -> None:
     """What follows from what was written: `hone train` trains, new tokens need room, and a stage may have defaults of its own."""
-    if verb in ("train", "check") and not {"do_train", "do_eval", "do_predict"} & set(settings.given):
+    if verb == "train" and not {"do_train", "do_eval", "do_predict"} & set(settings.given):
         settings.given["do_train"] = Given(True, f"hone {verb}", "do_train", 0)
     for key in ("add_tokens", "add_special_tokens"):
         if settings.asks(key):

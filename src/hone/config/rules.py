@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from hone.config.context_rules import of_context
-from hone.config.knobs import ADAPTED, SCORES_TEXTS
+from hone.config.knobs import ADAPTED, SCORES_TEXTS, knobs
 from hone.config.needs import WITHOUT_REFERENCE, Finding, evaluates, idle, set_aside
 from hone.config.own_answers import of_drawing, of_reward_model, of_rewards
 from hone.config.settings import Settings
@@ -249,6 +249,18 @@ def _of_few_bits(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "export_quantization_group", "is 32, 64 or 128 with export_quantization_method: mlx"
 
 
+def verb_of(settings: Settings) -> str:
+    """The command that a file is for, as what it names tells: data and a folder for results, an export, an engine or server."""
+    sections = {knobs()[key].section for key in settings.given}
+    if any(settings.asks(key) for key in ("dataset", "output_dir", "do_train", "do_eval", "do_predict")):
+        return "train"
+    if "export" in sections:
+        return "export"
+    if {"api", "serve"} & sections:
+        return "api"
+    return "train" if {"train", "optimizer", "objective", "parallel", "track"} & sections else "chat"
+
+
 def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
     if not settings["model_name_or_path"]:
         yield "model_name_or_path", "is missing; write the folder or hub id of the base model"
@@ -274,7 +286,7 @@ def _missing(settings: Settings, verb: str) -> Iterator[Finding]:
         yield "infer_url", f'saw "{settings["infer_url"]}", wanted a URL such as http://127.0.0.1:8001'
     if verb in ("api", "webchat") and settings["num_beams"] > 1:
         yield "num_beams", f"has no place in hone {verb}, which tells each token as it is drawn; write num_beams: 1"
-    if verb not in ("train", "check"):
+    if verb != "train":
         return
     if not settings["output_dir"]:
         yield "output_dir", "is missing; write the folder for checkpoints and results"

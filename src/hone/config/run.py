@@ -8,15 +8,19 @@ from __future__ import annotations
 from pydantic import Field
 
 from hone.config.adapter import Adapter, Lora
+from hone.config.api import ApiConfig
 from hone.config.chat import ChatConfig
 from hone.config.data import DataConfig
+from hone.config.export import ExportConfig
+from hone.config.generate import GenerateConfig
 from hone.config.model import ModelConfig
 from hone.config.objective import Objective, Sft
 from hone.config.optimizer import OptimizerConfig
 from hone.config.parallel import ParallelConfig
 from hone.config.section import Section
+from hone.config.serve import ServeConfig
+from hone.config.track import TrackConfig
 from hone.config.train import TrainConfig
-from hone.config.use import ApiConfig, ExportConfig, GenerateConfig, ServeConfig, TrackConfig
 
 
 class Run(Section):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from hone.chat.message import Conversation, Message, message
@@ -21,7 +20,7 @@ def alpaca(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:
     if not columns.response or columns.response not in row:
         raise missing_column(row, "response", columns.response or "response")
     question = alpaca_question(row, spec)
-    return replace(question, messages=(*question.messages, answer(text_of(row, columns.response))))
+    return Conversation((*question.messages, answer(text_of(row, columns.response))), question.tools)
 
 
 def alpaca_question(row: Mapping[str, Any], spec: DatasetSpec) -> Conversation:

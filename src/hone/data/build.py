@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +28,7 @@ from hone.data.mix import draw, hold_back, mix
 from hone.data.report import Report
 from hone.data.sample import Sample
 from hone.data.shapes import check_usable
-from hone.errors import DataError
+from hone.errors import DataError, at_once
 
 CACHE_HOME = "~/.cache/hone/tokens"
 """Where encoded data are kept when `tokenized_path` says nothing."""
@@ -161,10 +162,13 @@ def build_data(
 
 
 def find_specs(data: DataConfig, names: Sequence[str], wanted: type[Sample]) -> list[DatasetSpec]:
-    """The spec of each name: an entry of the catalog, or else a file of that path whose shape its first row shows."""
-    catalog = load_catalog(data.dataset_dir)
-    specs = [_find_spec(catalog, name, wanted) for name in names]
-    return [replace(spec, media_dir=_media_dir(data, spec)) for spec in specs]
+    """The spec of each name: an entry of the catalog, or else a file of that path whose shape its first row shows.
+
+    Raises DataError, or Several of them, for all names that are neither.
+    """
+    catalog, specs = load_catalog(data.dataset_dir), dict[str, DatasetSpec]()
+    at_once(partial(lambda name: specs.update({name: _find_spec(catalog, name, wanted)}), name) for name in names)
+    return [replace(specs[name], media_dir=_media_dir(data, specs[name])) for name in names]
 
 
 def _media_dir(data: DataConfig, spec: DatasetSpec) -> str:

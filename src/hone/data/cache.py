@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,21 +20,14 @@ import numpy as np
 from hone import log
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.chat.shown import NOTHING, Reader, Shown
-from hone.data.media import read_back, written_down
+from hone.data.block import COLUMNS, ENDS, Block
+from hone.data.media import read_back
 from hone.data.report import SetReport
 from hone.data.turn import turn
 
 FORMAT = "tokens-3"
 """Part of every key: raise it when the files change."""
 MANIFEST = "manifest.json"
-_COLUMNS = {
-    "ids": "uint16", "learned": "uint8", "offsets": "int64", "firsts": "int64", "rows": "int64", "trained": "int32",
-    "values": "float32", "notes": "uint8", "note_ends": "int64", "media": "uint8", "media_ends": "int64",
-}  # fmt: skip
-"""ids (uint32 where 16 bits do not do), learned (1 where the token is trained): a value a token.
-
-firsts (its first sequence), rows (in the source), trained (tokens), values, note_ends: a value an example. offsets, media_ends: a
-value a sequence. notes, media: UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -96,41 +89,23 @@ class EntryWriter:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._types = dict(_COLUMNS)
+        self._types = dict(COLUMNS)
         self._files: dict[str, BinaryIO] = {name: (folder / f"{name}.bin").open("wb") for name in self._types}
         self._sums = dict.fromkeys(self._types, 0)
-        self._end = self._num_sequences = self._note_end = self._media_end = 0
-        for name in ("offsets", "firsts", "note_ends", "media_ends"):
+        self._ends = dict.fromkeys(ENDS, 0)
+        for name in ENDS:
             self._append(name, np.zeros(1))
 
-    def append(self, examples: Sequence[Example], rows: Sequence[int]) -> None:
-        """Add examples and the row of the source each came from."""
-        if not examples:
+    def append(self, block: Block) -> None:
+        """Add the examples of a block."""
+        if not len(block):
             return
-        sequences = [sequence for example in examples for sequence in example.sequences]
-        ids = np.concatenate([sequence.ids for sequence in sequences])
-        assert int(ids.min()) >= 0, "a negative token id"
-        if self._types["ids"] == "uint16" and int(ids.max()) > np.iinfo(np.uint16).max:
+        if block.columns["ids"].dtype == np.uint32 and self._types["ids"] == "uint16":
             self._widen()
-        ends = self._end + np.cumsum([len(sequence) for sequence in sequences])
-        firsts = self._num_sequences + np.cumsum([len(example.sequences) for example in examples])
-        notes = [example.note.encode("utf-8") for example in examples]
-        note_ends = self._note_end + np.cumsum([len(note) for note in notes])
-        media = [written_down(sequence.shown.parts).encode("utf-8") for sequence in sequences]
-        media_ends = self._media_end + np.cumsum([len(one) for one in media])
-        self._media_end = int(media_ends[-1])
-        self._end, self._num_sequences, self._note_end = int(ends[-1]), int(firsts[-1]), int(note_ends[-1])
-        self._append("ids", ids)
-        self._append("learned", np.concatenate([sequence.labels for sequence in sequences]) != IGNORE)
-        self._append("offsets", ends)
-        self._append("firsts", firsts)
-        self._append("rows", np.asarray(rows))
-        self._append("trained", np.array([example.num_trained for example in examples]))
-        self._append("values", np.array([example.value for example in examples]))
-        self._append("notes", np.frombuffer(b"".join(notes), np.uint8))
-        self._append("note_ends", note_ends)
-        self._append("media", np.frombuffer(b"".join(media), np.uint8))
-        self._append("media_ends", media_ends)
+        for name, values in block.columns.items():
+            self._append(name, values + self._ends[name] if name in self._ends else values)
+        for name in self._ends:
+            self._ends[name] += int(block.columns[name][-1])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -138,7 +113,7 @@ class EntryWriter:
         return np.diff(self.column("offsets")[self.column("firsts")])
 
     def _append(self, name: str, values: np.ndarray) -> None:
-        data = values.astype(self._types[name]).tobytes()
+        data = values.astype(self._types[name], copy=False).data.cast("B")
         self._files[name].write(data)
         self._sums[name] = zlib.crc32(data, self._sums[name])
 
@@ -184,7 +159,7 @@ def open_entry(folder: Path) -> Entry | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return None
-        columns = {name: _column(folder / f"{name}.bin", manifest["columns"][name]) for name in _COLUMNS}
+        columns = {name: _column(folder / f"{name}.bin", manifest["columns"][name]) for name in COLUMNS}
         report = SetReport.from_dict(manifest["report"])
     except FileNotFoundError:
         return None

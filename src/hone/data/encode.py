@@ -11,7 +11,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from hone.chat.encoded import Encoded, Example
-from hone.chat.shown import Shown
+from hone.chat.encoded import Example
+from hone.data.block import Block
 from hone.data.cache import FORMAT, EntryWriter
 from hone.data.catalog import DatasetSpec
 from hone.data.columns import RowError
@@ -41,6 +41,8 @@ MEANINGFUL = (
 """Column names that many data sets use for what an entry may forget to name."""
 
 _FIRST = 8
+_ALIVE = 100_000
+"""Objects that a chunk of rows may make before the collector looks: a few thousand rows' worth."""
 _UNRENDERED = "the template cannot render it"
 _UNSEEN = "a file of it cannot be read"
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
@@ -131,6 +133,8 @@ def encode_rows(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
 def _unread(recipe: Recipe, row: RawRow) -> tuple[str, ...]:
     """Columns the row fills whose names mean something to hone and that are not read as its shape and the objective are."""
     value = row.value or {}
+    if value.keys().isdisjoint(recipe.unread):
+        return ()
     found = tuple(word for word in recipe.unread if value.get(word))
     # A row of that shape holds its messages under either name; the second is left where the first is there.
     if recipe.spec.shape == "openai" and "conversations" not in value:
@@ -176,20 +180,21 @@ def _outcome(recipe: Recipe, raw: RawRow, samples: list[Sample], encoded: list[E
         raise DataError(f"{recipe.spec.name}, row {row}: {error}") from error
     whole = [one for one in encoded if isinstance(one, Example)]
     lengths = list(map(len, whole))
-    sequences = [sequence for one in whole for sequence in one.sequences]
-    facts = (one.ids.tobytes() + one.labels.tobytes() + written_down(one.shown.parts).encode() for one in sequences)
-    digest = hashlib.blake2b(b"".join(facts), digest_size=8).digest()
-    made = tuple(example for one in fitted for example in one.examples)
+    digest = hashlib.blake2b(digest_size=8)
+    for sequence in chain.from_iterable(one.sequences for one in whole):
+        for facts in (sequence.ids, sequence.labels, written_down(sequence.shown.parts).encode()):
+            digest.update(facts)
+    made = tuple([example for one in fitted for example in one.examples])
     truncated = any(one.truncated for one in fitted)
-    fewer = sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
+    fewer = truncated and sum(one.num_trained for one in made) < sum(one.num_trained for one in whole)
     return Outcome(
         row,
         samples[-1],
         made,
         truncated,
-        answers_cut=truncated and fewer and not isinstance(samples[-1], Passage),
+        answers_cut=fewer and not isinstance(samples[-1], Passage),
         length=max(lengths),
-        digest=int.from_bytes(digest),
+        digest=int.from_bytes(digest.digest()),
         placeholder=_has_placeholder(samples[-1]),
         unasked=asks_nothing(samples[-1]),
         unread=unread,
@@ -218,67 +223,85 @@ def chunks(rows: Iterable[RawRow], recipe: Recipe, size: int) -> Iterator[list[R
         yield chunk
 
 
+@dataclass(frozen=True)
+class EncodedChunk:
+    """What became of some rows, as it is stored and counted. digests: uint64, those of the rows that were not refused."""
+
+    block: Block
+    tally: Tally
+    digests: np.ndarray
+
+
+def encode_chunk(recipe: Recipe, rows: list[RawRow]) -> EncodedChunk:
+    """`encode_rows` as little as can be handed from one process to another."""
+    outcomes, tally, digests = encode_rows(recipe, rows), Tally(), array("Q")
+    for outcome in outcomes:
+        _count(tally, digests, outcome)
+    made = [(example, outcome.row) for outcome in outcomes for example in outcome.made]
+    block = Block.of([example for example, _ in made], [row for _, row in made])
+    return EncodedChunk(block, tally, np.array(digests, np.uint64))
+
+
+def _count(tally: Tally, digests: array, outcome: Outcome) -> None:
+    tally.read += 1
+    if outcome.reason:
+        tally.refuse(outcome.row, outcome.reason, outcome.detail)
+        return
+    tally.dropped += not outcome.made
+    tally.kept += bool(outcome.made)
+    tally.truncated += outcome.truncated
+    tally.answers_cut += outcome.answers_cut
+    tally.unasked += outcome.unasked
+    tally.split += len(outcome.made) > outcome.examples
+    tally.rewritten += outcome.examples > 1
+    tally.examples += outcome.examples
+    tally.repeated += outcome.repeated
+    tally.placeholders += outcome.placeholder
+    tally.unread.update(outcome.unread)
+    tally.longest = max(tally.longest, outcome.length)
+    digests.append(outcome.digest)
+
+
 def build_entry(folder: Path, source: Source, recipe: Recipe, *, workers: int) -> None:
     """Write the whole cache entry of a source into `folder`."""
     writer, tally, digests = EntryWriter(folder), Tally(), array("Q")
-    work = partial(_lean_outcomes if workers > 1 else encode_rows, recipe)
-    gc.freeze()  # millions of rows make the collector look, again and again, through all that torch and transformers brought
+    before = _collect_seldom()
     try:
         rows = source.rows()
-        if (
-            workers > 1
-        ):  # what is made at the first rows (copies of the tokenizer, plans) is made once, and the processes share it
+        # What is made at the first rows (copies of the tokenizer, plans) is made once, and the processes share it.
+        if workers > 1:
             first = list(islice(rows, _FIRST))
             encode_rows(recipe, first)
             rows = chain(first, rows)
-        for outcomes in in_order(work, chunks(rows, recipe, _chunk_size(recipe.batch, workers)), workers):
-            _write(writer, tally, digests, outcomes)
+        size = _chunk_size(recipe.batch, workers)
+        for chunk in in_order(partial(encode_chunk, recipe), chunks(rows, recipe, size), workers):
+            writer.append(chunk.block)
+            tally.add(chunk.tally)
+            digests.frombytes(chunk.digests.tobytes())
             _stop_where_hopeless(tally, recipe)
         lengths, trained = writer.lengths, writer.column("trained")
         duplicates = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
         writer.close(tally.report(recipe.spec.name, lengths, trained, duplicates))
     finally:
+        gc.set_threshold(*before)
         gc.unfreeze()
         writer.close()
+
+
+def _collect_seldom() -> tuple[int, int, int]:
+    """Many rows make the collector look, again and again, through what torch brought and through a chunk's rows, all alive.
+
+    What its thresholds were.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_ALIVE)
+    return before
 
 
 def _chunk_size(batch: int, workers: int) -> int:
     """Rows that one process encodes at a time: no more than `batch`, and so few that none waits long for another's last."""
     return batch if workers == 1 else max(batch // (4 * workers), 1)
-
-
-def _lean_outcomes(recipe: Recipe, rows: list[RawRow]) -> list[Outcome]:
-    """`encode_rows` without what is not stored, so that little goes from one process to another."""
-    outcomes = encode_rows(recipe, rows)
-    return [replace(one, sample=None, made=tuple(map(_lean, one.made))) for one in outcomes]
-
-
-def _lean(example: Example) -> Example:
-    lean = (Encoded(one.ids, one.labels, shown=Shown(one.shown.parts)) for one in example.sequences)
-    return replace(example, sequences=tuple(lean))
-
-
-def _write(writer: EntryWriter, tally: Tally, digests: array, outcomes: list[Outcome]) -> None:
-    tally.read += len(outcomes)
-    for outcome in outcomes:
-        if outcome.reason:
-            tally.refuse(outcome.row, outcome.reason, outcome.detail)
-            continue
-        tally.dropped += not outcome.made
-        tally.kept += bool(outcome.made)
-        tally.truncated += outcome.truncated
-        tally.answers_cut += outcome.answers_cut
-        tally.unasked += outcome.unasked
-        tally.split += len(outcome.made) > outcome.examples
-        tally.rewritten += outcome.examples > 1
-        tally.examples += outcome.examples
-        tally.repeated += outcome.repeated
-        tally.placeholders += outcome.placeholder
-        tally.unread.update(outcome.unread)
-        tally.longest = max(tally.longest, outcome.length)
-        digests.append(outcome.digest)
-    made = [(example, outcome.row) for outcome in outcomes for example in outcome.made]
-    writer.append([example for example, _ in made], [row for _, row in made])
 
 
 def _stop_where_hopeless(tally: Tally, recipe: Recipe) -> None:

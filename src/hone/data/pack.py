@@ -58,11 +58,3 @@ def best_fit_bins(lengths: np.ndarray, capacity: int) -> Bins:
         bins_by_room[room - length].append(chosen)
     offsets = np.cumsum([0, *(len(slots) for slots in bins)])
     return Bins(np.array([slot for slots in bins for slot in slots], dtype=np.int64), offsets)
-
-
-def pack_best_fit(lengths: np.ndarray, capacity: int, *, order: np.ndarray) -> list[list[int]]:
-    """The rows of each packed row; `order`, a permutation, decides among sequences of equal length.
-
-    `pack_best_fit(np.array([3, 6, 4, 2]), 8, order=np.arange(4))` is `[[1, 3], [2, 0]]`: 6 + 2 and 4 + 3.
-    """
-    return [rows.tolist() for rows in best_fit_bins(lengths, capacity).fill(np.asarray(lengths), np.asarray(order))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -183,6 +183,17 @@ class Tally:
         known = self.refusals.get(reason, Refusal(reason, 0, ()))
         rows = (*known.rows, (row, detail)) if len(known.rows) < EXAMPLES else known.rows
         self.refusals[reason] = replace(known, count=known.count + 1, rows=rows)
+
+    def add(self, other: Tally) -> None:
+        """Count the rows that `other` has counted, which stand behind these."""
+        for one in fields(self):
+            mine, more = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(mine, int):
+                setattr(self, one.name, max(mine, more) if one.name == "longest" else mine + more)
+        self.unread.update(other.unread)
+        for reason, more in other.refusals.items():
+            known = self.refusals.get(reason, Refusal(reason, 0, ()))
+            self.refusals[reason] = Refusal(reason, known.count + more.count, (*known.rows, *more.rows)[:EXAMPLES])
 
     def report(self, name: str, lengths: np.ndarray, trained: np.ndarray, duplicates: int) -> SetReport:
         """lengths, trained: tokens and trained tokens of each sequence kept."""

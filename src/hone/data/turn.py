@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hone import log
+from hone.ages import Ages
 
 _BEAT_SECONDS, _LOOK_SECONDS = 5.0, 1.0
 _SILENT_SECONDS = 120.0
@@ -42,10 +43,10 @@ def turn(name: Path, what: str) -> Iterator[bool]:
 
 def _wait(lock: FileLock, heart: Path, what: str) -> bool:
     """Whether the lock was had; False where it cannot be, and nobody who lives makes the thing."""
-    seen, since, started = _read(heart), time.monotonic(), time.monotonic()
+    seen, ages, started = _read(heart), Ages(), time.monotonic()
     while True:
         try:
-            lock.acquire(timeout=0 if started == since else _LOOK_SECONDS)
+            lock.acquire(timeout=_LOOK_SECONDS)
             return True
         except Timeout:
             pass
@@ -53,10 +54,8 @@ def _wait(lock: FileLock, heart: Path, what: str) -> bool:
             if not seen:
                 return False
             time.sleep(_LOOK_SECONDS)
-        now = _read(heart)
-        if now != seen:
-            seen, since = now, time.monotonic()
-        if time.monotonic() - since > _SILENT_SECONDS:
+        seen = _read(heart)
+        if ages.of(heart, seen) > _SILENT_SECONDS:
             who = seen.partition(" beat")[0] or "the process that holds its lock"
             log.warn(f"{who} gave no sign of life for {_SILENT_SECONDS:.0f} s while it {what}; this process does it itself")
             return False

@@ -115,7 +115,7 @@ def copy_kept(base: Path, draft: Path) -> None:
 
 def write_card(draft: Path, name: str, parts: Ingredients, product: Product, *, dtype: str, said: Sequence[str]) -> None:
     """README.md: what this model is made of and how, how to load it, how exactly it is the trained one. said: further lines."""
-    task = "text-classification" if parts.head else task_of(parts.model)
+    task = "text-classification" if parts.head else task_of(load_config(parts.model))
     library, use = "transformers", how_to_load(task)
     if product.file is not None:
         library, use = "gguf", f"```sh\nllama-cli -m {product.file.name} --jinja\nollama create {name} -f Modelfile\n```\n"

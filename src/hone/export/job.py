@@ -20,8 +20,8 @@ from hone import log
 from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
 from hone.config.adapter import Adapter
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
 from hone.errors import ExportError, PlaceError
 from hone.export.beside import copy_embedding, copy_kept, write_card, write_config, write_generation_config, write_tokenizer
 from hone.export.folder import REPORT, check_place, check_space, failed_place, publish, sizes_of, unfinished

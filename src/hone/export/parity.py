@@ -21,9 +21,10 @@ from transformers import AutoConfig
 from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded
 from hone.chat.message import Conversation, message
-from hone.config.use import FEW_BITS, GGUF_TYPES
+from hone.config.export import FEW_BITS, GGUF_TYPES
 from hone.errors import ExportError
 from hone.export.source import DTYPES, torch_name
+from hone.models.forward import media_inputs
 from hone.models.load import auto_class
 from hone.models.quantize import freeze
 from hone.models.score_head import NAME as SCORE
@@ -177,6 +178,13 @@ def logits_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]
     if module.get_output_embeddings() is None:
         return _scores_of(module, texts)
     return [module(input_ids=torch.tensor([ids], device=module.device)).logits[0].float().cpu() for ids in texts]
+
+
+@torch.inference_mode()
+def logits_of_row(module: nn.Module, row: Encoded) -> Tensor:
+    """The same of a row of data, [T, V], with the pictures and sounds that it shows."""
+    ids_1T = torch.tensor([row.ids.tolist()], device=module.device)
+    return module(input_ids=ids_1T, **media_inputs(module, ids_1T, [row.shown.tensors()])).logits[0].float().cpu()
 
 
 def _scores_of(module: nn.Module, texts: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from hone.export.parity import Parity
 from hone.export.quantized.forms import few_bits
 from hone.export.source import main_dtype, read_checkpoint, read_json
 from hone.export.trial import measure_parity
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 
 
 def settings_of(place: str) -> list[str]:

@@ -20,15 +20,25 @@ from hone.adapters.lora import fold, last_beside
 from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
 from hone.config.adapter import Adapter
+from hone.config.export import FEW_BITS
 from hone.config.model import ModelConfig
-from hone.config.use import FEW_BITS
 from hone.export.means import differing, row_means
-from hone.export.parity import Parity, compare, load_plain, logits_of, loss_of, probe_prompts, probe_texts, values_of
+from hone.export.parity import (
+    Parity,
+    compare,
+    load_plain,
+    logits_of,
+    logits_of_row,
+    loss_of,
+    probe_prompts,
+    probe_texts,
+    values_of,
+)
 from hone.export.quantized.mlx import MlxModel, lack_of_mlx
 from hone.kernels.spare import available_bytes
-from hone.models.llamacpp import LlamaCpp
+from hone.models.forward import find_causal
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.load import load_model
-from hone.models.policy import find_causal
 from hone.models.score_head import ScoreHead
 from hone.models.shape import meta_model
 from hone.models.value_head import FILE, NAME, add_value_head, find_value_head
@@ -167,7 +177,7 @@ def _of_gguf(file: Path, texts: Texts) -> _Exported:
 
 
 def _loss(module: nn.Module, texts: Texts) -> float | None:
-    return _mean([loss_of(logits_of(module, [row.ids.tolist()])[0], row) for row in texts.rows])
+    return _mean([loss_of(logits_of_row(module, row), row) for row in texts.rows])
 
 
 def _mean(losses: list[tuple[float, int]]) -> float | None:

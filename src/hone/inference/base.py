@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from hone.chat.events import Event
 from hone.chat.message import Conversation, Message
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 
 Finish = Literal["stop", "length", "context"]
 """Why an answer ended: the model said that it is done, its length was reached, or the longest text the model can hold was."""

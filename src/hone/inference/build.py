@@ -16,12 +16,13 @@ from hone.chat.codec import Codec
 from hone.config.adapter import Adapter
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
+from hone.config.serve import ServeConfig
 from hone.config.trained import other_than_trained
-from hone.config.use import ServeConfig
-from hone.errors import ModelError
+from hone.errors import ModelError, at_once
 from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
 from hone.inference.llamacpp import build_llamacpp_engine, find_gguf
+from hone.inference.names import looks
 from hone.inference.rows import why_not
 from hone.inference.servers.engine import ServerEngine
 from hone.inference.servers.launch import SERVERS, Room, build_server_engine, only_adapter, refuse_unfit
@@ -56,6 +57,7 @@ def build_engine(
     """
     if (file := find_gguf(model, serve.infer_backend)) is not None:
         return _of_gguf(model, chat, adapter, file, num_together)
+    at_once(looks(chat, adapter))
     _refuse_writing_nothing(model, adapter)
     for line in other_than_trained(model, adapter, chat):
         log.once(f"note: {line}")

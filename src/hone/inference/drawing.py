@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from hone.inference.asked import Asked, media_inputs
+from hone.inference.asked import Asked
 from hone.inference.steering import Steer
+from hone.models.forward import media_inputs
 
 _END = object()
 

@@ -19,7 +19,7 @@ from hone.inference.base import Delta, Request, Token
 class Hearing:
     """`take(id, token)` for each id; once `ended` no more are wanted; `rest(...)` is the last Delta.
 
-    ids: all that were taken. hidden: control tokens left out of the text.
+    ids: all that were taken. hidden: control tokens left out of what is said.
     """
 
     def __init__(self, codec: Codec, request: Request, prompt: Sequence[int], *, hidden: frozenset[int] = frozenset()):

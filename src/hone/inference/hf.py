@@ -17,17 +17,18 @@ from transformers import GenerationConfig
 
 from hone.adapters.several import Several
 from hone.chat.codec import Codec
-from hone.chat.message import Conversation, message
+from hone.chat.message import Conversation
 from hone.chat.opening import call_openings
 from hone.errors import ModelError
 from hone.inference.adapters import Adapters
-from hone.inference.asked import Asked, media_inputs
+from hone.inference.asked import Asked
 from hone.inference.base import Answer, Delta, Finish, Request, Steering, Token
 from hone.inference.drawing import drawn_batch, left_padded, stream_ids
 from hone.inference.grammar import Grammar
 from hone.inference.hearing import Hearing
 from hone.inference.sampling import answer_length, generation_config, quiet_routers
 from hone.inference.steering import Behind, Guide, Openings, Steer
+from hone.models.forward import media_inputs
 
 
 class HfEngine:
@@ -85,8 +86,7 @@ class HfEngine:
         asked = self._asked(request)
         prompt = asked.ids
         num_new = self._num_new(request, prompt)
-        shown = not request.settings.skip_special_tokens
-        hearing = Hearing(self._codec(request), request, prompt, hidden=frozenset() if shown else self._special)
+        hearing = self._hearing(request, prompt)
         with self._adapters.using(request.adapter), closing(self._drawn(request, asked, num_new)) as drawn:
             for id, token in drawn:
                 yield hearing.take(id, token)
@@ -94,7 +94,7 @@ class HfEngine:
                     break
         last, ids = hearing.rest(), hearing.ids
         answer = Answer(hearing.message, self._finish(ids, prompt, ended=hearing.ended), len(prompt), len(ids))
-        yield replace(last, text=last.text + (self._stop_text(ids) if shown else ""), answer=answer)
+        yield replace(last, text=last.text + self._stop_text(ids, request), answer=answer)
 
     def _drawn(self, request: Request, asked: Asked, num_new: int) -> Iterator[tuple[int, Token | None]]:
         """The ids of an answer as they are drawn, each with what is told of it; closing it stops the model."""
@@ -189,16 +189,20 @@ class HfEngine:
         end = next((index for index, token in enumerate(ids) if token in self.codec.stop_ids), len(ids))
         return ids[: end + 1]
 
-    def _stop_text(self, ids: list[int]) -> str:
-        return self.codec.tokenizer.decode(ids[-1:]) if ids and ids[-1] in self.codec.stop_ids else ""
+    def _stop_text(self, ids: list[int], request: Request) -> str:
+        hidden = request.settings.skip_special_tokens or not ids or ids[-1] not in self.codec.stop_ids
+        return "" if hidden else self.codec.tokenizer.decode(ids[-1:])
+
+    def _hearing(self, request: Request, prompt: list[int]) -> Hearing:
+        hidden = self._special if request.settings.skip_special_tokens else frozenset()
+        return Hearing(self._codec(request), request, prompt, hidden=hidden)
 
     def _answer(self, ids: list[int], request: Request, prompt: list[int]) -> Answer:
-        asked = request.conversation
-        if isinstance(asked, str):
-            said = message("assistant", self.codec.text_of([token for token in ids if token not in self._special]))
-        else:
-            said = self._codec(request).parse(ids, tools=asked.tools, prompt=prompt)
-        return Answer(said, self._finish(ids, prompt), len(prompt), len(ids))
+        hearing = self._hearing(request, prompt)
+        for id in ids:
+            hearing.take(id)
+        hearing.rest()
+        return Answer(hearing.message, self._finish(ids, prompt), len(prompt), len(ids))
 
     def _finish(self, ids: list[int], prompt: list[int], *, ended: bool = False) -> Finish:
         """ended: by a stop text or a call, before the model was done."""

@@ -22,7 +22,7 @@ from hone.inference.codec import load_codec
 from hone.inference.hf import HfEngine
 from hone.inference.rows import Row
 from hone.inference.steering import Steer
-from hone.models.llamacpp import GgufModel, LlamaCpp
+from hone.models.llamacpp.library import GgufModel, LlamaCpp
 
 _PROBES = ("Hello, world! It's 12345.\n", " \u4f60\u597d na\u00efve  \U0001f600")
 

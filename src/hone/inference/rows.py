@@ -29,8 +29,8 @@ from hone.inference.asked import Asked
 from hone.inference.embedded import choose
 from hone.inference.steering import Steer
 from hone.kernels.tolerance import rounding_of
+from hone.models.forward import find_causal
 from hone.models.media.sight import Sight
-from hone.models.policy import find_causal
 
 _PROMPTS = (5, 3, 7)
 """Lengths of the self-test's prompts."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from transformers import GenerationConfig, PreTrainedModel
 
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import ModelError
 from hone.inference.rollout import Sampling
 

@@ -24,9 +24,10 @@ from hone.data.batch import Batch, pack, pad
 from hone.errors import ModelError
 from hone.inference.build import choose_device, choose_dtype
 from hone.inference.codec import load_codec
+from hone.models.forward import find_causal
 from hone.models.load import load_model
 from hone.models.place import hub_name
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.value_head import FILE, add_value_head, find_value_head
 
 BATCH_TOKENS = 8192

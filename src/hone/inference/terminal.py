@@ -16,9 +16,9 @@ from hone import log
 from hone.chat.message import MEDIA, Conversation, Media, Message, Text, message
 from hone.chat.openai import message_to_openai
 from hone.config.convert import Wrong, convert
+from hone.config.generate import GenerateConfig
 from hone.config.knobs import knobs
 from hone.config.source import Value
-from hone.config.use import GenerateConfig
 from hone.errors import HoneError
 from hone.inference.base import Answer, Delta, Engine, Request
 from hone.table import nearest

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from hone import log
 from hone.kernels.cpu_product import product
 from hone.kernels.machine import ADA, capability_of
+from hone.kernels.selfcheck import undisturbed
 
 TYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(TYPE).max
@@ -112,7 +113,7 @@ def _passes(device: torch.device) -> bool:
 def trial(device: torch.device) -> str:
     """How products in 8 bits differ from those of the same weights in 16, forward and backward; "" where it is by rounding."""
     draw, dtype = torch.Generator().manual_seed(0), torch.bfloat16
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed():
         x, weight, slope = (torch.randn(shape, generator=draw).to(device) for shape in ((37, 64), (48, 64), (37, 48)))
         bits, scale = held(weight * torch.linspace(0.01, 3, 48, device=device).unsqueeze(1))
         found = []
@@ -123,5 +124,5 @@ def trial(device: torch.device) -> str:
                 found.append([output.detach().float(), torch.autograd.grad(output, inputs, slope.to(dtype))[0].float()])
             except (RuntimeError, ValueError, TypeError) as problem:
                 return f"fail here ({str(problem).splitlines()[0][:80]})"
-    apart = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*found, strict=True))
+        apart = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*found, strict=True))
     return "" if apart < _NEAR else f"differ by {apart:.2g} in their trial"

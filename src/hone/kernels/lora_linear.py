@@ -62,14 +62,14 @@ def linear(
     assert not any(weight is not None and weight.requires_grad for weight in (*plain, bias_O)), "a frozen layer"
     dtype = product_dtype(x, *plain, down_RD, up_OR)
     assert dtype is not None, "types that differ outside autocast"
-    return _Lora.apply(x, None, weight_OD, bias_O, down_RD, up_OR, _Form(scaling, dropout, dtype))
+    return _apply(x, None, weight_OD, bias_O, down_RD, up_OR, _Form(scaling, dropout, dtype))
 
 
 def beside(x: Tensor, result: Tensor, down_RD: Tensor, up_OR: Tensor, scaling: float, dropout: float = 0.0) -> Tensor:
     """`linear` where the frozen layer's result [*, O] is there already, with its gradient, from whoever knows its weights."""
     dtype = product_dtype(x, down_RD, up_OR)
     assert dtype is not None, "types that differ outside autocast"
-    return _Lora.apply(x, result, None, None, down_RD, up_OR, _Form(scaling, dropout, dtype))
+    return _apply(x, result, None, None, down_RD, up_OR, _Form(scaling, dropout, dtype))
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,13 @@ class _Form:
     scaling: float
     dropout: float
     dtype: torch.dtype
+
+
+def _apply(x: Tensor, *others: Any) -> Tensor:
+    """[*, O]. The leading axes come back outside of the function: Falcon, Llama 4 and Gemma 3n add to it in place, which torch
+    refuses of a view that a function gives."""
+    y_TO = _Lora.apply(x, *others)
+    return y_TO.reshape(*x.shape[:-1], y_TO.shape[-1])
 
 
 class _Lora(torch.autograd.Function):
@@ -114,14 +121,14 @@ class _Lora(torch.autograd.Function):
         keeps_x, keeps_low = ctx.needs_input_grad[4], ctx.needs_input_grad[5]
         ctx.held, plain_OD = (None, weight_OD) if isinstance(weight_OD, Tensor) else (weight_OD, None)
         ctx.save_for_backward(x_TD if keeps_x else None, mask_TD, low_RT if keeps_low else None, plain_OD, down_RD, up_OR)
-        return y_TO.reshape(*x.shape[:-1], up.shape[0])
+        return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         form: _Form = ctx.form
         x_TD, mask_TD, low_RT, weight_OD, down_RD, up_OR = ctx.saved_tensors
-        slope_TO = gradient.reshape(-1, gradient.shape[-1]).to(form.dtype)
+        slope_TO = gradient.to(form.dtype)
         of_low_RT = up_OR.T @ slope_TO.T  # `scaling` is put in last, where it rounds least
         of_x = of_result = of_down_RD = of_up_OR = None
         if low_RT is not None:
@@ -133,7 +140,7 @@ class _Lora(torch.autograd.Function):
             weight_OD = ctx.held if weight_OD is None else weight_OD
             of_x = _of_input(slope_TO, weight_OD, of_low_RT, down_RD, mask_TD, form).to(ctx.dtypes[0]).reshape(ctx.shape)
         if ctx.needs_input_grad[1]:
-            of_result = gradient
+            of_result = gradient.reshape(*ctx.shape[:-1], gradient.shape[-1])
         return of_x, of_result, None, None, of_down_RD, of_up_OR, None
 
 

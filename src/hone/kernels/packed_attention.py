@@ -8,23 +8,19 @@ Axes: B row (one), H head, K head of keys and values, T token, D width; q, k tok
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
+from hone.kernels import causal_fp32
 from hone.kernels.cpu_product import prefers_onednn
 from hone.kernels.machine import AMPERE, capability_of
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
 BLOCK = 512
 """Tokens that attend at a time where a piece needs a mask, of a window or for what comes before it: so much of it is formed."""
-SHORT = 256
-"""Tokens up to which pieces in bf16 are computed in fp32 where a CPU is faster so."""
+SHORT = 1024
+"""Tokens of a row's longest sequence up to which it is computed in fp32 where a CPU is faster so than in bf16."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,8 @@ def by_piece(
     Values may have another width than keys. A piece of T tokens costs T^2 and none a mask but where it has a window that is
     shorter, or something before it: then BLOCK of its tokens attend at a time.
     """
+    if not dropout and _gains_by_fp32(query_BHTD, key_BKTD, value_BKTD, layout):
+        return causal_fp32.attend(query_BHTD, key_BKTD, value_BKTD, layout.lengths, scale)
     parts = zip(query_BHTD.split(layout.lengths, dim=2), keys_seen(key_BKTD, layout), keys_seen(value_BKTD, layout), strict=True)
     return torch.cat([_piece(*part, layout, scale, dropout).transpose(1, 2) for part in parts], dim=1)
 
@@ -144,8 +142,6 @@ def _attend(
     query_BHqD: Tensor, key_BKkD: Tensor, value_BKkD: Tensor, band_qk: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
     """torch's attention; causal without a mask. Heads of keys are repeated where its kernels would else form all scores."""
-    if band_qk is None and not dropout and _gains_by_fp32(query_BHqD, key_BKkD, value_BKkD):
-        return _InFp32.apply(query_BHqD, key_BKkD, value_BKkD, scale)
     num = query_BHqD.shape[1] // key_BKkD.shape[1]
     grouped = num > 1 and _takes_groups(query_BHqD, value_BKkD, masked=band_qk is not None)
     if num > 1 and not grouped:
@@ -170,45 +166,13 @@ def _takes_groups(query_BHqD: Tensor, value_BKkD: Tensor, *, masked: bool) -> bo
     return query_BHqD.device.type == "cpu"
 
 
-def _gains_by_fp32(query_BHqD: Tensor, key_BHkD: Tensor, value_BHkD: Tensor) -> bool:
-    """Whether torch's kernel for this CPU is slower in bf16 than in fp32 with the types changed: on AMD, for short pieces.
+def _gains_by_fp32(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> bool:
+    """Whether torch's kernel for this CPU is slower in bf16 than products in fp32: on AMD, for short sequences.
 
-    EPYC 9004, one thread, 4 heads of width 64, forward and backward, bf16 over this: 1.4 times at 64 and 170 tokens, 1.07 at 300.
+    EPYC 9004, one thread, 4 heads of width 64 and 2 of keys, forward and backward, bf16 over this: 1.1 times at 100 tokens, 1.3
+    at 256 and 600, 1.4 at 330, 1.0 at 1,000.
     """
-    bf16 = all(one.dtype == torch.bfloat16 for one in (query_BHqD, key_BHkD, value_BHkD))
-    if not bf16 or query_BHqD.device.type != "cpu" or query_BHqD.shape[3] != value_BHkD.shape[3]:
+    bf16 = all(one.dtype == torch.bfloat16 for one in (query_BHTD, key_BKTD, value_BKTD))
+    if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window:
         return False
-    return query_BHqD.shape[2] <= SHORT and prefers_onednn()
-
-
-class _InFp32(torch.autograd.Function):
-    """Causal attention of bf16 in fp32, closer to the exact one; what is kept for the backward pass is bf16."""
-
-    @staticmethod
-    def forward(ctx: Any, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, scale: float) -> Tensor:
-        inputs = _repeated(query_BHTD, key_BKTD, value_BKTD)
-        output_BHTD, logsumexp = _forward(*inputs, 0.0, True, scale=scale)
-        output_BHTD = output_BHTD.to(query_BHTD.dtype)
-        ctx.save_for_backward(query_BHTD, key_BKTD, value_BKTD, output_BHTD, logsumexp)
-        ctx.scale = scale
-        return output_BHTD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BHTD: Tensor) -> tuple[Tensor | None, ...]:
-        query_BHTD, key_BKTD, value_BKTD, output_BHTD, logsumexp = ctx.saved_tensors
-        inputs = _repeated(query_BHTD, key_BKTD, value_BKTD)
-        given = (gradient_BHTD.float(), *inputs, output_BHTD.float(), logsumexp)
-        gradients = _backward(*given, 0.0, True, scale=ctx.scale)
-        found = [
-            slope.unflatten(1, (one.shape[1], -1)).sum(2).to(one.dtype)
-            for slope, one in zip(gradients, (query_BHTD, key_BKTD, value_BKTD), strict=True)
-        ]
-        return *found, None
-
-
-def _repeated(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In fp32, with a head of keys and values for each of the queries."""
-    num = query_BHTD.shape[1] // key_BKTD.shape[1]
-    keys, values = (one.float().repeat_interleave(num, dim=1) if num > 1 else one.float() for one in (key_BKTD, value_BKTD))
-    return query_BHTD.float(), keys, values
+    return layout.longest <= SHORT and prefers_onednn()

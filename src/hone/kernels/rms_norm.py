@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from hone.kernels.passes import TYPES, Passes
 
-WIDEST = 2**16
-"""Numbers of a row that one Triton program holds."""
+WIDEST = 2**15
+"""Numbers of a row that one Triton program holds: twice as many do not fit into a processor's registers."""
 
 
 @dataclass(frozen=True)

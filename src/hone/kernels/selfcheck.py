@@ -5,11 +5,14 @@ Does not know what is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import _disable_current_modes
 
 Way = Callable[..., "Tensor | tuple[Tensor, ...]"]
 
@@ -17,6 +20,20 @@ FINE, COARSE = torch.float32, torch.bfloat16
 _TOLERANCE = {FINE: 1e-5, COARSE: 0.03}
 """Of the largest number. bf16 has 8 bits, so roundings in another order differ by up to some 1/128; a constant that is left out
 or another activation differs by more in fp32."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, a trial has numbers and gradients of its own, whatever it interrupts: a rehearsal in tensors without memory,
+
+    a checkpoint, which would count what the trial keeps among what its layer keeps, inference.
+    """
+    with _disable_current_modes(), saved_tensors_hooks(_as_it_is, _as_it_is), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,13 @@ from torch.utils.checkpoint import checkpoint
 
 from hone.kernels.cpu_product import product
 
-CHUNK_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**22
-"""Logits formed at a time, 128 MiB in fp32; on a CPU as many as its last cache holds."""
+CHUNK_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**23
+"""Logits formed at a time, 128 MiB in fp32; on a CPU about as many as its last cache holds."""
 FEWEST_ROWS = 128
 """Positions below which a product reads the head's weight more often than the cache saves."""
+BLOCK_ELEMENTS, FEWEST_IN_BLOCK = 2**19, 8
+"""Logits of a chunk that a CPU goes through at a time, pass after pass, in a core's own cache; and positions at least."""
+LOG2_E = 1.4426950408889634
 
 
 def elements_at_once(num_ids: int, device: torch.device) -> int:
@@ -72,11 +75,13 @@ def chunked(
     logit_map: LogitMap = PLAIN,
     *,
     chunk_elements: int | None = None,
+    alike: bool = False,
 ) -> Tensor:
     """The same as `reference`, fp32 [N], holding at most `chunk_elements` logits at a time (None: `elements_at_once`).
 
     Where the head is frozen the gradient of the hidden states is formed in the forward pass and only scaled in the backward,
-    so nothing is computed twice; where it is trained the logits are formed again. Under autocast it projects in autocast's type.
+    so nothing is computed twice; where it is trained the logits are formed again, unless all log-probs are expected to get
+    one gradient, `alike`, and do. Under autocast it projects in autocast's type.
     """
     device_type = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_ND.dtype
@@ -84,7 +89,7 @@ def chunked(
     hidden_needs = torch.is_grad_enabled() and hidden_ND.requires_grad
     num_ids = weight_VD.shape[0]
     rows = max(1, (chunk_elements or elements_at_once(num_ids, hidden_ND.device)) // num_ids)
-    form = _Form(logit_map, rows, dtype, head_needs, hidden_needs)
+    form = _Form(logit_map, rows, dtype, head_needs, hidden_needs, alike)
     return _Chunked.apply(hidden_ND, weight_VD, bias_V, ids_N, form)
 
 
@@ -117,93 +122,139 @@ class _Form:
     dtype: torch.dtype
     head_needs: bool
     hidden_needs: bool
+    alike: bool
+
+    @property
+    def eager(self) -> bool:
+        """Whether gradients are formed in the forward pass, as of a sum of log-probs."""
+        return self.alike if self.head_needs else self.hidden_needs
 
 
-def _logits(hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, form: _Form) -> Tensor:
-    """fp32 [n, V]: mapped."""
-    return form.logit_map.apply(product(hidden_nD.to(form.dtype), weight_VD, bias_V).float())
+def _descend(logits_nV: Tensor, ids_n: Tensor, logit_map: LogitMap, weights_n: Tensor | None, *, slopes: bool) -> Tensor:
+    """The log-probs, fp32 [n]; where `slopes`, in the place of the raw logits come minus the gradients by them, times weights."""
+    on_cpu = logits_nV.device.type == "cpu"
+    rows = max(FEWEST_IN_BLOCK, BLOCK_ELEMENTS // logits_nV.shape[1]) if on_cpu else len(ids_n)
+    logprobs_n = torch.empty(len(ids_n), dtype=torch.float32, device=logits_nV.device)
+    for start in range(0, len(ids_n), rows):
+        part = slice(start, start + rows)
+        raw_bV, ids_b1 = logits_nV[part], ids_n[part].unsqueeze(-1)
+        mapped_bV = logit_map.apply(raw_bV.float())
+        slope, chosen_b1 = logit_map.slope(mapped_bV), mapped_bV.gather(-1, ids_b1)
+        softmax_bV, least_b1 = (_softmax_in_place if on_cpu else _softmax)(mapped_bV)
+        logprobs_n[part] = (chosen_b1 - least_b1).squeeze(-1)
+        if not slopes:
+            continue
+        softmax_bV.scatter_add_(-1, ids_b1, softmax_bV.new_full(ids_b1.shape, -1.0))
+        if not isinstance(slope, float) or slope != 1.0:
+            softmax_bV.mul_(slope)
+        if weights_n is not None:
+            softmax_bV.mul_(weights_n[part].unsqueeze(-1))
+        raw_bV.copy_(softmax_bV)
+    return logprobs_n
 
 
-def _logprobs(mapped_nV: Tensor, softmax_nV: Tensor, ids_n: Tensor) -> Tensor:
-    """fp32 [n], from the likeliest id's share, which never is too small for its logarithm."""
-    top_n1, where_n1 = mapped_nV.max(-1, keepdim=True)
-    chosen_n1 = mapped_nV.gather(-1, ids_n.unsqueeze(-1))
-    return (chosen_n1 - top_n1 + softmax_nV.gather(-1, where_n1).log()).squeeze(-1)
+def _softmax_in_place(logits_bV: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax in the place of fp32 logits, and [b, 1] the log of what it was divided by."""
+    top_b1 = logits_bV.amax(-1, keepdim=True)
+    logits_bV.sub_(top_b1).mul_(LOG2_E).exp2_()  # torch's exp takes thrice as long
+    total_b1 = logits_bV.sum(-1, keepdim=True)
+    return logits_bV.div_(total_b1), top_b1 + total_b1.log()
 
 
-def _descent(mapped_nV: Tensor, softmax_nV: Tensor, ids_n: Tensor, logit_map: LogitMap) -> Tensor:
-    """Minus d logprob / d raw logits, [n, V] fp32, in place of the softmax: (softmax minus one-hot) times the map's slope."""
-    ids_n1 = ids_n.unsqueeze(-1)
-    softmax_nV.scatter_add_(-1, ids_n1, softmax_nV.new_full(ids_n1.shape, -1.0))
-    slope = logit_map.slope(mapped_nV)
-    return softmax_nV if isinstance(slope, float) and slope == 1.0 else softmax_nV.mul_(slope)
+def _softmax(logits_bV: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, which leaves the logits; the likeliest id's share never is too small for its logarithm."""
+    softmax_bV = torch.softmax(logits_bV, dim=-1)
+    top_b1, where_b1 = logits_bV.max(-1, keepdim=True)
+    return softmax_bV, top_b1 - softmax_bV.gather(-1, where_b1).log()
 
 
-def _through(of_logits_nV: Tensor, weight_VD: Tensor) -> Tensor:
-    """[n, D]: a gradient of logits as one of the hidden states, in the weight's type."""
-    return product(of_logits_nV.to(weight_VD.dtype), weight_VD.T)
+@dataclass
+class _Slopes:
+    """Gradients of minus a sum of log-probs, added up over chunks: of hidden states in the type of products, else in fp32."""
+
+    of_hidden_ND: Tensor | None
+    of_weight_VD: Tensor | None
+    of_bias_V: Tensor | None
+
+    @classmethod
+    def empty(cls, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, form: _Form) -> _Slopes:
+        """Of what needs one."""
+
+        def zeros(like: Tensor | None) -> Tensor | None:
+            return None if like is None or not form.head_needs else torch.zeros_like(like, dtype=torch.float32)
+
+        of_hidden_ND = torch.empty_like(hidden_ND, dtype=form.dtype) if form.hidden_needs else None
+        return cls(of_hidden_ND, zeros(weight_VD), zeros(bias_V))
+
+    def add(self, part: slice, of_logits_nV: Tensor, hidden_nD: Tensor, weight: Tensor) -> None:
+        """A chunk's."""
+        if self.of_hidden_ND is not None:
+            self.of_hidden_ND[part] = product(of_logits_nV, weight.T)
+        if self.of_weight_VD is not None:
+            _add_product(self.of_weight_VD, of_logits_nV.T, hidden_nD)
+        if self.of_bias_V is not None:
+            self.of_bias_V += of_logits_nV.sum(0, dtype=torch.float32)
+
+
+def _pass(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    ids_N: Tensor,
+    form: _Form,
+    slopes: _Slopes | None,
+    gradient_N: Tensor | None = None,
+) -> Tensor:
+    """The log-probs, fp32 [N]; their gradients, each times that of its log-prob where they are given, are added to `slopes`."""
+    weight, bias = weight_VD.to(form.dtype), None if bias_V is None else bias_V.to(form.dtype)
+    logprobs_N = torch.empty(len(ids_N), dtype=torch.float32, device=hidden_ND.device)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        for start in range(0, len(ids_N), form.rows):
+            part = slice(start, start + form.rows)
+            hidden_nD = hidden_ND[part].to(form.dtype)
+            logits_nV = product(hidden_nD, weight, bias)
+            weights_n = None if gradient_N is None else gradient_N[part]
+            logprobs_N[part] = _descend(logits_nV, ids_N[part], form.logit_map, weights_n, slopes=slopes is not None)
+            if slopes is not None:
+                slopes.add(part, logits_nV, hidden_nD, weight)
+            del logits_nV  # never two chunks at a time
+    return logprobs_N
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, ids_N: Tensor, form: _Form) -> Tensor:
-        weight = weight_VD.to(form.dtype)
-        bias = None if bias_V is None else bias_V.to(form.dtype)
-        eager = form.hidden_needs and not form.head_needs
-        logprobs_N = torch.empty(len(ids_N), dtype=torch.float32, device=hidden_ND.device)
-        descent_ND = torch.empty(hidden_ND.shape, dtype=form.dtype, device=hidden_ND.device) if eager else None
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            for start in range(0, len(ids_N), form.rows):
-                part = slice(start, start + form.rows)
-                mapped_nV = _logits(hidden_ND[part], weight, bias, form)
-                softmax_nV = torch.softmax(mapped_nV, dim=-1)
-                logprobs_N[part] = _logprobs(mapped_nV, softmax_nV, ids_N[part])
-                if descent_ND is not None:
-                    of_logits_nV = _descent(mapped_nV, softmax_nV, ids_N[part], form.logit_map)
-                    del mapped_nV  # never more than two chunks at a time, nor one into the next round
-                    descent_ND[part] = _through(of_logits_nV, weight)
-                    del of_logits_nV
-                mapped_nV = softmax_nV = None
-        ctx.form, ctx.hidden_dtype = form, hidden_ND.dtype
-        if eager:
-            ctx.save_for_backward(descent_ND)
-        elif form.head_needs:
+        slopes = _Slopes.empty(hidden_ND, weight_VD, bias_V, form) if form.eager else None
+        logprobs_N = _pass(hidden_ND, weight_VD, bias_V, ids_N, form, slopes)
+        ctx.form, ctx.hidden_dtype, ctx.slopes = form, hidden_ND.dtype, slopes if form.head_needs else None
+        if form.head_needs:
             ctx.save_for_backward(hidden_ND, weight_VD, bias_V, ids_N)
+        elif slopes is not None:
+            ctx.save_for_backward(slopes.of_hidden_ND)
         return logprobs_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.form.head_needs:
-            (descent_ND,) = ctx.saved_tensors
-            return (descent_ND * -gradient_N.unsqueeze(-1)).to(ctx.hidden_dtype), None, None, None, None
-        return *_head_backward(ctx, gradient_N), None, None
+            (of_hidden_ND,) = ctx.saved_tensors
+            return (of_hidden_ND * -gradient_N.unsqueeze(-1)).to(ctx.hidden_dtype), None, None, None, None
+        hidden_ND, weight_VD, bias_V, ids_N = ctx.saved_tensors
+        slopes, ctx.slopes = ctx.slopes, None
+        if slopes is None or not _are_one(gradient_N):
+            slopes, factor = _Slopes.empty(hidden_ND, weight_VD, bias_V, ctx.form), -1.0
+            _pass(hidden_ND, weight_VD, bias_V, ids_N, ctx.form, slopes, gradient_N)
+        else:
+            factor = -gradient_N[0] if len(gradient_N) else 0.0
+        found = (slopes.of_hidden_ND, slopes.of_weight_VD, slopes.of_bias_V)
+        given = (hidden_ND, weight_VD, bias_V)
+        scaled = [None if one is None else one.mul_(factor).to(of.dtype) for one, of in zip(found, given, strict=True)]
+        return *scaled, None, None
 
 
-def _head_backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Gradients of hidden, weight and bias, from logits formed again; sums over chunks are kept in fp32."""
-    form: _Form = ctx.form
-    hidden_ND, weight_VD, bias_V, ids_N = ctx.saved_tensors
-    weight = weight_VD.to(form.dtype)
-    bias = None if bias_V is None else bias_V.to(form.dtype)
-    of_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-    of_weight_VD = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
-    of_bias_V = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
-    with torch.autocast(hidden_ND.device.type, enabled=False):
-        for start in range(0, len(ids_N), form.rows):
-            part = slice(start, start + form.rows)
-            mapped_nV = _logits(hidden_ND[part], weight, bias, form)
-            of_logits_nV = _descent(mapped_nV, torch.softmax(mapped_nV, dim=-1), ids_N[part], form.logit_map)
-            del mapped_nV
-            of_logits_nV.mul_(-gradient_N[part].unsqueeze(-1))
-            if of_bias_V is not None:
-                of_bias_V += of_logits_nV.sum(0)
-            of_logits_nV = of_logits_nV.to(form.dtype)
-            _add_product(of_weight_VD, of_logits_nV.T, hidden_ND[part].to(form.dtype))
-            if of_hidden_ND is not None:
-                of_hidden_ND[part] = _through(of_logits_nV, weight)
-            del of_logits_nV
-    return of_hidden_ND, of_weight_VD.to(weight_VD.dtype), None if of_bias_V is None else of_bias_V.to(bias_V.dtype)
+def _are_one(gradient_N: Tensor) -> bool:
+    """Whether all are the same number; those of a rehearsal, which has none, are what is expected."""
+    return type(gradient_N).__name__ == "FakeTensor" or bool((gradient_N == gradient_N[:1]).all())
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

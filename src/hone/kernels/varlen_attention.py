@@ -20,6 +20,7 @@ from torch.nn.attention.varlen import varlen_attn
 from hone import log
 from hone.kernels.machine import AMPERE, capability_of
 from hone.kernels.packed_attention import Layout, by_piece, keys_seen
+from hone.kernels.selfcheck import undisturbed
 
 Form = Callable[[Tensor, Tensor, Tensor, Layout, float], Tensor]
 """From queries, keys, values, layout and scale to [B, T, H, D], as `packed_attention.reference`."""
@@ -77,7 +78,7 @@ def trial(form: Form, device: torch.device, dtype: torch.dtype, shape: tuple[int
     layout, draw = _TRIED.within(window) if window else _TRIED, torch.Generator().manual_seed(0)
     sizes = ((heads, width), (groups, width), (groups, width), (heads, width))
     found = []
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed():
         *numbers, gradient = (torch.randn((1, layout.tokens, *size), generator=draw).to(device, dtype) for size in sizes)
         for one in (form, by_piece):
             inputs = [number.detach().transpose(1, 2).requires_grad_() for number in numbers]
@@ -86,7 +87,7 @@ def trial(form: Form, device: torch.device, dtype: torch.dtype, shape: tuple[int
                 found.append([output.detach(), *torch.autograd.grad(output, inputs, gradient)])
             except (RuntimeError, ValueError, TypeError) as problem:
                 return f"fails here ({str(problem).splitlines()[0].split('. ')[0]})"
-    apart = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*found, strict=True))
+        apart = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*found, strict=True))
     return "" if apart < _NEAR else f"differs by {apart:.2g} in its trial"
 
 

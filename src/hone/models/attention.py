@@ -38,13 +38,13 @@ def choose_attention(model: ModelConfig, config: PretrainedConfig, device: torch
             raise ModelError(f"flash_attn: {config.model_type} has no sdpa attention; write flash_attn: auto")
         return "sdpa"
     module, package, name, oldest = _PACKAGES[asked]
-    if find_spec(module) is None:
-        raise ModelError(f"flash_attn: {asked} needs the package {package}; install it, or write flash_attn: auto")
     if device.type == "cpu":
         raise ModelError(f"flash_attn: {asked} does not run on the CPU; write flash_attn: auto")
     if capability_of(device) < oldest:
         generation = "Ampere" if oldest == AMPERE else "Hopper"
         raise ModelError(f"flash_attn: {asked} needs an NVIDIA GPU of {generation} or newer; write flash_attn: auto")
+    if find_spec(module) is None:
+        raise ModelError(f"flash_attn: {asked} needs the package {package}; install it, or write flash_attn: auto")
     if supported is not None and "flash" not in supported:
         raise ModelError(f"flash_attn: {config.model_type} has no flash attention; write flash_attn: auto")
     return name

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import PretrainedConfig
 
 import hone
-from hone.config.model import ModelConfig
-from hone.models.load import load_config
 from hone.models.media.families import family_of
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -94,9 +93,9 @@ def license_of(folder: Path) -> str:
     return found[1] if found else ""
 
 
-def task_of(model: ModelConfig) -> str:
+def task_of(config: PretrainedConfig) -> str:
     """The hub's word for what a model that writes is given."""
-    family = family_of(load_config(model))
+    family = family_of(config)
     return "text-generation" if family is None else f"{next(iter(family.kinds))}-text-to-text"
 
 

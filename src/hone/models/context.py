@@ -19,7 +19,7 @@ from hone.errors import ModelError
 from hone.kernels.packed_attention import Layout
 
 if TYPE_CHECKING:
-    from hone.models.policy import TokenBatch
+    from hone.models.forward import TokenBatch
 
 
 @dataclass(frozen=True)

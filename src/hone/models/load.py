@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from hone import log
 from hone.config.model import ModelConfig
 from hone.errors import ModelError
+from hone.kernels.heap import keep_freed
 from hone.models.attention import choose_attention
 from hone.models.attention_packed import keep_own
 from hone.models.checkpointing import Activations, recompute_activations
@@ -79,6 +80,8 @@ def load_model(
     """
     model = settle(model, weights=not model.train_from_scratch)
     bound_prepared(device)
+    if for_training and device.type == "cpu":
+        keep_freed()
     config = load_config(model, scores=head is not None)
     if head is not None:
         head.apply(config, load_tokenizer(model).pad_token_id)

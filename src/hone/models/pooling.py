@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from hone.models.policy import Policy, TokenBatch
+from hone.models.forward import TokenBatch
+from hone.models.policy import Policy
 
 Pooling = Literal["last", "mean"]
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from hone.models.policy import Policy, TokenBatch, evaluating
+from hone.models.forward import TokenBatch, evaluating
+from hone.models.policy import Policy
 
 
 class Reference:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from hone.config.model import ModelConfig
 from hone.models.attention_packed import keep_own, name_eager, why_own
@@ -20,17 +21,14 @@ from hone.models.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Shape:
-    """architecture: the class's name; num_weights: all of them; widths in units, vocabulary in ids.
+    """Widths in units, vocabulary in ids; where layers differ, the widest one's.
 
     cached: width of the keys and values, together, that a layer keeps of a token while answers are drawn. masked: whether a
     layer keeps a mask of all tokens by all.
     """
 
-    architecture: str
-    num_weights: int
     num_layers: int
     hidden: int
-    attention: int
     cached: int
     feed_forward: int
     vocabulary: int
@@ -58,19 +56,26 @@ def meta_model(model: ModelConfig, head: ScoreHead | None = None) -> nn.Module:
 def shape_of(module: nn.Module) -> Shape:
     """The sizes of a transformers model."""
     config = module.config.get_text_config()
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
-    attention = heads * width if isinstance(heads, int) and isinstance(width, int) else config.hidden_size
-    shared = getattr(config, "num_key_value_heads", None)
-    groups = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared else 1
+    layers = list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
     return Shape(
-        architecture=type(module).__name__,
-        num_weights=sum(weight.numel() for weight in module.parameters()),
         num_layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        attention=attention,
-        cached=2 * attention // groups,
-        feed_forward=wide,
+        cached=max(_cached(layer) for layer in layers),
+        feed_forward=max(_feed_forward(layer) for layer in layers),
         vocabulary=config.vocab_size,
         masked=bool(why_own(module)),
     )
+
+
+def _cached(layer: PreTrainedConfig) -> int:
+    heads, width = getattr(layer, "num_attention_heads", None), getattr(layer, "head_dim", None)
+    attention = heads * width if isinstance(heads, int) and isinstance(width, int) else layer.hidden_size
+    shared = getattr(layer, "num_key_value_heads", None)
+    groups = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared else 1
+    return 2 * attention // groups
+
+
+def _feed_forward(layer: PreTrainedConfig) -> int:
+    """Gemma 3n names one width a layer, in a list."""
+    wide = getattr(layer, "intermediate_size", None) or 4 * layer.hidden_size
+    return wide if isinstance(wide, int) else max(wide)

@@ -30,14 +30,17 @@ class Untapped(ModelError):
 
 
 class Head:
-    """The output head of `causal` as it stands before a tap: hidden states to log-probs of chosen tokens, chunk by chunk."""
+    """The output head of `causal` as it stands before a tap: hidden states to log-probs of chosen tokens, chunk by chunk.
 
-    def __init__(self, causal: PreTrainedModel, logit_map: LogitMap):
+    alike: all log-probs are expected to get one gradient, as those of a plain sum do.
+    """
+
+    def __init__(self, causal: PreTrainedModel, logit_map: LogitMap, *, alike: bool = False):
         head = causal.get_output_embeddings()
         assert head is not None, "a model without an output head is not tapped"
         self.module: nn.Module = head
         self.project: Callable[[Tensor], Tensor] = head.forward
-        self.logit_map = logit_map
+        self.logit_map, self.alike = logit_map, alike
         self.num_ids: int = causal.config.get_text_config().vocab_size
 
     @property
@@ -48,7 +51,7 @@ class Head:
     def logprobs(self, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
         """fp32 [N]: the log-prob of ids_N given hidden_ND."""
         if self.is_linear:
-            return chunked(hidden_ND, self.module.weight, self.module.bias, ids_N, self.logit_map)
+            return chunked(hidden_ND, self.module.weight, self.module.bias, ids_N, self.logit_map, alike=self.alike)
         return through(self.project, hidden_ND, ids_N, self.num_ids, self.logit_map)
 
     def measure(self, hidden_ND: Tensor, measure: Measure) -> Tensor:

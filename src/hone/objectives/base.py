@@ -111,6 +111,10 @@ class Objective(Protocol):
         """JSON by file name that stands beside the weights and tells others how the model is used. width: of hidden states."""
         ...
 
+    def learned(self, batch: Batch) -> Batch:
+        """Of a batch that which its loss has a gradient of: all of it, or a part, where the rest is only looked at."""
+        ...
+
     def count(self, batch: Batch) -> int:
         """How many items the batch's loss is a sum over."""
         ...
@@ -185,6 +189,10 @@ class Usual:
 
     def measure(self, policy: Policy, batch: Batch) -> Figures:
         """Nothing."""
+
+    def learned(self, batch: Batch) -> Batch:
+        """All of it."""
+        return batch
 
     def beside(self, cutoff_len: int, width: int) -> dict[str, Any]:
         """Nothing."""

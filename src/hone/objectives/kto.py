@@ -20,7 +20,8 @@ from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Rated
 from hone.errors import DataError
-from hone.models.policy import Policy, evaluating
+from hone.models.forward import evaluating
+from hone.models.policy import Policy
 from hone.objectives.answers import read, reference_sums, sums
 from hone.objectives.base import Figures, Loss, Usual
 
@@ -84,6 +85,10 @@ class Kto(Usual):
         answers = np.minimum(tokens.trained[partners], np.maximum(1, longest - questions))
         return tokens.joined(partners, join, tokens.lengths + questions + answers)
 
+    def learned(self, batch: Batch) -> Batch:
+        """The answers to their own questions; of the mismatches none has a gradient."""
+        return batch.side(0)
+
     def count(self, batch: Batch) -> int:
         """The batch's answers."""
         return len(batch.parts)
@@ -103,7 +108,7 @@ class Kto(Usual):
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The summed loss of the batch's answers, with the router's balance loss of each."""
-        own, good_E, beta = batch.side(0), batch.values_E, self._of.pref_beta
+        own, good_E, beta = self.learned(batch), batch.values_E, self._of.pref_beta
         assert good_E is not None, "answers without a rating"
         reference_E = reference_sums(policy, own)
         answers = read(policy, own)

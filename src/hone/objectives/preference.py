@@ -14,16 +14,16 @@ from torch import Tensor
 
 from hone.chat.codec import Codec
 from hone.chat.encoded import Example
+from hone.config.needs import WITHOUT_REFERENCE
 from hone.config.objective import Preference as PreferenceConfig
 from hone.data.batch import Batch
 from hone.data.sample import Pair
-from hone.models.policy import Policy, evaluating
+from hone.models.forward import evaluating
+from hone.models.policy import Policy
 from hone.objectives import pair_losses
 from hone.objectives.answers import Answers, lengths, read, reference_sums, sums
 from hone.objectives.base import Figures, Loss, Usual
 
-_ALONE = ("orpo", "simpo", "cpo")
-"""Losses without a reference."""
 _OF_MEANS = ("ipo", "orpo", "simpo")
 """Losses that compare means over tokens, not sums."""
 
@@ -37,7 +37,7 @@ class Preference(Usual):
 
     def __init__(self, settings: PreferenceConfig):
         self._of = settings
-        self.needs_reference = settings.pref_loss not in _ALONE
+        self.needs_reference = settings.pref_loss not in WITHOUT_REFERENCE
         told = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
         self._learns_chosen = settings.pref_ftx > 0 or settings.pref_loss in ("orpo", "cpo")
         more = ("sft_loss",) * self._learns_chosen + ("odds_ratio_loss",) * (settings.pref_loss == "orpo")

@@ -12,6 +12,7 @@ import hone
 from hone.errors import HoneError
 from hone.serving.access import Access, Pages
 from hone.serving.asked import Terms
+from hone.serving.connected import Gone
 from hone.serving.desk import Desk, Served
 from hone.serving.media import MEGABYTE
 from hone.serving.metrics import Meter, Metrics
@@ -26,7 +27,7 @@ from hone.serving.protocol import (
     UnloadAdapter,
 )
 from hone.serving.refusal import error_body, refusal_of
-from hone.serving.routes import Gone, Routes
+from hone.serving.routes import Routes
 from hone.serving.turns import Turns
 from hone.serving.web import CORSMiddleware, FastAPI, HTTPException, JSONResponse, RequestValidationError, Response
 from hone.serving.web import Request as Http

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from hone.chat.message import Conversation, Media
 from hone.chat.openai import NO_MEDIA, conversation_from_openai
-from hone.config.use import ApiConfig, GenerateConfig
+from hone.config.api import ApiConfig
+from hone.config.generate import GenerateConfig
 from hone.inference.base import Request, Steering
 from hone.serving.protocol import ChatRequest, CompletionRequest, Drawing, Format, NamedTool
 from hone.serving.refusal import Refusal

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from hone.chat.message import Media
-from hone.config.use import ApiConfig
+from hone.config.api import ApiConfig
 from hone.serving.fetch import Fetcher, too_large
 from hone.serving.metrics import Metrics
 from hone.serving.protocol import ChatRequest, MediaPart, SoundPart, UrlPart

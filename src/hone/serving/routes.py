@@ -5,37 +5,32 @@ Does not know who may ask, nor how a model is loaded.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
 import sys
 import time
-import traceback
 from array import array
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hone import log
-from hone.errors import HoneError
-from hone.inference.base import Delta, Engine, Request
-from hone.serving.answers import ChatChoice, Growing, Reply, TextChoice
+from hone.serving.answers import ChatChoice, TextChoice
 from hone.serving.asked import chat_requests, completion_requests
+from hone.serving.connected import while_connected
 from hone.serving.desk import Desk
 from hone.serving.protocol import (
     ChatRequest,
     CompletionRequest,
-    Drawing,
     EmbeddingRequest,
     LoadAdapter,
     ScoreRequest,
     UnloadAdapter,
 )
-from hone.serving.refusal import Refusal, error_body, refusal_of
+from hone.serving.refusal import Refusal
+from hone.serving.replies import Replies
 from hone.serving.shapes import Card, Cards, ChatCompletion, Completion, Embeddings, LetGo, Scores, documented
 from hone.serving.turns import taken_in_turn
-from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Receive, Response, Scope, Send, StreamingResponse
+from hone.serving.web import APIRouter, JSONResponse, PlainTextResponse, Response
 from hone.serving.web import Request as Http
 
 T = TypeVar("T")
@@ -53,16 +48,13 @@ OF_WORK = OF_NAME | {
 }
 
 
-class Gone(Exception):
-    """The client has left."""
-
-
 class Routes:
     """`Routes(...).router()`; one for each app."""
 
     def __init__(self, desk: Desk):
         self._desk = desk
         self._served, self._terms, self._turns, self._metrics = desk.served, desk.terms, desk.turns, desk.metrics
+        self._replies = Replies(desk)
 
     def router(self) -> APIRouter:
         """Every path."""
@@ -108,7 +100,7 @@ class Routes:
         media = await while_connected(http, self._desk.media.read(asked))
         requests = chat_requests(asked, self._terms, adapter, media)
         choices = [ChatChoice(index, request) for index, request in enumerate(requests)]
-        return await self._reply(asked, http, engine, requests, choices, "chat.completion", "chat.completion.chunk")
+        return await self._replies.give(asked, http, engine, requests, choices, "chat.completion", "chat.completion.chunk")
 
     async def completion(self, asked: CompletionRequest, http: Http) -> Response:
         """What follows a text, whole or streamed."""
@@ -117,7 +109,7 @@ class Routes:
         requests = completion_requests(asked, self._terms, adapter)
         echoes = [str(request.conversation) if asked.echo else "" for request in requests]
         choices = [TextChoice(index, one, echo=echo) for index, (one, echo) in enumerate(zip(requests, echoes, strict=True))]
-        return await self._reply(asked, http, engine, requests, choices, "text_completion", "text_completion")
+        return await self._replies.give(asked, http, engine, requests, choices, "text_completion", "text_completion")
 
     async def embedding(self, asked: EmbeddingRequest, http: Http) -> Response:
         """A vector for each text."""
@@ -195,118 +187,6 @@ class Routes:
                 return await anext(items)
 
         return await while_connected(http, first())
-
-    async def _reply(
-        self,
-        asked: Drawing,
-        http: Http,
-        engine: Engine,
-        requests: list[Request],
-        choices: Sequence[Growing],
-        kind: str,
-        chunk: str,
-    ) -> Response:
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        reply = Reply(requests[0].adapter or self._served.name, kind, chunk, choices, each=asked.n or 1, usage=usage)
-        begun = time.monotonic()
-        drawn = taken_in_turn(lambda: _drawn(engine, requests), self._turns, self._terms.limits.api_timeout)
-        try:
-            # What is wrong with a request shows before its first token: until then nothing is sent, and it can be refused.
-            first = await while_connected(http, anext(drawn))
-            self._metrics.add("hone_first_token_seconds_sum", time.monotonic() - begun)
-            self._metrics.add("hone_first_token_seconds_count")
-            if asked.stream:
-                return Events(self._events(reply, first, drawn))
-            return JSONResponse(await while_connected(http, self._whole(reply, first, drawn)))
-        except BaseException:
-            await drawn.aclose()
-            raise
-
-    async def _whole(self, reply: Reply, first: tuple[int, Delta], drawn: AsyncIterator[tuple[int, Delta]]) -> dict[str, Any]:
-        for _ in reply.chunks(*first):
-            pass
-        async for index, delta in drawn:
-            for _ in reply.chunks(index, delta):
-                pass
-        self._count(reply)
-        return reply.whole()
-
-    async def _events(
-        self, reply: Reply, first: tuple[int, Delta], drawn: AsyncIterator[tuple[int, Delta]]
-    ) -> AsyncIterator[bytes]:
-        """Server-sent events. An error in the middle is told as one, and no [DONE] follows it."""
-        async with aclosing(drawn):
-            try:
-                for chunk in reply.chunks(*first):
-                    yield _event(chunk)
-                async for index, delta in drawn:
-                    for chunk in reply.chunks(index, delta):
-                        yield _event(chunk)
-            except HoneError as no:
-                yield _event(refusal_of(no).body())
-                return
-            except Exception as fault:
-                log.failure("".join(traceback.format_exception(fault)))
-                yield _event(error_body(500, f"the server failed: {type(fault).__name__}; its log tells more"))
-                return
-            for chunk in reply.last():
-                yield _event(chunk)
-            self._count(reply)
-            yield b"data: [DONE]\n\n"
-
-    def _count(self, reply: Reply) -> None:
-        usage = reply.usage()
-        self._metrics.add("hone_prompt_tokens_total", usage["prompt_tokens"])
-        self._metrics.add("hone_answer_tokens_total", usage["completion_tokens"])
-
-
-class Events(StreamingResponse):
-    """Server-sent events, closed at once when the client leaves."""
-
-    def __init__(self, events: AsyncIterator[bytes]):
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
-        async with aclosing(self._events):
-            await super().__call__(scope, receive, send)
-
-
-async def while_connected(http: Http, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled when the client leaves. Raises: Gone."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_gone(http))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise Gone
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _gone(http: Http) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _drawn(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
-    """The deltas of each answer with its number: in turn of answers that are drawn at once, else one answer behind the other."""
-    left = list(enumerate(requests))
-    while left:
-        now, left = left[: engine.num_together], left[engine.num_together :]
-        with ExitStack() as open:
-            growing = [(index, open.enter_context(closing(engine.generate(request)))) for index, request in now]
-            while growing:
-                told = [(index, deltas, delta) for index, deltas in growing if (delta := next(deltas, None)) is not None]
-                yield from ((index, delta) for index, _, delta in told)
-                growing = [(index, deltas) for index, deltas, _ in told]
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
 
 
 def _base64(row: list[float]) -> str:

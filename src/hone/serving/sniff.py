@@ -6,10 +6,9 @@ Does not know where it comes from.
 from __future__ import annotations
 
 from io import BytesIO
-from types import ModuleType
 
 from hone.chat.message import MEDIA, Media
-from hone.errors import MissingExtra
+from hone.models.media.pictures import pillow
 from hone.serving.refusal import Refusal
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -58,30 +57,20 @@ def recognise(kind: str, data: bytes, *, max_pixels: int, said: str = "") -> Med
 
 def preview(data: bytes, edge: int) -> bytes:
     """A small JPEG of a picture that is recognised, its longer side `edge` pixels at most, upright."""
-    pictures = _pillow()
-    from PIL import ImageOps
-
+    pictures = pillow().Image
     with pictures.open(BytesIO(data), formats=PICTURES) as picture:
         picture.draft("RGB", (2 * edge, 2 * edge))
         small = picture.convert("RGBA")
         small.thumbnail((edge, edge))
-        small = ImageOps.exif_transpose(small)
+        small = pillow().ImageOps.exif_transpose(small)
         file, ground = BytesIO(), pictures.new("RGB", small.size, "white")
         ground.paste(small, mask=small)
         ground.save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
-def _pillow() -> ModuleType:
-    try:
-        from PIL import Image as Pictures
-    except ModuleNotFoundError as fault:
-        raise MissingExtra("pillow", "media", "a picture") from fault
-    return Pictures
-
-
 def _decode(data: bytes, max_pixels: int) -> None:
-    pictures, told = _pillow(), "the picture has too many pixels"
+    pictures, told = pillow().Image, "the picture has too many pixels"
     try:
         with pictures.open(BytesIO(data), formats=PICTURES) as picture:
             width, height = picture.size

@@ -14,7 +14,8 @@ import torch
 
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
-from hone.models.policy import Packing, Policy
+from hone.models.forward import Packing
+from hone.models.policy import Policy
 from hone.objectives.base import Objective
 from hone.training.device import Device
 from hone.training.feed import lay_out

@@ -15,7 +15,7 @@ from typing import Any
 from hone.data.batch import Batch, pack, pad, share
 from hone.data.build import TokenSet
 from hone.data.order import Steps
-from hone.models.policy import Packing
+from hone.models.forward import Packing
 from hone.training.courier import Courier, Sent
 
 

@@ -19,7 +19,7 @@ from hone.config.adapter import Adapted
 from hone.config.run import Run
 from hone.errors import ModelError
 from hone.models import score_head
-from hone.models.policy import find_causal
+from hone.models.forward import find_causal
 from hone.models.score_head import find_score_head
 from hone.models.value_head import (
     FILE,

@@ -20,11 +20,11 @@ from hone.config.run import Run
 from hone.data.build import TokenSet
 from hone.errors import TrainingError
 from hone.evaluation.overlap import overlap
-from hone.inference.asked import media_inputs
 from hone.inference.drawing import drawn_batch, left_padded
 from hone.inference.embedded import as_engine
 from hone.inference.rollout import seed_of
 from hone.inference.sampling import answer_length, generation_config
+from hone.models.forward import media_inputs
 from hone.models.policy import Policy
 from hone.training.checkpoints.checkpoint import write_whole
 from hone.training.device import Device

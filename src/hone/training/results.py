@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hone.config import Run
 from hone.errors import MissingExtra
@@ -15,6 +15,9 @@ from hone.models.card import license_of, read_run, task_of, write_card
 from hone.training.checkpoints.checkpoint import write_whole
 from hone.training.planning.plan import Plan
 from hone.training.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _SMOOTHING = 0.9
 
@@ -27,10 +30,10 @@ def write_metrics(folder: Path, kind: str, metrics: dict[str, float]) -> None:
     write_whole(everything, _dump({**before, **metrics}))
 
 
-def describe(folder: Path, run: Run) -> None:
-    """Write the run's model card, README.md; after the results, which it tells."""
+def describe(folder: Path, run: Run, config: PretrainedConfig) -> None:
+    """Write the run's model card, README.md; after the results, which it tells. config: of the model that was trained."""
     library = "transformers" if run.adapter.kind in ("full", "freeze") else "peft"
-    task = "text-classification" if run.objective.kind in ("reward", "classify") else task_of(run.model)
+    task = "text-classification" if run.objective.kind in ("reward", "classify") else task_of(config)
     base = run.model.model_name_or_path or ""
     write_card(folder, folder.name, base, [read_run(folder)], library=library, task=task, license=license_of(Path(base)))
 

@@ -21,8 +21,9 @@ from hone.config.model import ModelConfig
 from hone.config.run import Run
 from hone.data.batch import pack, pad
 from hone.errors import ModelError
+from hone.models.forward import find_causal
 from hone.models.place import hub_name
-from hone.models.policy import Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.reference import Reference
 from hone.models.tokenizer import load_tokenizer
 from hone.models.value_head import (

@@ -225,6 +225,6 @@ def _write_results(session: Session, progress: Progress, metrics: dict[str, floa
         write_metrics(folder, "eval", evaluation)
     state = progress.to_state(num_steps=plan.num_steps, steps_per_epoch=plan.steps_per_epoch, num_epochs=plan.num_epochs)
     write_whole(folder / "trainer_state.json", dumps(state))
-    describe(folder, run)
+    describe(folder, run, session.work.policy.causal.config)
     for path in plot_history(folder, progress.log_history) if run.track.plot_loss else []:
         log.info(f"drew {path}")

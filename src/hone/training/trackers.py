@@ -11,8 +11,8 @@ from typing import Any
 
 from hone.config.environment import Environment
 from hone.config.run import Run
+from hone.config.track import TrackConfig
 from hone.config.tree import to_dict
-from hone.config.use import TrackConfig
 
 
 def tracker_folder(run: Run) -> str:

@@ -10,9 +10,9 @@ import torch
 from hone.chat.codec import build_codec
 from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.tokenizer import load_tokenizer
 from tests.families import tiny
 

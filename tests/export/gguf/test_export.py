@@ -17,8 +17,9 @@ from hone.commands.api import load_served
 from hone.config import load
 from hone.config.adapter import Full
 from hone.config.chat import ChatConfig
+from hone.config.generate import GenerateConfig
 from hone.config.model import ModelConfig
-from hone.config.use import GenerateConfig, ServeConfig
+from hone.config.serve import ServeConfig
 from hone.errors import ModelError
 from hone.export.folder import REPORT
 from hone.inference.base import Request, Steering

@@ -82,7 +82,7 @@ def test_rows_of_heads_lie_pair_by_pair() -> None:
 
 
 def test_a_library_that_dies_is_an_error_that_says_how(library) -> None:
-    from hone.models.llamacpp import LlamaCpp
+    from hone.models.llamacpp.library import LlamaCpp
 
     other = LlamaCpp("a test")
     other._process.kill()

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from hone.chat.codec import build_codec
 from hone.chat.message import Conversation, message
 from hone.config.chat import ChatConfig
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import EngineError, ModelError
 from hone.inference.base import Request, Steering
 from hone.inference.hf import HfEngine

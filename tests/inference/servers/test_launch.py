@@ -17,7 +17,7 @@ from hone.adapters.folder import AdapterFolder
 from hone.config.adapter import Full, Lora
 from hone.config.chat import ChatConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ServeConfig
+from hone.config.serve import ServeConfig
 from hone.errors import ModelError
 from hone.inference.build import build_engine
 from hone.inference.servers.launch import Room, sglang_words, vllm_words

@@ -14,10 +14,10 @@ import pytest
 
 from hone.commands import train
 from hone.errors import CheckpointError, MissingExtra
+from hone.inference.servers.started import free_port
 from hone.training.checkpoints import checkpoint, remote
 from hone.training.checkpoints.remote import Carrier, Remote, staging_of
 from tests.runs import losses_of, write_run
-from tests.worlds import free_port
 
 
 @pytest.fixture(autouse=True)

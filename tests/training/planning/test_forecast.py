@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hone.config import load
 from hone.errors import TrainingError
 from hone.models import checkpointing
-from hone.training.planning import choose as choosing
 from hone.training.planning import forecast as forecasting
 from hone.training.planning.choose import ROOM, divisors, fastest
 from hone.training.planning.draft import gather_material
@@ -177,7 +176,7 @@ def test_auto_changes_the_micro_batch_and_nothing_that_is_learned(tiny_run, tmp_
 
 def test_what_does_not_fit_is_said_with_what_would(tiny_run, tmp_path, monkeypatch):
     whole = start(tiny_run, tmp_path, per_device_train_batch_size=4, gradient_checkpointing=False).plan.memory.needed
-    monkeypatch.setattr(choosing, "available_bytes", lambda device: int(whole * 0.99 / ROOM))
+    monkeypatch.setattr("hone.training.planning.hardware.available_bytes", lambda device: int(whole * 0.99 / ROOM))
     plan = start(tiny_run, tmp_path, per_device_train_batch_size=4, gradient_checkpointing=False, overwrite_output_dir=True).plan
     assert not plan.fits and (plan.micro_batch, plan.activations) == (4, "kept"), "what was asked for is done"
     assert "per_device_train_batch_size" in plan.instead and "gradient_checkpointing" in plan.instead

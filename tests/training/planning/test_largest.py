@@ -27,6 +27,7 @@ class Set(list):
         super().__init__(examples)
         self.lengths = np.array([len(one) for one in examples])
         self.trained = np.array([one.num_trained for one in examples])
+        self.join = None
 
 
 def answered(prompt: int, *answers: int, first: int = 1) -> Example:

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from hone.errors import TrainingError
+from hone.inference.servers.started import free_port
 from hone.training.processes import meeting as meetings
 from hone.training.processes import preflight
 from hone.training.processes.address import holder_of, interface_of, is_here, own_address, require_free, require_reachable
-from hone.training.processes.meeting import JointError, Meeting, Member, differing, meet
-from tests.worlds import free_port
+from hone.training.processes.differences import differing
+from hone.training.processes.meeting import JointError, Meeting, Member, meet
 
 
 @pytest.fixture(autouse=True)

@@ -29,10 +29,10 @@ from tests.runs import losses_of, write_run
 def _fault_at_step_three(settings: str, fault: str) -> int:
     real = Policy.token_logprobs
 
-    def token_logprobs(self: Policy, batch: Any) -> torch.Tensor:
+    def token_logprobs(self: Policy, batch: Any, **more: Any) -> torch.Tensor:
         if PULSE.step == 3 and log.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL) if fault == "dead" else time.sleep(600)
-        return real(self, batch)
+        return real(self, batch, **more)
 
     Policy.token_logprobs = token_logprobs  # type: ignore[method-assign]
     return train.main([settings])
@@ -69,7 +69,9 @@ def judged(tmp_path: Path, *seen: tuple[Sign, float, float]) -> str:
     """What a watch of 10 seconds says of signs, each with the seconds since its watch and its work were last seen to move."""
     watch = Watch(0, len(seen), 10, tmp_path, name_rows=str, rescue=str, name_lost=str)
     now = time.monotonic()
-    watch._seen = {one.rank: (one, now - lived, now - moved) for one, lived, moved in seen}
+    watch._seen = {one.rank: one for one, _, _ in seen}
+    watch._ages._seen = {one.rank: (one.ticks, now - lived) for one, lived, _ in seen}
+    watch._still._seen = {one.rank: ((one.step, one.place), now - moved) for one, _, moved in seen}
     return watch._judge()
 
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from hone.chat.dialects.dialect import Dialect, Mark
-from hone.chat.dialects.scan import TAG, NoCall, Scan, Step
-from hone.chat.events import CallDropped, CallMade, Event, TextGrown, parts_of
-from hone.chat.message import Part, Text
+from hone.chat.dialects.scan import NoCall, Scan, Step
+from hone.chat.events import CallDropped, CallMade, Event, TextGrown
 
 
 class Reader:
@@ -122,13 +121,7 @@ class Reader:
     def _say(self, text: str) -> Iterator[Event]:
         if text:
             self._behind = "words"
-            yield TextGrown(text.replace(TAG, ""), self._malformed)
-
-
-def read(dialect: Dialect, text: str, mark: Mark, tools: Sequence[Mapping[str, Any]] = ()) -> list[Part]:
-    """The parts of what a whole answer says after its thought; one empty Text for ''."""
-    reader = Reader(dialect, mark, tools)
-    return list(parts_of([*reader.feed(text), *reader.close()])) or [Text("")]
+            yield TextGrown(text, self._malformed)
 
 
 def overlap(text: str, word: str, start: int = 0) -> int:

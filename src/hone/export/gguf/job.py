@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from hone import log
 from hone.chat.codec import Codec
 from hone.chat.encoded import Encoded
-from hone.config.use import ExportConfig
+from hone.config.export import ExportConfig
 from hone.errors import ExportError
 from hone.export.folder import check_space
 from hone.export.gguf.adapter import plan_adapter
@@ -32,7 +32,7 @@ from hone.export.recipe import Recipe, plan_recipe
 from hone.export.source import read_checkpoint
 from hone.export.whole import merge_whole
 from hone.export.write import Product, Written
-from hone.models.llamacpp import LlamaCpp
+from hone.models.llamacpp.library import LlamaCpp
 from hone.models.load import load_config
 from hone.models.rope import stretch
 from hone.models.shape import meta_model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hone.config.use import GGUF_TYPES
+from hone.config.export import GGUF_TYPES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hone.config.use import ExportConfig
+from hone.config.export import ExportConfig
 from hone.export.quantized.grid import Grid, pack
 from hone.export.quantized.nf4 import nf4_parts, nf4_settings
 from hone.kernels.float8 import LARGEST, TYPE

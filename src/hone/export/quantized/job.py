@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hone import log
 from hone.chat.encoded import Encoded
+from hone.config.export import ExportConfig
 from hone.config.model import ModelConfig
-from hone.config.use import ExportConfig
 from hone.errors import ExportError, MissingExtra
 from hone.export.merge import BLOCK_BYTES, blocks
 from hone.export.quantized.awq import smooth
@@ -60,9 +60,7 @@ def write_quantized(
 
     Raises: ExportError for a model that has no such form, MissingExtra without the package that is to load it again.
     """
-    form, method = form_of(settings), settings.export_quantization_method
-    if form.package == "compressed_tensors" and find_spec(form.package) is None:
-        raise MissingExtra("compressed-tensors", "compressed", f"export_quantization_method: {method}")
+    form, method = require_form(settings), settings.export_quantization_method
     names, left = _choose(form, recipe, skeleton)
     shards, kept = Shards(draft, settings.export_size * 10**9), _plain_dtype(recipe)
     work = _Work(form, {step.slot.name: step for step in recipe.steps}, names, kept, device, shards)
@@ -80,6 +78,15 @@ def write_quantized(
             work.write(name, work.read(name))
     kept_modules = sorted(name.removesuffix(".weight") for name in (*left, *_heads(form, skeleton)))
     return Quantized(shards.finish(), form.word, form.settings(kept_modules), tuple(notes), warnings)
+
+
+def require_form(settings: ExportConfig) -> Form:
+    """The form that the settings mean. Raises: MissingExtra without the package that is to load it again."""
+    form = form_of(settings)
+    if form.package == "compressed_tensors" and find_spec(form.package) is None:
+        method = settings.export_quantization_method
+        raise MissingExtra("compressed-tensors", "compressed", f"export_quantization_method: {method}")
+    return form
 
 
 def check_family(model: ModelConfig) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hone.config.use import GenerateConfig
+from hone.config.generate import GenerateConfig
 from hone.errors import EngineError, ModelError
 from hone.inference.base import Request, Steering
 from hone.post import Unanswered, get, post, post_for_lines

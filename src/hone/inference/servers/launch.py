@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import torch
 from hone.adapters.folder import AdapterFolder, read_folder
 from hone.chat.codec import Codec
 from hone.config.model import ModelConfig
-from hone.config.use import ServeConfig
-from hone.errors import ModelError
+from hone.config.serve import ServeConfig
+from hone.errors import ModelError, at_once
 from hone.inference.servers.engine import ServerEngine, rank_of, require_room
 from hone.inference.servers.sglang import ORIGINAL, SglangClient
 from hone.inference.servers.started import StartedServer, free_port
@@ -72,6 +73,21 @@ def build_server_engine(model: ModelConfig, codec: Codec, serve: ServeConfig, ro
     url, key = _start(model, serve, room) if ours else (serve.infer_url, serve.infer_key or "")
     client = VllmClient(url, key) if vllm else SglangClient(url, key, ours=ours)
     return ServerEngine(client, codec, num_together=num_together, base=room.base, largest_rank=largest)
+
+
+def require_server(model: ModelConfig, serve: ServeConfig, folders: list[Path]) -> str:
+    """The program that is to be started, or the URL that is to be asked. Raises: ModelError, or Several, for what is unfit."""
+    name, largest = serve.infer_backend, serve.vllm_max_lora_rank if serve.infer_backend == "vllm" else None
+
+    def fits() -> None:
+        base = only_adapter(folders, name)
+        if base is not None:
+            require_room(base, largest_rank=largest if serve.infer_url is None else None)
+
+    config = serve.vllm_config if name == "vllm" else serve.sglang_config
+    looks = [partial(refuse_unfit, model, name), fits, partial(_further, name, config)]
+    at_once(looks if serve.infer_url is not None else [*looks, partial(_program, serve)])
+    return serve.infer_url or _program(serve)
 
 
 def only_adapter(folders: list[Path], backend: str) -> AdapterFolder | None:

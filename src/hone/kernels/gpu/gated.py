@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hone.kernels.gated import Act
-from hone.kernels.gpu.launch import on_device_of
+from hone.kernels.gpu.launch import launches, on_device_of
 
 _BLOCK = 1024
 
@@ -77,7 +77,7 @@ def forward(gate_NF: Tensor, up_NF: Tensor, act: Act) -> Tensor:
     gate, up = _rows(gate_NF), _rows(up_NF)
     dtype = torch.promote_types(gate.dtype, up.dtype)
     out_NF = torch.empty(gate_NF.shape, dtype=dtype, device=gate.device)
-    if out_NF.numel():
+    if launches(out_NF):
         with on_device_of(gate):
             _forward[_grid(gate)](gate, up, out_NF, gate.shape[1], gate.stride(0), up.stride(0), ACT=act, BLOCK=_BLOCK)
     return out_NF
@@ -88,7 +88,7 @@ def backward(gradient_NF: Tensor, gate_NF: Tensor, up_NF: Tensor, act: Act) -> t
     gradient, gate, up = _rows(gradient_NF), _rows(gate_NF), _rows(up_NF)
     of_gate_NF = torch.empty(gate_NF.shape, dtype=gate.dtype, device=gate.device)
     of_up_NF = torch.empty(up_NF.shape, dtype=up.dtype, device=up.device)
-    if gradient.numel():
+    if launches(gradient):
         strides = (gradient.stride(0), gate.stride(0), up.stride(0))
         with on_device_of(gate):
             _backward[_grid(gate)](*(gradient, gate, up, of_gate_NF, of_up_NF, gate.shape[1], *strides), ACT=act, BLOCK=_BLOCK)

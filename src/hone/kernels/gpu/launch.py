@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _A_PROCESSOR = 8
 """Programs a streaming multiprocessor, where a program takes several rows."""
@@ -18,6 +19,11 @@ def num_programs(rows: int, device: torch.device) -> int:
     """Programs that share the rows: what fills the device, or a row each; at least one. 4 in the interpreter."""
     filled = torch.cuda.get_device_properties(device).multi_processor_count * _A_PROCESSOR if device.type == "cuda" else 4
     return max(1, min(rows, filled))
+
+
+def launches(tensor: Tensor) -> bool:
+    """Whether there is something to compute: it has elements and memory, which the tensors of a plan's rehearsal have not."""
+    return tensor.numel() > 0 and not isinstance(tensor, FakeTensor)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

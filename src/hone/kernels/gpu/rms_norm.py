@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hone.kernels.gpu.launch import num_programs, on_device_of
+from hone.kernels.gpu.launch import launches, num_programs, on_device_of
 from hone.kernels.rms_norm import Norm
 
 
@@ -66,7 +66,7 @@ def forward(x_ND: Tensor, weight_D: Tensor | None, norm: Norm) -> tuple[Tensor, 
     y_ND = torch.empty_like(x_ND, dtype=dtype)
     rstd_N1 = torch.empty((*x_ND.shape[:-1], 1), dtype=torch.float32, device=x_ND.device)
     rows, block = rstd_N1.numel(), triton.next_power_of_2(width)
-    if rows:
+    if launches(x_ND):
         with on_device_of(x_ND):
             _forward[(rows,)](
                 *(x_ND, x_ND if weight_D is None else weight_D, y_ND, rstd_N1, width, norm.eps, norm.offset),
@@ -87,7 +87,7 @@ def backward(
     of_x_ND, programs = torch.empty_like(x_ND), num_programs(rows, x_ND.device)
     trained = weight_D is not None and weight_needs
     of_weight_PD = torch.zeros((programs, width) if trained else (1, 1), dtype=torch.float32, device=x_ND.device)
-    if rows:
+    if launches(x_ND):
         with on_device_of(x_ND):
             _backward[(programs,)](
                 *(gradient_ND, x_ND, x_ND if weight_D is None else weight_D, rstd_N1, of_x_ND, of_weight_PD),
@@ -101,4 +101,5 @@ def backward(
 
 
 def _warps(block: int) -> int:
-    return min(max(block // 512, 1), 16)
+    """So that a thread has 16 numbers of a row, up to 32 of the widest: with twice as many its registers do not suffice."""
+    return min(max(block // 512, 1), 32)

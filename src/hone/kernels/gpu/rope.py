@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hone.kernels.gpu.launch import on_device_of
+from hone.kernels.gpu.launch import launches, on_device_of
 from hone.kernels.rope import Rope
 
 
@@ -20,7 +20,7 @@ def _turn(
     PAIRS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """out: (a cos_first + b sin_first, b cos_second + a sin_second) of the turned numbers of each head; the rest is copied."""
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS).to(tl.int64)[:, None]  # in a long row whose heads lie apart, heads are far from each other
     number = tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (number < turned // 2)
     first = number * 2 if PAIRS else number
@@ -89,19 +89,26 @@ def _launch(
     made = tuple(_laid_out(x, dtype) for x, dtype in zip((q, k), dtypes, strict=True))
     rows, q_heads, tokens, width = q.shape
     k_heads, turned = k.shape[1], cos.shape[-1]
-    if rows * tokens:
+    q_block, k_block, half = map(triton.next_power_of_2, (q_heads, k_heads, turned // 2))
+    if launches(q):
         with on_device_of(q):
             _both[(rows * tokens,)](
                 *(q, k, *made, cos, sin, tokens, q_heads, k_heads, width, turned),
                 *(*q.stride()[:3], *k.stride()[:3], cos.stride(0) if len(cos) > 1 else 0),
                 BACK=back,
                 PAIRS=rope.pairs,
-                Q_HEADS=triton.next_power_of_2(q_heads),
-                K_HEADS=triton.next_power_of_2(k_heads),
-                HALF=triton.next_power_of_2(turned // 2),
+                Q_HEADS=q_block,
+                K_HEADS=k_block,
+                HALF=half,
                 REST=triton.next_power_of_2(width - turned) if width > turned else 0,
+                num_warps=_warps(max(q_block, k_block) * half),
             )
     return made
+
+
+def _warps(pairs: int) -> int:
+    """So that a thread turns 16 pairs of a token's numbers; 64 would not fit into its registers."""
+    return min(max(pairs // 512, 1), 16)
 
 
 def _laid_out(x_BHTD: Tensor, dtype: torch.dtype) -> Tensor:

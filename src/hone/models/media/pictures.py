@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any
 
 from hone.errors import MediaError, MissingExtra
@@ -50,15 +50,23 @@ def size_of(source: Source, limits: Limits) -> tuple[int, int]:
 
 def read_picture(source: Source, limits: Limits) -> Any:
     """A PIL image in RGB, upright. Raises: MediaError where the file is no picture, is cut off or unpacks to too much."""
-    from PIL import ImageOps
-
     with _open(source) as image:
         try:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+            picture = pillow().ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError) as problem:
             raise MediaError(f"{name_of(source)}: the picture cannot be read to its end: {problem}") from problem
     wanted = limits.fit(*picture.size)
     return picture if wanted == picture.size else picture.resize(wanted)
+
+
+def pillow() -> ModuleType:
+    """The package PIL with Image and ImageOps. Raises: MissingExtra."""
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ModuleNotFoundError as fault:
+        raise MissingExtra("pillow", "media", "a picture") from fault
+    return PIL
 
 
 def name_of(source: Source) -> str:
@@ -67,10 +75,7 @@ def name_of(source: Source) -> str:
 
 
 def _open(source: Source) -> Any:
-    if find_spec("PIL") is None:
-        raise MissingExtra("pillow", "media", "a picture")
-    from PIL import Image
-
+    Image = pillow().Image
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
     except FileNotFoundError:

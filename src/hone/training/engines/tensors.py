@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from hone.errors import TrainingError
-from hone.models.policy import find_causal
+from hone.models.forward import find_causal
 
 _STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 

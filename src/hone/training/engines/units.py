@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from hone.errors import TrainingError
-from hone.models.policy import find_causal
+from hone.models.forward import find_causal
 from hone.table import nearest
 
 _FEW = 0.1

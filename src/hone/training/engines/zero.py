@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hone import log
 from hone.config.zero import zero_of
 from hone.errors import MissingExtra, TrainingError
-from hone.models.policy import find_causal
+from hone.models.forward import find_causal
 from hone.models.tap import output_head
 from hone.training.engines.base import Engine, Hardware
 from hone.training.engines.moments import GROUPS, MOMENTS, state_of, weight_names

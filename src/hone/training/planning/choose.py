@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,7 +17,10 @@ from hone.kernels.machine import has_host_memory
 from hone.models.checkpointing import Activations
 from hone.objectives.base import Objective
 from hone.training.planning.forecast import Forecast, forecast
-from hone.training.planning.memory import available_bytes, sized
+from hone.training.planning.hardware import Hardware, hardware_of
+from hone.training.planning.lighter import ways
+from hone.training.planning.memory import sized
+from hone.training.planning.plan import in_words
 
 ROOM = 0.8
 """The share of the free memory that a plan may fill: an estimate is none, and others use the machine too."""
@@ -28,7 +32,7 @@ Try = Callable[[int, Activations], Forecast]
 class Choice:
     """micro: sequences at once; accumulation: how often for a step. fits: into ROOM of what is free. why: in words.
 
-    instead: what to write where what was asked for does not fit and something else does; else "".
+    instead: what to write where what was asked for does not fit and something else does, if need be what learns otherwise.
     """
 
     micro: int
@@ -51,16 +55,19 @@ def with_batch(run: Run, micro: int, accumulation: int) -> Run:
     return run.model_copy(update={"train": run.train.model_copy(update=numbers)})
 
 
-def choose(run: Run, objective: Objective, tokens: TokenSet, *, device: torch.device, world: int) -> Choice:
-    """What the settings leave open, chosen; and what they do not, held against the free memory."""
-    free, per_step = available_bytes(device), sequences_of_a_step(run)
+def choose(run: Run, objective: Objective, tokens: TokenSet, *, device: torch.device, world: int, named: str = "") -> Choice:
+    """What the settings leave open, chosen; and what they do not, held against the free memory. named: as of a forecast."""
+    hardware, per_step = hardware_of(device, named), sequences_of_a_step(run)
+    free = hardware.free
 
-    def one(micro: int, kind: Activations) -> Forecast:
-        return forecast(with_batch(run, micro, per_step // micro), objective, tokens, kind, device=device, world=world)
+    def under(run: Run, micro: int, kind: Activations) -> Forecast:
+        settled = with_batch(run, micro, per_step // micro)
+        return forecast(settled, objective, tokens, kind, device=device, world=world, named=named)
 
+    one = partial(under, run)
     asked = run.train.per_device_train_batch_size
     micros = divisors(per_step) if asked == "auto" else [asked]
-    kinds = _kinds(run, device)
+    kinds = _kinds(run, hardware.device)
     found = fastest(one, micros, kinds, free)
     open_ones = [
         key for key, many in (("per_device_train_batch_size", micros), ("gradient_checkpointing", kinds)) if len(many) > 1
@@ -70,13 +77,22 @@ def choose(run: Run, objective: Objective, tokens: TokenSet, *, device: torch.de
         return Choice(found[0], per_step // found[0], found[1], found[2], free, True, why)
     micro, kind = micros[-1], kinds[-1]
     least = one(micro, kind)
-    other = None
-    if not objective.mixes_rows:
-        other = fastest(one, [number for number in divisors(per_step) if number <= micros[0]], _every(device), free)
-    instead = _words(other[0], per_step // other[0], other[1], other[2]) if other else ""
+    smaller = [micro] if objective.mixes_rows else [number for number in divisors(per_step) if number <= micros[0]]
+    instead = _instead(run, under, smaller, per_step, hardware)
     if len(open_ones):
         why = "the least memory there is to choose, though more than is free"
     return Choice(micro, per_step // micro, kind, least, free, False, why, instead)
+
+
+def _instead(
+    run: Run, under: Callable[[Run, int, Activations], Forecast], micros: list[int], per_step: int, hardware: Hardware
+) -> str:
+    """The first that fits of what learns the same, and of the lighter ways with the smallest micro-batch; "" where none does."""
+    for words, other in (("", run), *ways(run, hardware.machine)):
+        tried = micros[-1:] if words else micros
+        if found := fastest(partial(under, other), tried, _every(hardware.device), hardware.free):
+            return _words(words, per_step, *found)
+    return ""
 
 
 def sequences_of_a_step(run: Run) -> int:
@@ -126,11 +142,13 @@ def fastest(one: Try, micros: list[int], kinds: list[Activations], free: int) ->
     return best
 
 
-def _words(micro: int, accumulation: int, kind: Activations, found: Forecast) -> str:
-    """The settings as they are written, and what they take."""
+def _words(written: str, per_step: int, micro: int, kind: Activations, found: Forecast) -> str:
+    """The settings as they are written, and what they take. written: others beside them, which learn otherwise; "" for none."""
     how = "gradient_checkpointing: false" if kind == "kept" else "gradient_checkpointing: true"
     how += f", gradient_checkpointing_kind: {kind}" if kind in ("selective", "offloaded") else ""
     return (
-        f"per_device_train_batch_size: {micro}, gradient_accumulation_steps: {accumulation}, {how} "
-        f"(about {sized(found.memory.needed, found.memory.total)} more, {found.seconds:.2g} s a step)"
+        f"{written}{', ' if written else ''}per_device_train_batch_size: {micro}, gradient_accumulation_steps: "
+        f"{per_step // micro}, {how} "
+        f"(about {sized(found.memory.needed, found.memory.total)} more, {in_words(found.seconds)} a step)"
+        f"{', which learns otherwise' if written else ''}"
     )

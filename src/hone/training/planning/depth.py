@@ -66,19 +66,22 @@ def find_alike(layers: nn.ModuleList, config: Any, *, learns_before: bool) -> De
     """One layer of each kind. learns_before: whether something below the layers has a gradient.
 
     Layers are alike where their weights are, the config calls them the same, and something below both or neither learns.
-    The last is like no other: what it gives does not go to a layer.
+    The last is like no other: what it gives does not go to a layer. Nor is the one below the first that learns: what it gives
+    is kept, and what others give that do not learn is not.
     """
     kinds: dict[tuple, int] = {}
     like, chosen, below = [], [], learns_before
     named = getattr(config, "layer_types", None) or [""] * len(layers)
+    learns = [any(one.requires_grad for one in layer.parameters()) for layer in layers]
+    first = -1 if learns_before or True not in learns else learns.index(True)
     for number, layer in enumerate(layers):
         weights = tuple((name, one.shape, one.dtype, one.requires_grad) for name, one in layer.named_parameters())
-        kind = (type(layer).__name__, named[number], weights, below, number == len(layers) - 1)
+        kind = (type(layer).__name__, named[number], weights, below, number == len(layers) - 1, number == first - 1)
         if kind not in kinds:
             kinds[kind] = len(chosen)
             chosen.append(number)
         like.append(kinds[kind])
-        below = below or any(one.requires_grad for one in layer.parameters())
+        below = below or learns[number]
     return Depth(tuple(chosen), tuple(like))
 
 

@@ -19,7 +19,6 @@ from hone.data.build import TokenSet, build_data, split_validation
 from hone.data.order import Steps
 from hone.errors import DataError, RunError
 from hone.inference.codec import load_codec
-from hone.kernels.machine import machine_of
 from hone.models.catalog import family_template
 from hone.models.media.reader import load_reader
 from hone.models.score_head import find_score_head
@@ -33,6 +32,7 @@ from hone.training.evaluate import metric_names
 from hone.training.planning import plan as planning
 from hone.training.planning.choose import Choice
 from hone.training.planning.fallbacks import fallbacks
+from hone.training.planning.hardware import hardware_of
 from hone.training.planning.plan import Plan
 from hone.training.planning.rows import fills_rows, row_length
 from hone.training.prompts import prompt_steps
@@ -144,14 +144,18 @@ def lay_steps(run: Run, material: Material, world: int) -> Steps:
     )
 
 
-def draft_plan(run: Run, material: Material, steps: Steps, choice: Choice, *, device: torch.device, world: int) -> Plan:
-    """The plan of a run on `world` processes with a device each. run: settled by `choice`."""
-    train, tokens, machine = run.train, material.tokens, machine_of(device)
+def draft_plan(
+    run: Run, material: Material, steps: Steps, choice: Choice, *, device: torch.device, world: int, named: str = ""
+) -> Plan:
+    """The plan of a run on `world` processes with a device each. run: settled by `choice`; named: as of a forecast."""
+    hardware = hardware_of(device, named)
+    train, tokens, machine = run.train, material.tokens, hardware.machine
     per_epoch = steps.num_steps_per_epoch * (material.objective.reuses if isinstance(material.objective, OnPolicy) else 1)
     num_steps, num_epochs = planning.count_steps(train, per_epoch)
     schedule_factor(run.optimizer, num_steps)  # its mistakes are told here, with the plan, not when the model is loaded
     return Plan(
-        device=str(device.type),
+        device=str(hardware.device.type),
+        named=named,
         machine=str(machine),
         fallbacks=fallbacks(run, machine),
         world=world,

@@ -197,8 +197,8 @@ class Partitions(Flow):
 class Fetched(Flow):
     """ZeRO's stage 3: a weight is gathered when its module is entered, and let go when it has been used.
 
-    That it would stay until its backward pass, as `stage3_max_reuse_distance` says, is not so: DeepSpeed remembers for good what it
-    decided in the first forward passes, and hone's self-test has none backward (`__params_to_release` has a cache).
+    None stays until its backward pass, near as that is (`stage3_max_reuse_distance`): DeepSpeed remembers for good what it let go
+    in the first forward passes (the cache of `__params_to_release`), and hone's self-test has none backward.
 
     standing: weights that are never let go, as they are small or the head's; layers: bytes of each; largest: of one weight and
     its gradient. fetched: bytes that are asked for ahead. bucket, share: of gradients, there for good. copies: see Shards.

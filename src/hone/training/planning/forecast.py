@@ -22,22 +22,24 @@ from hone.data.build import TokenSet
 from hone.data.sample import Pair
 from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
+from hone.models.forward import Packing, find_causal
 from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
 from hone.models.media.sight import Sight
-from hone.models.policy import Packing, Policy, find_causal
+from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import meta_model, shape_of
 from hone.models.sharing import unshared
+from hone.models.value_head import add_value_head
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.planning.depth import Pass, Place, cut, find_alike, whole_pass
+from hone.training.planning.hardware import Hardware, hardware_of
 from hone.training.planning.largest import find_largest, longest_example
 from hone.training.planning.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
 from hone.training.planning.plan import precision_of
 from hone.training.planning.rehearsal import PARTS, Watch, rehearse, without_memory
-from hone.training.planning.speed import speed_of
 from hone.training.planning.spread import TYPES, hand_out, sharding_of_run
 from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
@@ -71,29 +73,38 @@ _passes: dict[tuple[Any, ...], Pass | None] = {}
 
 
 def forecast(
-    run: Run, objective: Objective, tokens: TokenSet, activations: Activations, *, device: torch.device, world: int
+    run: Run,
+    objective: Objective,
+    tokens: TokenSet,
+    activations: Activations,
+    *,
+    device: torch.device,
+    world: int,
+    named: str = "",
 ) -> Forecast:
-    """Of a run whose batch sizes are numbers, with its activations treated so."""
+    """Of a run whose batch sizes are numbers, with its activations treated so. named: hardware in the place of `device`."""
+    hardware = hardware_of(device, named)
     module = meta_model(run.model, objective.head)
     shape, precision = shape_of(module), precision_of(run.train)
-    fuse(module, run.train.fused_kernels, device)
+    fuse(module, False if named and run.train.fused_kernels == "auto" else run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
-    sharding = sharding_of_run(run, attached, world, device=device)  # of all layers: a rehearsal leaves one of each kind
+    sharding = sharding_of_run(run, attached, world, device=hardware.device)  # of all layers: a rehearsal leaves one of each kind
     hand_out(run, attached)
     longest = longest_example(run, objective, tokens)
     packing, by_sequence = _packing(run, objective, module, tokens.shows_media), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
-    batch = largest.batch
+    batch = objective.learned(largest.batch)
     several = run.train.gradient_accumulation_steps > 1
     settings = (repr(run.adapter), repr(run.model.quantization), run.model.flash_attn, precision, run.train.pure_bf16)
     laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
-    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained)
-    asked = (run.train.fused_kernels, activations, str(device), several, objective.needs_logits, repr(run.parallel))
+    shown = tuple(tuple((name, *one.shape) for name, one in tensors.items()) for tensors in batch.shown)
+    lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained, shown)
+    asked = (run.train.fused_kernels, activations, str(device), named, several, objective.needs_logits, repr(run.parallel))
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
     if key not in _passes:
         _passes[key] = _rehearse(
-            run, objective, attached, batch, activations, weights.expanded, device=device,
+            run, objective, attached, batch, activations, weights.expanded, hardware=hardware,
             holds_gradients=several and sharding.flow.adds_up,
         )  # fmt: skip
     found = _passes[key]
@@ -101,14 +112,14 @@ def forecast(
     parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
     memory = add_up(
         weights, one.most(sharding.flow, parts), formed=one.formed // parts, optimizer=_step_kind(run),
-        recomputes=activations != "kept", sharding=sharding, half=precision != "no", device=device,
+        recomputes=activations != "kept", sharding=sharding, half=precision != "no", device=hardware.device,
     )  # fmt: skip
-    at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, device))
+    at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, hardware.device))
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
     seconds *= run.train.gradient_accumulation_steps / parts
-    speed = speed_of(device, TYPES[precision])
+    speed = hardware.speed(TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
 
@@ -127,6 +138,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
     if not objective.needs_logits:
         rest_output_head(attached, run.adapter)
+    if objective.needs_value_head:
+        add_value_head(find_causal(attached))
     trained = [one for one in attached.parameters() if one.requires_grad]
     frozen = [one for one in attached.parameters() if not one.requires_grad]
     sizes = [one.numel() * one.element_size() for one in trained]
@@ -174,11 +187,11 @@ def _rehearse(
     kind: Activations,
     expanded: int,
     *,
-    device: torch.device,
+    hardware: Hardware,
     holds_gradients: bool,
 ) -> Pass | None:
     """The pass, from one of each kind of layer; None for a model that cannot be rehearsed, which is said."""
-    dtype = TYPES[precision_of(run.train)]
+    dtype, device = TYPES[precision_of(run.train)], hardware.here
     try:
         causal = find_causal(module)
         path, layers = find_layers(causal)
@@ -190,8 +203,10 @@ def _rehearse(
         parent, _, name = path.rpartition(".")
         setattr(causal.get_submodule(parent), name, few)
         causal.config.use_cache = False
-        watch = Watch(without_memory(module, device), len(few), config.vocab_size, speed_of(device, dtype))
+        watch = Watch(without_memory(module, device), len(few), config.vocab_size, hardware.speed(dtype))
         policy = Policy(module.train(), router_loss=0.0, shows_media=any(batch.shown))
+        if device.type not in ("cpu", "meta"):  # ids have memory, and tensors without it are taken for the device's
+            batch = batch.to(device)
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -205,9 +220,13 @@ def _rehearse(
 
 
 def _loss_of(policy: Policy, objective: Objective) -> Callable[[Batch], Tensor]:
+    """What its loss reads of the policy."""
+    if objective.needs_logits and objective.needs_value_head:
+        return lambda batch: torch.stack(policy.logprobs_and_values(batch))
     if objective.needs_logits:
         return policy.token_losses
-    return lambda batch: policy.hidden(batch, batch.ends_BT)
+    read = policy.scores if objective.needs_value_head else policy.hidden
+    return lambda batch: read(batch, batch.ends_BT)
 
 
 def _by_formula(num_layers: int, hidden: int, wide: int, batch: Batch, half: bool, kind: Activations) -> Pass:

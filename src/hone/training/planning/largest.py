@@ -5,6 +5,7 @@ Does not know the model's layers nor what is computed from a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +15,21 @@ from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config.run import Run
 from hone.data.batch import Batch, pack, pad, share
 from hone.data.build import TokenSet
-from hone.models.policy import Packing
+from hone.models.forward import Packing
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.planning.rows import fills_rows, row_length
 from hone.training.prompts import require_room
 
 _TRIED = 64
-"""Of the longest examples, so many at least are looked at, as what their sequences share makes some shorter than others."""
+"""Of the longest examples, so many at least are looked at, where what sequences share, or what is not learned, takes less."""
 
 
 @dataclass(frozen=True)
 class Largest:
-    """batch: the micro-batch. tokens, seen: of a mean micro-batch, as a share of it: its tokens, and the pairs of tokens that
+    """batch: the micro-batch, what is not learned of it included. tokens, seen: of a mean micro-batch, as a share of it: its
 
-    attend to each other, which the time of attention goes by.
+    tokens, and the pairs of tokens that attend to each other, which the time of attention goes by.
     """
 
     batch: Batch
@@ -53,14 +54,18 @@ def find_largest(
     micro = run.train.per_device_train_batch_size
     lengths = tokens.lengths.astype(np.float64)
     if isinstance(objective, OnPolicy):
-        batch = _lay([_drawn(longest)] * micro, packing)
+        batch = _lay([_drawn(longest, _most_learned(run, objective, tokens))] * micro, packing)
         share = float(lengths.mean()) / longest
         return Largest(batch, share, share**2)
     falling = np.argsort(-tokens.lengths, kind="stable")
     if fills_rows(run):
         rows = _full_rows(tokens, falling, micro, row_length(run, tokens))
+    elif packing == "shared":
+        rows = _most(tokens, falling, micro, laid)
+    elif tokens.join is not None:
+        rows = _most(tokens, falling, micro, lambda example: objective.learned(pack([example])).ids_BT.numel())
     else:
-        rows = _most_laid(tokens, falling, micro) if packing == "shared" else falling[:micro].tolist()
+        rows = falling[:micro].tolist()
     chosen = lengths[rows]
     share = 1.0 if fills_rows(run) else micro * float(lengths.mean()) / float(chosen.sum())
     # Of each token, those that it sees are as many as its sequence is long, or its row where all are looked at.
@@ -74,10 +79,15 @@ def _lay(examples: list[Any], packing: Packing) -> Batch:
     return share(examples) if packing == "shared" else pack(examples)
 
 
-def _drawn(length: int) -> Encoded:
-    """An answer that is learned from its first token on."""
+def _most_learned(run: Run, objective: OnPolicy, tokens: TokenSet) -> int:
+    """Tokens of the longest answer: one that is drawn, or a row's own where some are learned from."""
+    return max(run.generate.max_new_tokens, int(tokens.trained.max()) if objective.share < 1 else 0)
+
+
+def _drawn(length: int, learned: int) -> Encoded:
+    """A prompt and an answer of which all is learned."""
     labels = np.zeros(length, np.int32)
-    labels[0] = IGNORE
+    labels[: max(1, length - learned)] = IGNORE
     return Encoded(np.zeros(length, np.int32), labels)
 
 
@@ -100,10 +110,10 @@ def _full_rows(tokens: TokenSet, falling: np.ndarray, micro: int, capacity: int)
     return found
 
 
-def _most_laid(tokens: TokenSet, falling: np.ndarray, micro: int) -> list[int]:
-    """The examples that take most room where what their sequences begin with stands once."""
+def _most(tokens: TokenSet, falling: np.ndarray, micro: int, size: Callable[[Example], int]) -> list[int]:
+    """The examples that take most room, where it is less than their tokens."""
     tried = falling[: max(_TRIED, 4 * micro)].tolist()
-    return sorted(tried, key=lambda row: -laid(tokens[row]))[:micro]
+    return sorted(tried, key=lambda row: -size(tokens[row]))[:micro]
 
 
 def laid(example: Example) -> int:

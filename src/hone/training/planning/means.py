@@ -12,7 +12,7 @@ import torch
 from hone.config.knobs import SCORES_TEXTS
 from hone.config.run import Run
 from hone.errors import MissingExtra, RunError
-from hone.kernels.machine import has_host_memory, machine_of
+from hone.kernels.machine import Machine, has_host_memory, machine_of
 from hone.models.attention import choose_attention
 from hone.models.load import load_config
 from hone.models.quantize import in_float8, quantization_config
@@ -39,6 +39,14 @@ def require_means(run: Run, device: torch.device) -> None:
         require_plots()
     if run.parallel.engine == "zero" and find_spec("deepspeed") is None:
         raise MissingExtra("deepspeed", "deepspeed", "deepspeed")
+
+
+def require_there(run: Run, machine: Machine) -> None:
+    """The same of hardware that is not here, whose packages are not known either."""
+    if run.train.use_cpu:
+        raise RunError(f"use_cpu: true: a plan for {machine} was asked for; leave it out")
+    require_states(run, machine)
+    require_host_memory(run, torch.device(machine.kind))
 
 
 def require_host_memory(run: Run, device: torch.device) -> None:

@@ -34,11 +34,13 @@ class Plan:
     tile: tokens that feed-forward layers take at a time where activations are computed again, 0 for all of a row.
     unit: what an example is called; draws: answers that are drawn to each, 0 where the data hold what is learned;
     share: of those to which answers are drawn.
+    named: the hardware that is planned for where it is not this machine's; "" where it is.
     layout: how sequences lie in a batch. spread: how the model lies on several processes, in words; "" for one.
     per_step: examples (rows, where packing fills them) of one optimizer step, over all processes.
     """
 
     device: str
+    named: str
     machine: str
     fallbacks: tuple[str, ...]
     world: int
@@ -87,6 +89,7 @@ class Plan:
         learns = f", of which {self.num_trained:,} ({share:.2f}%) trained in {self.trained_dtype}" if trains else ""
         return [
             f"device       {self.world} x {self.device}{spread}, computing in {_PRECISIONS[self.precision]}: {self.machine}",
+            *([_ELSEWHERE] if self.named else []),
             *(f"falls back   {line}" for line in self.fallbacks),
             f"weights      {self.num_weights:,}{learns}",
             *(self._learning() if trains else [f"data         {self.num_eval_rows:,} {self.unit}"]),
@@ -111,7 +114,7 @@ class Plan:
             f"time         {in_words(self.step_seconds)} a step, {in_words(self.step_seconds * self.num_steps)} in all, "
             "by an estimate, where nothing else runs",
             f"memory       about {sized(total, total)} a process at its highest{held} "
-            f"(free now: {sized(self.available_bytes, total)})",
+            f"({'there to be filled' if self.named else 'free now'}: {sized(self.available_bytes, total)})",
             *(f"             {line}" for line in self.memory.lines()),
             *([] if self.fits else [f"             {self.too_much()}"]),
         ]
@@ -161,6 +164,9 @@ _ACTIVATIONS = {
     "offloaded": "computed again in the backward pass, the layers' inputs held in host memory",
 }
 _PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+_ELSEWHERE = "             not this machine's: by its maker's data sheet, with nothing tried on one"
 
 
 SPAN = (0.9, 1.7)

@@ -6,6 +6,7 @@ whatever kernels, adapters and checkpoints, is what is counted.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -31,16 +37,21 @@ OUTSIDE = -1
 
 _aten = torch.ops.aten
 _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
-_NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
+NO_WORK = {_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default, _aten.new_empty.default}
+"""Operations that make a tensor and leave it as it is."""
 
+LARGE = 2**24
+"""Numbers of a tensor from which on it is never made, though all that it follows from is known."""
 _WITH_COPY = {_aten.logsumexp.default}
 """Operations that make a tensor as large as their first within themselves."""
+_BATCHED = {_aten.bmm.default, _aten.baddbmm.default}
+"""Products of many matrices: on a CPU in 16 bits oneDNN writes out a matrix that stands for all of them."""
 
 
 THIN = 32
 """A product is thin where one side of a matrix has no more than so many numbers, as an adapter's; then the rest waits for it."""
 
-_INVOLVED = ("silu", "gelu", "sigmoid", "tanh", "exp", "pow", "rsqrt", "softplus", "_softmax", "_log_softmax", "logsumexp")
+_INVOLVED = ("silu", "gelu", "sigmoid", "tanh", "exp", "pow", "rsqrt", "softplus", "_softmax", "_log_softmax", "logsumexp", "sum")
 """How the names of operations begin that compute more of a number than a CPU does while it reads it."""
 
 
@@ -49,7 +60,7 @@ class Speed:
     """What a device was seen to do in a second. flops, thin, attention: operations of products, of thin ones, of attention.
 
     bytes, involved: bytes that are read and written by plain operations, and by those that compute more of each number.
-    least_seconds: of one operation, however small.
+    least_seconds: of one operation, however small; least_product: what a product takes more, before it multiplies.
     """
 
     flops: float
@@ -58,6 +69,7 @@ class Speed:
     bytes: float
     involved: float
     least_seconds: float
+    least_product: float = 0.0
 
     def seconds(self, name: str, flops: float, size: int, sides: tuple[int, ...]) -> float:
         """Of one operation that takes so many and moves so many bytes, whichever is the longer. sides: of its matrices."""
@@ -67,7 +79,7 @@ class Speed:
         elif sides and min(sides) <= THIN:
             rate = self.thin
         width = self.involved if name.startswith(_INVOLVED) else self.bytes
-        return max(flops / rate, size / width) + self.least_seconds
+        return max(flops / rate, size / width) + self.least_seconds + (self.least_product if sides else 0.0)
 
 
 @dataclass
@@ -89,7 +101,8 @@ class Segment:
 class Watch(TorchDispatchMode):
     """While it is held: every tensor without memory that is made, by layer and part, until it is gone; and what operations take.
 
-    Tensors with memory (ids, labels, positions) are computed with as they are, so that what depends on them is what it will be.
+    Tensors with memory (ids, labels, positions), and whole numbers that come from nowhere, are computed with as they are, unless
+    the result is LARGE, so that what depends on them is what it will be; what is made of them is counted like the rest.
     """
 
     def __init__(self, fake: FakeTensorMode, num_layers: int, vocabulary: int, speed: Speed):
@@ -130,25 +143,55 @@ class Watch(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         in_host = bool(kwargs.pop("pin_memory", False))
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        if given and not any(isinstance(one, FakeTensor) for one in given):
-            return func(*args, **kwargs)
+        fakes = [one for one in given if isinstance(one, FakeTensor)]
+        if not fakes and (given or _counts(func, args, kwargs)) and not self._is_large(func, args, kwargs, given):
+            return self._seen(given, func(*args, **kwargs))
+        if func.__name__.partition(".")[0].endswith("_") and len(fakes) and not isinstance(given[0], FakeTensor):
+            raise RuntimeError(f"{func.__name__} writes numbers that are not there")
         if func in _BY_MASK:
             args = (args[0], _numbers(args[1]), *args[2:])
         if func is _aten._grouped_mm.default:  # torch 2.13 knows its shape in bfloat16 alone (2026-11)
             out = args[0].new_empty(_grouped_shape(*args[:3]))
-        elif given:
+        elif fakes:
             out = func(*args, **kwargs)
         else:
             with self._fake:
                 out = func(*args, **kwargs)
         if func in _WITH_COPY:
             self._see(args[0].clone())
+        if func in _BATCHED:
+            for one in given:
+                if one.dim() == 3 and not one.stride(0) and one.element_size() == 2 and one.device.type == "cpu":
+                    self._see(one.contiguous())
         made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
         if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
             self._charge(func, args, kwargs, out, [*given, *made])
         return out
 
-    def _see(self, tensor: FakeTensor, *, in_host: bool = False) -> bool:
+    def _is_large(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> bool:
+        """Whether what is made of tensors with memory is to have none, as a mask of all tokens by all."""
+        if math.prod(one.numel() for one in given) <= LARGE or func.__name__.partition(".")[0].endswith("_"):
+            return False
+        try:
+            with self._fake:
+                made = tree_leaves(func(*args, **kwargs))
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            return False
+        return any(isinstance(one, Tensor) and one.numel() > LARGE for one in made)
+
+    def _seen(self, given: list[Tensor], out: Any) -> Any:
+        """What was made of tensors with memory, which were there before unless they were made so too."""
+        for one in given:
+            storage = one.untyped_storage()
+            if storage._cdata not in self._known:
+                self._known[storage._cdata] = (OUTSIDE, 0, 0)
+                weakref.finalize(storage, self._gone, storage._cdata)
+        for one in tree_leaves(out):
+            if isinstance(one, Tensor):
+                self._see(one)
+        return out
+
+    def _see(self, tensor: Tensor, *, in_host: bool = False) -> bool:
         """Whether it is new. in_host: it was asked for there."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -173,7 +216,7 @@ class Watch(TorchDispatchMode):
 
     def _charge(self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor]) -> None:
         """The time of an operation that writes something."""
-        if func in _NO_WORK:
+        if func in NO_WORK:
             return
         flops = _operations(func, args, kwargs, out)
         size = sum(one.numel() * one.element_size() for one in tensors)
@@ -185,15 +228,30 @@ class Watch(TorchDispatchMode):
             self.segments[-1].other_seconds += seconds
 
 
+def _counts(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor that comes from nowhere is of whole numbers: places, lengths, the order of things."""
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        return func._overloadpacket is _aten.arange and all(isinstance(one, int) for one in args)
+    return dtype in (torch.int64, torch.int32)
+
+
 def _operations(func: Any, args: Any, kwargs: Any, out: Any) -> float:
-    """Of products, as torch counts them; of some it does not know (2.13, 2026-11)."""
+    """Of products, as torch counts them; of some it does not know (2.13, 2026-11), and of attention, of all pairs of tokens."""
+    name = func.__name__
     if func is _aten._grouped_mm.default:
         return 2 * args[0].numel() * out.shape[-1]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
-        return 4 * args[0].numel() * args[1].shape[-2]
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        return 10 * args[1].numel() * args[2].shape[-2]
-    count = flop_registry.get(func._overloadpacket)
+    if name.startswith(("_scaled_dot_product_", "_varlen_attn")):
+        back = "backward" in name
+        query, key = args[back], args[back + 1]  # backward, the result's gradient comes first
+        if name.startswith("_varlen_attn"):
+            ends_N, key_ends_N = args[6:8] if back else args[3:5]
+            pairs = query[0].numel() * int((ends_N.diff().long() * key_ends_N.diff()).sum())
+        else:
+            pairs = query.numel() * key.shape[-2]
+        return (10 if back else 4) * pairs
+    other = name.partition(".")[0].removesuffix("_")  # of a product that is added in place torch knows the other form alone
+    count = flop_registry.get(getattr(_aten, other, None))
     return count(*args, **kwargs, out_val=out) if count else 0
 
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hone.chat.codec import Codec
 from hone.chat.encoded import IGNORE, Encoded, Example
-from hone.chat.laws import LawResult, check_laws, contradicts, official_for
+from hone.chat.laws import LawResult, format_faults, law_lines, laws_of
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
-from hone.kernels.machine import device_of, machine_of
+from hone.kernels.machine import device_of
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.checkpoints.resume import require_free_output
 from hone.training.planning.choose import choose
 from hone.training.planning.draft import PLAIN, Material, draft_plan, gather_material, lay_steps, never_learns
-from hone.training.planning.means import require_means
+from hone.training.planning.hardware import count_named, hardware_of
+from hone.training.planning.means import require_means, require_there
+from hone.training.planning.names import require_names
 from hone.training.planning.plan import Plan
 from hone.training.planning.precision import settled
 from hone.training.prompts import ready_to_draw
@@ -58,11 +59,10 @@ class Review:
     def lines(self) -> list[str]:
         """The review for people."""
         shown = [line for sample in self.samples for line in (_heading(sample), sample.text, "")]
-        laws = [f"  {_VERDICT[law.held]:<8}{law.law}{': ' + law.detail if law.detail else ''}" for law in self.laws]
         faults = [f"warning: {warning}" for warning in self.warnings]
         faults += [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
-        data = self.material.tokens.report.lines()
-        return [*shown, *data, "", "laws of the chat format", *laws, "", *self.plan.lines(trains=self.trains), "", *faults]
+        laws = ["", "laws of the chat format", *law_lines(self.laws), ""]
+        return [*shown, *self.material.tokens.report.lines(), *laws, *self.plan.lines(trains=self.trains), "", *faults]
 
     def to_dict(self) -> dict[str, Any]:
         """The review for machines."""
@@ -76,25 +76,32 @@ class Review:
         }
 
 
-_VERDICT = {True: "holds", False: "BROKEN", None: "-"}
-
-
 def _heading(sample: Shown) -> str:
     return f"{sample.origin}: {sample.tokens} tokens, {sample.trained} trained"
 
 
-def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
-    """Draft the run and look at its first `count` samples. world: processes the run will have."""
+def review(run: Run, *, world: int, count: int, colour: bool, named: str = "") -> Review:
+    """Draft the run and look at its first `count` samples. world: processes the run will have.
+
+    named: hardware that is planned for in place of this machine's, as "h100" or "8xh100", of which each has a process.
+    """
+    if named:
+        world, named = count_named(named)
     world = max(1, world // run.parallel.together)
-    device = device_of(use_cpu=run.train.use_cpu)
-    run = settled(run, machine_of(device))
+    device = device_of(use_cpu=run.train.use_cpu or bool(named))
+    hardware = hardware_of(device, named)
+    run = settled(run, hardware.machine)
     if run.train.do_train:
         require_free_output(run)
-    require_means(run, device)
+    require_names(run)
+    if named:
+        require_there(run, hardware.machine)
+    else:
+        require_means(run, device)
     material = gather_material(run)
-    choice = choose(run, material.objective, material.tokens, device=device, world=world)
+    choice = choose(run, material.objective, material.tokens, device=device, world=world, named=named)
     run = choice.settle(run)
-    plan = draft_plan(run, material, lay_steps(run, material, world), choice, device=device, world=world)
+    plan = draft_plan(run, material, lay_steps(run, material, world), choice, device=device, world=world, named=named)
     first = first_samples(run.data, material.objective, material.codec, run.data.dataset, count)
     samples = [
         Shown(
@@ -105,16 +112,12 @@ def review(run: Run, *, world: int, count: int, colour: bool) -> Review:
         )
         for (name, number), _, example in first
     ]
-    laws = [] if run.objective.kind in PLAIN else _try_laws(material.codec)
+    laws = [] if run.objective.kind in PLAIN else laws_of(material.codec)
     examples = [example for _, _, example in first]
     faults = find_faults(run, material, laws, examples)
     faults += [problem] if (problem := never_learns(run, plan)) else []
     warnings = find_warnings(run, material) + ([] if plan.fits else [f"memory: {plan.too_much()}"])
     return Review(samples, material, laws, plan, faults, warnings, run.train.do_train)
-
-
-def _try_laws(codec: Codec) -> list[LawResult]:
-    return check_laws(codec, official_for(codec) if codec.tokenizer.chat_template else None)
 
 
 def _missing_rewards(run: Run, material: Material) -> list[str]:
@@ -138,18 +141,11 @@ def find_faults(run: Run, material: Material, laws: list[LawResult], first: list
         faults.append(problem)
     if run.objective.kind in PLAIN:
         return faults
-    # The first law tries tools and thoughts that the data may not have; whether the formats differ at all is asked below.
-    faults += [f"the chat format breaks a law: {law.law}: {law.detail}" for law in laws[1:] if law.held is False]
     stops = set(material.codec.stop_ids)
     sequences = [sequence for example in first for sequence in example.sequences]
     if material.objective.has_labels and not all(_ends_in_stop(sequence, stops) for sequence in sequences):
         faults.append("an answer's stop token is not trained: the model would not learn to end its answers")
-    if run.chat.template and (difference := contradicts(material.codec, material.codec.tokenizer)):
-        faults.append(
-            f"template: {run.chat.template} contradicts the format the tokenizer carries: {difference}. "
-            "Name the template of this model, or leave template out to use the tokenizer's own"
-        )
-    return faults
+    return faults + format_faults(material.codec, laws)
 
 
 def find_warnings(run: Run, material: Material) -> list[str]:

@@ -129,7 +129,7 @@ def by_zero(
 
 @dataclass(frozen=True)
 class Weighed:
-    """A model's weights in numbers: of each layer; of those that always stand whole; of a layer's largest; of each that learns."""
+    """A model's weights in numbers: of each layer; of those always whole; of a layer's largest; of each that learns."""
 
     layers: tuple[int, ...]
     standing: int

@@ -12,7 +12,7 @@ from hone.adapters.freeze import find_layers
 from hone.config.run import Run
 from hone.config.sharding import sharding_of
 from hone.config.zero import zero_of
-from hone.models.policy import find_causal
+from hone.models.forward import find_causal
 from hone.models.tap import output_head
 from hone.training.engines.units import few_learn, find_units
 from hone.training.planning.plan import precision_of

@@ -30,7 +30,8 @@ from hone import log
 from hone.config.environment import DEFAULT_PORT, Environment
 from hone.errors import TrainingError
 from hone.training.processes.address import is_here, outward_address, own_address, require_free, require_reachable
-from hone.training.processes.meeting import Meeting, Member, differing, meet
+from hone.training.processes.differences import differing
+from hone.training.processes.meeting import Meeting, Member, meet
 from hone.training.processes.signals import ECHO_SECONDS, SIGNALS, StopRequest
 
 _TUNED = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}

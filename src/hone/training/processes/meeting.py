@@ -13,24 +13,22 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 
-from torch.distributed import DistError, PrefixStore, Store, TCPStore
+from torch.distributed import DistError, PrefixStore, Store
 
 from hone import log
+from hone.ages import Ages
 from hone.errors import TrainingError
-from hone.training.processes.address import own_address, require_reachable, taken
+from hone.training.processes.address import own_address
+from hone.training.processes.store import open_store
 
-_BEAT_SECONDS, _POLL_SECONDS, _STORE_SECONDS = 2.0, 0.05, 20
+_BEAT_SECONDS, _POLL_SECONDS = 2.0, 0.05
 _SILENT_SECONDS = 60.0
 """A process whose heart has not been seen to beat for so long is taken for dead or stuck."""
 _CLAIM_SECONDS = 10.0
 """An earlier start of the run may still be ending, and hold the numbers of this one."""
-_PLACE = "hone/meeting"
-_served: list[TCPStore] = []
-"""Stores end with their last object: torch asks the run's again for each group of processes, long after the meeting."""
 
 
 @dataclass(frozen=True)
@@ -216,22 +214,16 @@ class _Hearts:
     """Which members' hearts stand still, by this process's own clock."""
 
     def __init__(self, store: Store):
-        self._store, self._seen = store, dict[int, tuple[int, float]]()
-        self._looked = time.monotonic()
+        self._store, self._ages, self._looked = store, Ages(), time.monotonic()
 
     def silent(self, whom: Callable[[str], list[int]], point: str) -> list[int]:
         """Those of `whom(point)` that have not beaten for too long; looked at every few seconds."""
         now = time.monotonic()
         if now - self._looked < 2 * _BEAT_SECONDS:
             return []
-        self._looked, found = now, []
-        for number in whom(point):
-            beats = self._store.add(f"heart/{number}", 0)
-            if self._seen.get(number, (-1, 0.0))[0] != beats:
-                self._seen[number] = (beats, now)
-            elif now - self._seen[number][1] > _SILENT_SECONDS:
-                found.append(number)
-        return found
+        self._looked = now
+        beats = {number: self._store.add(f"heart/{number}", 0) for number in whom(point)}
+        return [number for number, count in beats.items() if self._ages.of(number, count) > _SILENT_SECONDS]
 
 
 def alone(called: str) -> Meeting:
@@ -263,7 +255,7 @@ def meet(
     started = time.monotonic()
     while True:
         left = max(5.0, seconds - (time.monotonic() - started))
-        store = _open(address, port, member.number == 0, agent, mine, left)
+        store = open_store(address, port, leads=member.number == 0, agent=agent, mine=mine, seconds=left)
         meeting = Meeting(store, card, member.count, called=member.called, seconds=seconds)
         if not (holder := meeting.claim()):
             break
@@ -279,84 +271,7 @@ def meet(
     return meeting
 
 
-class Differences:
-    """What differs from the first member, each once, with all the members that have it."""
-
-    def __init__(self, meeting: Meeting):
-        self._meeting = meeting
-        self.lines = dict[str, list[int]]()
-
-    def compare(self, first: Mapping[str, object], there: Mapping[str, object], card: Card) -> None:
-        """Note what differs between the first member's values and those of `card`."""
-        for name in dict.fromkeys((*first, *there)):
-            if first.get(name) != there.get(name):
-                begins = f"{self._meeting.called} 0 ({self._meeting.card_of(0)})"
-                line = f"{name}: {first.get(name)} on {begins}, {there.get(name)} on {card}, "
-                self.lines.setdefault(line, []).append(card.number)
-
-    def refusal(self, what: str, mend: str) -> str:
-        """All of it in words; "" where nothing differs."""
-        rows = [f"  {line}{in_words(numbers, self._meeting.called)}" for line, numbers in self.lines.items()]
-        more = [f"  and {len(rows) - 20} more"] if len(rows) > 20 else []
-        return "\n".join([f"{what}:", *rows[:20], *more, mend]) if rows else ""
-
-
-def differing(meeting: Meeting) -> str:
-    """For `meet`: what the cards differ in."""
-    found, cards = Differences(meeting), meeting.cards()
-    for card in cards[1:]:
-        found.compare(cards[0].about, card.about, card)
-    return found.refusal(f"the {meeting.called}s are not of one run", "Start all with the same versions and variables")
-
-
 def in_words(numbers: list[int], called: str) -> str:
     """ "rank 1" or "ranks 1, 2"."""
     more = f" and {len(numbers) - 16} more" if len(numbers) > 16 else ""
     return f"{called}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:16]))}{more}"
-
-
-def _open(address: str, port: int, leads: bool, agent: bool, mine: str, seconds: float) -> TCPStore:
-    """The meeting's store: served by the first member, found by the others."""
-    if agent:
-        require_reachable(address, port, seconds, "torchrun")
-        place = _client(address, port)
-        if not leads:
-            return _found(place, seconds)
-        store = _serve(mine, 0)
-        place.set(_PLACE, f"{mine} {store.port}")
-        return store
-    if leads:
-        return _serve(address, port)
-    require_reachable(address, port, seconds, "the first process (rank 0, or machine 0)")
-    return _client(address, port)
-
-
-def _found(place: TCPStore, seconds: float) -> TCPStore:
-    """The first member's store, read again and again: what stands there may be that of an earlier start, which has ended."""
-    end, problem = time.monotonic() + seconds, TrainingError(f"rank 0 did not come within {seconds:.0f} s: see what it said")
-    while time.monotonic() < end:
-        if place.check([_PLACE]):
-            address, port = place.get(_PLACE).decode().split()
-            try:
-                require_reachable(address, int(port), 0, "rank 0")
-                return _client(address, int(port))
-            except TrainingError as found:
-                problem = found
-        time.sleep(_POLL_SECONDS)
-    raise problem
-
-
-def _client(address: str, port: int) -> TCPStore:
-    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=_STORE_SECONDS))
-
-
-def _serve(address: str, port: int) -> TCPStore:
-    """A store of this process. multi_tenant: torch's own, asked for at the same port by this process later, is this one."""
-    wait = timedelta(seconds=_STORE_SECONDS)
-    try:
-        _served.append(TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=wait, multi_tenant=True))
-        return _served[-1]
-    except DistError as problem:
-        if "EADDRINUSE" not in str(problem):
-            raise TrainingError(f"no store can be opened at {address}:{port}: {problem}") from problem
-        raise TrainingError(taken(port)) from problem

@@ -22,7 +22,8 @@ from hone.errors import TrainingError
 from hone.training.device import Device
 from hone.training.planning.plan import versions
 from hone.training.processes.address import interface_of, own_address
-from hone.training.processes.meeting import Differences, Meeting, Member, alone, meet
+from hone.training.processes.differences import Differences
+from hone.training.processes.meeting import Meeting, Member, alone, meet
 from hone.training.processes.voice import keep_torchruns_store
 
 _COMPARED = ("hone", "torch", "transformers", "peft", "accelerate", "tokenizers")

@@ -24,6 +24,7 @@ from typing import Any, Self
 from torch.distributed import DistError, PrefixStore, TCPStore
 
 from hone import log
+from hone.ages import Ages
 from hone.errors import TrainingError
 from hone.training.processes.lost import is_lost, lives
 from hone.training.processes.pulse import PULSE
@@ -69,7 +70,7 @@ class Watch:
         self._name_rows, self._rescue, self._name_lost = name_rows, rescue, name_lost
         self._tick_seconds = min(_LONGEST_TICK, max(0.1, seconds / 8))
         self._quiet, self._rescued = threading.Event(), threading.Lock()
-        self._seen: dict[int, tuple[Sign, float, float]] = {}
+        self._seen, self._ages, self._still = dict[int, Sign](), Ages(), Ages()
         self._ticks = 0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._stacks = folder / f".stacks-{rank}.txt"
@@ -140,29 +141,21 @@ class Watch:
             self._end(store, store.get("verdict").decode())
         watched = [f"sign/{rank}" for rank in (range(self._world) if self._rank == 0 else (0, self._rank))]
         here = watched if store.check(watched) else [key for key in watched if store.check([key])]
-        self._look([Sign(**json.loads(text)) for text in store.multi_get(here)])
+        self._seen |= {sign.rank: sign for sign in (Sign(**json.loads(text)) for text in store.multi_get(here))}
         if verdict := self._judge():
             store.compare_set("verdict", "", verdict)
             self._end(store, store.get("verdict").decode())
 
-    def _look(self, signs: list[Sign]) -> None:
-        now = time.monotonic()
-        for sign in signs:
-            before = self._seen.get(sign.rank, (sign, now, now))
-            lived = now if sign.ticks != before[0].ticks else before[1]
-            moved = now if (sign.step, sign.place) != (before[0].step, before[0].place) else before[2]
-            self._seen[sign.rank] = (sign, lived, moved)
-
     def _judge(self) -> str:
         """Who is dead or stuck, in words; "" where nobody is, as far as this process sees."""
-        now = time.monotonic()
-        running = [(sign, lived, moved) for sign, lived, moved in self._seen.values() if not sign.ended]
+        signs = [(sign, self._silent(sign), self._still.of(sign.rank, (sign.step, sign.place))) for sign in self._seen.values()]
+        running = [one for one in signs if not one[0].ended]
         dead = [str(sign) for sign, _, _ in running if sign.host == socket.gethostname() and not lives(sign.process)]
         if dead:
             return f"{', '.join(dead)} has died"
-        if not running or min(now - moved for _, _, moved in running) < self._seconds:
+        if not running or min(still for _, _, still in running) < self._seconds:
             return ""
-        silent = [f"{sign} gives no sign of life" for sign, lived, _ in running if now - lived > self._seconds]
+        silent = [f"{sign} gives no sign of life" for sign, seconds, _ in running if seconds > self._seconds]
         first = min((sign.step, sign.place) for sign, _, _ in running)
         stuck = [sign for sign, _, _ in running if (sign.step, sign.place) == first]
         if silent:
@@ -198,8 +191,10 @@ class Watch:
             self._wait(store, ["rescued"], _RESCUE_SECONDS if self._lives_still(0) else 0)
 
     def _lives_still(self, rank: int) -> bool:
-        seen = self._seen.get(rank)
-        return seen is not None and time.monotonic() - seen[1] < self._seconds
+        return rank in self._seen and self._silent(self._seen[rank]) < self._seconds
+
+    def _silent(self, sign: Sign) -> float:
+        return self._ages.of(sign.rank, sign.ticks)
 
     def _report(self, store: Any, verdict: str) -> str:
         self._wait(store, [f"detail/{rank}" for rank in range(self._world)], _DETAILS_SECONDS)

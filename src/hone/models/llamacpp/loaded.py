@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hone.models.llamacpp_squares import Squares
+from hone.models.llamacpp.squares import Squares
 
 _WINDOW = 512
 """Tokens that go through the model at once."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from hone.errors import MissingExtra, ModelError
-from hone.models.llamacpp_pipe import receive, send
+from hone.models.llamacpp.pipe import receive, send
 
 EXTRA = "gguf"
 """hone's extra that brings the library and the package `gguf`."""
@@ -35,12 +35,11 @@ class LlamaCpp:
         self._turn = threading.Lock()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hone.models.llamacpp_child"],
+            [sys.executable, "-m", "hone.models.llamacpp.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
         )
-        self._arrays: list[np.ndarray] = []
         first = receive(self._process.stdout)
         if first is None:
             raise ModelError(self._end())

@@ -1,6 +1,6 @@
 """The process in which llama.cpp's library runs: it reads orders from its standard input and answers on its standard output.
 
-Does not know hone's settings, conversations or torch. A fault of the library ends this process alone, and `hone.models.llamacpp`
+Does not know hone's settings, conversations or torch. A fault of the library ends this process alone, and `library`
 says so.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hone.models.llamacpp_loaded import Loaded
-from hone.models.llamacpp_pipe import receive, send
+from hone.models.llamacpp.loaded import Loaded
+from hone.models.llamacpp.pipe import receive, send
 
 _LINES = 40
 _QUANTIZED_SIZE = re.compile(r"quant size\s*=\s*([0-9.]+) MiB")

@@ -1,0 +1,1 @@
+"""llama.cpp's library: in a process of its own, asked by this one."""
