@@ -39,7 +39,9 @@ def widened(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a tiny model made wider and deeper."""
     found = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and name != "rope_parameters":
+        if name == "per_layer_config":
+            value = {number: widened(value["1"]) for number in ("1", "3")}
+        elif isinstance(value, dict) and name != "rope_parameters":
             value = widened(value)
         elif name in WIDTHS and value is not None:
             value = TIMES * value

@@ -68,7 +68,8 @@ PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits
 class Found:
     """Bytes by the plan and as measured; seconds of a step by the plan and as measured (median, without the first).
 
-    weights: how many the model has; from_layers: whether the plan rehearsed them.
+    weights: how many the model has; from_layers: whether the plan rehearsed them. beside, reserved: bytes that the allocator was
+    to hold beside the tensors, by the plan, and what it held with them at most; of an accelerator.
     """
 
     said: int
@@ -77,6 +78,8 @@ class Found:
     seconds: float
     weights: int
     from_layers: bool
+    beside: int = 0
+    reserved: int = 0
 
     @property
     def ratio(self) -> float:
@@ -166,6 +169,8 @@ def measure(folder: Path, model: str, settings: dict[str, Any], *, cuda: bool) -
     } | settings  # fmt: skip
     (folder / "run.json").write_text(json.dumps(settings))
     if cuda:
+        gc.collect()
+        torch.cuda.empty_cache()  # what an earlier case had reserved is none of this one's
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stderr(io.StringIO()):
         made = prepare.prepare(load(["run.json"], "train"), settings="")
@@ -176,8 +181,9 @@ def measure(folder: Path, model: str, settings: dict[str, Any], *, cuda: bool) -
             session.carry_out(made)
     said = made.plan.memory.total - made.plan.memory.libraries - made.plan.memory.fragmentation
     peak = torch.cuda.max_memory_allocated() if cuda else before + most(seen)
-    plan = made.plan
-    return Found(said, peak, plan.step_seconds, statistics.median(seconds[1:]), plan.num_weights, plan.from_layers)
+    plan, reserved = made.plan, torch.cuda.max_memory_reserved() if cuda else 0
+    told = plan.step_seconds, statistics.median(seconds[1:]), plan.num_weights, plan.from_layers
+    return Found(said, peak, *told, plan.memory.fragmentation, reserved)
 
 
 def alive() -> int:

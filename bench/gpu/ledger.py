@@ -43,7 +43,7 @@ class Ledger:
 
     def add(self, case: Case, setting: Setting, notes: dict[str, Any], place: Path, flops: float) -> str:
         """The line of a run that has ended; what the tokens and losses of its case are held to is the first that was done."""
-        if "error" not in notes:
+        if not measured(case, setting, notes, notes).problem:  # a loss that is no number is not what others are held to
             self.firsts.setdefault(case.name, notes)
         found = measured(case, setting, notes, self.firsts.get(case.name, notes))
         plain = self.plains.get(case.name)

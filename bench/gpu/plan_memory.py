@@ -1,8 +1,9 @@
 """The plan's memory and time beside an accelerator's, in one command: `python bench/gpu/plan_memory.py [word ...]`. Needs a GPU.
 
 Not yet run on a device. Knows no formula: each case is a run of three steps on a random model, whose peak is what torch's CUDA
-allocator says. Wanted: within 10 percent of the plan, without fragmentation. The last two columns are the plan's time and a
-step's, which says how far the first estimate of time is off. `--toy` runs it on a CPU, on two narrow layers and rows of a 20th.
+allocator says. Wanted: within 10 percent of the plan, without fragmentation. "beside" is what the allocator had reserved beyond
+that peak, over it, and "plan" what the plan takes for it. The last two columns are the plan's time and a step's, which says how
+far the first estimate of time is off. `--toy` runs it on a CPU, on two narrow layers and rows of a 20th.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(wanted: list[str]) -> None:
     kinds = {**KINDS, **({} if TOY else {"offloaded": OFFLOADED})}
     device = "a CPU: a toy" if TOY else torch.cuda.get_device_name()
     print(f"{device}, torch {torch.__version__}; parts compared: {', '.join(PARTS)}")
-    print(f"{'case':<40}{'plan GiB':>10}{'measured':>10}{'ratio':>8}{'plan s':>9}{'a step':>9}")
+    print(f"{'case':<40}{'plan GiB':>10}{'measured':>10}{'ratio':>8}{'beside':>8}{'plan':>7}{'plan s':>9}{'a step':>9}")
     off = []
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
@@ -77,7 +78,8 @@ def main(wanted: list[str]) -> None:
             found = measure(Path(name), model, settings, cuda=not TOY)
             off.append(found.ratio)
             print(
-                f"{case:<40}{found.said / 2**30:>10.2f}{found.peak / 2**30:>10.2f}{found.ratio:>8.3f}{found.expected:>9.3f}"
+                f"{case:<40}{found.said / 2**30:>10.2f}{found.peak / 2**30:>10.2f}{found.ratio:>8.3f}"
+                f"{max(0, found.reserved - found.peak) / found.peak:>8.1%}{found.beside / found.said:>7.1%}{found.expected:>9.3f}"
                 f"{found.seconds:>9.3f}",
                 flush=True,
             )

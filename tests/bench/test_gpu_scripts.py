@@ -25,8 +25,8 @@ TOYS = {  # what is printed at the end
     "faults.py": "memory did not run out",
     "plan_memory.py 1B lora kept 2K": "1 cases; plan / measured",
 }
-ASKED = ("serving.py", "run.py")
-"""Those that start other processes, for minutes: `run.py --toy` goes through all of its cases."""
+ASKED = ("serving.py", "run.py", "pack.py")
+"""Those that start other processes, for minutes, or fetch: `run.py --toy` goes through all of its cases."""
 
 
 @pytest.fixture

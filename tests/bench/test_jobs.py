@@ -175,6 +175,8 @@ def test_what_runs_left_is_a_table_a_case(tmp_path: Path):
     case, book = cases.Case("one", "train", "One"), ledger.Ledger("a device", 100.0, tmp_path)
     steps = [{"wall": 2.0, "cpu": 1.0, "tokens": 8, "places": 8, "digest": "d", "loss": 1.0}] * 3
     notes = {"steps": steps, "peak": 2**30, "imported": {"bytes": 0, "cpu": 0.0}, "ready": 1.0, "loading": 0.0, "weights": 0}
+    lost = {**notes, "steps": [{**steps[0], "loss": float("nan")}] * 3}
+    assert "no result" in book.add(case, cases.Setting("trl", "stock"), lost, tmp_path / "none", 10.0)
     for name in ("plain", "hone"):
         (tmp_path / name / "out").mkdir(parents=True)
         (tmp_path / name / "log.txt").write_text("epoch 1\n  0%|\rfused: 2 norms, in Triton\n")
@@ -190,7 +192,7 @@ def test_what_runs_left_is_a_table_a_case(tmp_path: Path):
     assert other.startswith("| hone odd | no result: OutOfMemoryError |")
     kept = json.loads((tmp_path / "results.json").read_text())["runs"]["one"]
     assert kept["hone fused"]["told"] == ["fused: 2 norms, in Triton"]
-    assert (tmp_path / "results.md").read_text().count("\n| ") == 4
+    assert (tmp_path / "results.md").read_text().count("\n| ") == 5
 
 
 def test_the_arithmetic_of_known_models():

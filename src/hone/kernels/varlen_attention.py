@@ -45,13 +45,19 @@ def form_for(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: L
     device, dtype, (_, heads, _, width) = query_BHTD.device, query_BHTD.dtype, query_BHTD.shape
     if not supports(device, dtype, (width, value_BKTD.shape[3])):
         return by_piece
-    takes = signature(varlen_attn).parameters  # 2.10 has neither of the two, 2.11 both
+    takes = _takes(varlen_attn)  # 2.10 has neither of the two, 2.11 both
     if (layout.window and "window_size" not in takes) or (scale != width**-0.5 and "scale" not in takes):
         return by_piece
     rows = layout.tokens + sum(layout.given) + _ROUNDED_UP * len(layout.lengths)
     if rows * heads * width >= 2**31:  # the backward pass counts elements in 32 bits
         return by_piece
     return _tried(device, dtype, (heads, key_BKTD.shape[1], width), 7 if layout.window else 0)
+
+
+@lru_cache
+def _takes(kernel: Callable[..., Tensor]) -> frozenset[str]:
+    """Names of its arguments."""
+    return frozenset(signature(kernel).parameters)
 
 
 @lru_cache
@@ -111,7 +117,7 @@ def at_once(
 
 def _options(window: int, scale: float, *, grouped: bool) -> dict[str, object]:
     """What the installed torch's function is told by name."""
-    takes = signature(varlen_attn).parameters
+    takes = _takes(varlen_attn)
     if "window_size" not in takes:  # torch 2.10, whose scale is one over the root of the width
         return {"is_causal": True}
     told: dict[str, object] = {"scale": scale, "window_size": (window - 1 if window else -1, 0)}

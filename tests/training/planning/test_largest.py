@@ -11,7 +11,9 @@ import torch
 
 from hone.chat.encoded import IGNORE, Encoded, Example
 from hone.config import load
+from hone.config.objective import Kto
 from hone.objectives.build import build_objective
+from hone.objectives.onpolicy import OnPolicy
 from hone.training.planning.draft import gather_material
 from hone.training.planning.forecast import forecast
 from hone.training.planning.largest import find_largest, laid
@@ -55,6 +57,34 @@ def test_of_pairs_that_share_their_prompt_the_one_with_the_longest_answers_takes
     assert found.tokens == pytest.approx(73 / 58)
     apart = find_largest(settings(micro=1), SFT, pairs, longest=88, packing="packed", by_sequence=True)
     assert apart.batch.ids_BT.numel() == 88
+
+
+class Drawing(OnPolicy):
+    """What a plan asks of an objective that learns from its own answers."""
+
+    def __init__(self, share: float):
+        self.share = share
+
+
+Drawing.__abstractmethods__ = frozenset()
+
+
+@pytest.mark.parametrize(("share", "learned"), [(1.0, 6), (0.5, 9)])
+def test_of_an_answer_that_is_drawn_what_is_new_is_learned(share, learned):
+    """Six tokens are drawn to each prompt; a row's own nine are learned from only where some prompts are not answered."""
+    rows, run = Set([answered(20, 9), answered(4, 3)]), settings(micro=2)
+    run.generate = SimpleNamespace(max_new_tokens=6)
+    found = find_largest(run, Drawing(share), rows, longest=29, packing="packed", by_sequence=True)
+    assert found.batch.ids_BT.numel() == 2 * 29 and found.batch.num_trained == 2 * learned
+
+
+def test_the_answers_that_learn_are_looked_for_where_others_are_only_looked_at():
+    """The second row's own answer is the longer one, though with what it is held against it is the shorter row."""
+    rows = Set([answered(5, 10, 40), answered(5, 20, 4)])
+    rows.join = answered
+    kto = build_objective(Kto())
+    found = find_largest(settings(micro=1), kto, rows, longest=60, packing="packed", by_sequence=True)
+    assert kto.learned(found.batch).ids_BT.numel() == 25
 
 
 def test_a_filled_row_holds_the_longest_that_fit_each_by_itself():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from hone.config.run import Run
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Pair
-from hone.kernels.token_logprobs import CHUNK_ELEMENTS, elements_at_once
+from hone.kernels.token_logprobs import elements_at_once
 from hone.models.checkpointing import Activations, recompute_activations, tile_of
 from hone.models.forward import Packing, find_causal
 from hone.models.fused import fuse
@@ -29,12 +30,12 @@ from hone.models.media.sight import Sight
 from hone.models.policy import Policy
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
-from hone.models.shape import meta_model, shape_of
+from hone.models.shape import Shape, meta_model, shape_of
 from hone.models.sharing import unshared
 from hone.models.value_head import add_value_head
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
-from hone.training.planning.depth import Pass, Place, cut, find_alike, whole_pass
+from hone.training.planning.depth import Depth, Pass, Place, cut, find_alike, whole_pass
 from hone.training.planning.hardware import Hardware, hardware_of
 from hone.training.planning.largest import find_largest, longest_example
 from hone.training.planning.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
@@ -84,9 +85,9 @@ def forecast(
 ) -> Forecast:
     """Of a run whose batch sizes are numbers, with its activations treated so. named: hardware in the place of `device`."""
     hardware = hardware_of(device, named)
-    module = meta_model(run.model, objective.head)
+    plain = partial(_plain, run, objective, device, named)
+    module = plain()
     shape, precision = shape_of(module), precision_of(run.train)
-    fuse(module, False if named and run.train.fused_kernels == "auto" else run.train.fused_kernels, device)
     attached, weights = _attach(run, objective, module)
     sharding = sharding_of_run(run, attached, world, device=hardware.device)  # of all layers: a rehearsal leaves one of each kind
     hand_out(run, attached)
@@ -103,18 +104,18 @@ def forecast(
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
     if key not in _passes:
-        _passes[key] = _rehearse(
-            run, objective, attached, batch, activations, weights.expanded, hardware=hardware,
+        tried = partial(
+            _rehearse, run, objective, batch, activations, weights.expanded, hardware=hardware,
             holds_gradients=several and sharding.flow.adds_up,
         )  # fmt: skip
-    found = _passes[key]
-    one = found or _by_formula(shape.num_layers, shape.hidden, shape.feed_forward, batch, precision != "no", activations)
+        _passes[key] = tried(attached) or tried(hand_out(run, _attach(run, objective, plain())[0]), whole=True)
+    found, at_once = _passes[key], min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, hardware.device))
+    one = found or _by_formula(shape, batch, precision != "no", activations, at_once)
     parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
     memory = add_up(
         weights, one.most(sharding.flow, parts), formed=one.formed // parts, optimizer=_step_kind(run),
         recomputes=activations != "kept", sharding=sharding, half=precision != "no", device=hardware.device,
     )  # fmt: skip
-    at_once = min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, hardware.device))
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
@@ -122,6 +123,13 @@ def forecast(
     speed = hardware.speed(TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
+
+
+def _plain(run: Run, objective: Objective, device: torch.device, named: str) -> nn.Module:
+    """The model on "meta", with the operations it will have."""
+    module = meta_model(run.model, objective.head)
+    fuse(module, False if named and run.train.fused_kernels == "auto" else run.train.fused_kernels, device)
+    return module
 
 
 def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Module, Weights]:
@@ -182,15 +190,19 @@ def _packing(run: Run, objective: Objective, module: nn.Module, shows_media: boo
 def _rehearse(
     run: Run,
     objective: Objective,
-    module: nn.Module,
     batch: Batch,
     kind: Activations,
     expanded: int,
+    module: nn.Module,
     *,
     hardware: Hardware,
     holds_gradients: bool,
+    whole: bool = False,
 ) -> Pass | None:
-    """The pass, from one of each kind of layer; None for a model that cannot be rehearsed, which is said."""
+    """The pass, from one of each kind of layer; None for a model that cannot be rehearsed.
+
+    whole: from all of its layers, as some families have parts as wide as these are many; what that cannot be told of is said.
+    """
     dtype, device = TYPES[precision_of(run.train)], hardware.here
     try:
         causal = find_causal(module)
@@ -198,7 +210,8 @@ def _rehearse(
         recompute_activations(causal, kind)
         config = causal.config.get_text_config()
         learns = any(one.requires_grad for one in causal.get_input_embeddings().parameters())
-        depth = find_alike(layers, config, learns_before=learns)
+        every = tuple(range(len(layers)))
+        depth = Depth(every, every) if whole else find_alike(layers, config, learns_before=learns)
         few = cut(layers, config, depth)
         parent, _, name = path.rpartition(".")
         setattr(causal.get_submodule(parent), name, few)
@@ -214,6 +227,8 @@ def _rehearse(
 
         return whole_pass(rehearse(module, list(few), loss, watch, holds_gradients=holds_gradients), depth.like, expanded)
     except Exception as problem:  # every family has operations of its own, and a plan is no reason to refuse one
+        if not whole:
+            return None
         why = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         log.once(f"note: the plan's memory and time are by a formula, as the layers could not be rehearsed ({why})")
         return None
@@ -229,15 +244,19 @@ def _loss_of(policy: Policy, objective: Objective) -> Callable[[Batch], Tensor]:
     return lambda batch: read(batch, batch.ends_BT)
 
 
-def _by_formula(num_layers: int, hidden: int, wide: int, batch: Batch, half: bool, kind: Activations) -> Pass:
-    """What a plain layer keeps: two norms, four projections of attention, three of a feed-forward, in bytes and at 1 TFLOP/s."""
+def _by_formula(shape: Shape, batch: Batch, half: bool, kind: Activations, at_once: int) -> Pass:
+    """What a plain layer keeps: two norms, four projections of attention, three of a feed-forward, in bytes and at 1 TFLOP/s.
+
+    at_once: logits that are formed together.
+    """
     num, width = batch.ids_BT.numel(), 2 if half else 4
+    num_layers, hidden, wide = shape.num_layers, shape.hidden, shape.feed_forward
     layer = num * (8 * hidden + width * (8 * hidden + 4 * wide)) + num**2 * width
     inputs = num * hidden * width * num_layers
     held = {"kept": layer * num_layers, "selective": inputs + layer * num_layers // 2, "full": inputs + layer, "offloaded": layer}
     seconds = 6e-12 * num * num_layers * (4 * hidden**2 + 3 * hidden * wide)
     host = inputs if kind == "offloaded" else 0
-    parts = {"activations": held[kind], "logits": 8 * CHUNK_ELEMENTS, "gradients": 0, "host": host}
+    parts = {"activations": held[kind], "logits": 8 * at_once, "gradients": 0, "host": host}
     highest = Place("backward", num_layers - 1, tuple(parts[part] for part in PARTS))
     return Pass((highest,), layer * num_layers * 5, 0.0, seconds)
 

@@ -157,15 +157,11 @@ class Watch(TorchDispatchMode):
         else:
             with self._fake:
                 out = func(*args, **kwargs)
-        if func in _WITH_COPY:
-            self._see(args[0].clone())
-        if func in _BATCHED:
-            for one in given:
-                if one.dim() == 3 and not one.stride(0) and one.element_size() == 2 and one.device.type == "cpu":
-                    self._see(one.contiguous())
         made = [one for one in tree_leaves(out) if isinstance(one, FakeTensor)]
         if sum([self._see(one, in_host=in_host) for one in made]) or func.__name__.partition(".")[0].endswith("_"):
             self._charge(func, args, kwargs, out, [*given, *made])
+        for one in _within(func, given):
+            self._see(one)
         return out
 
     def _is_large(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> bool:
@@ -226,6 +222,19 @@ class Watch(TorchDispatchMode):
             self.segments[-1].attention_seconds += seconds
         else:
             self.segments[-1].other_seconds += seconds
+
+
+def _within(func: Any, given: list[Tensor]) -> list[Tensor]:
+    """What an operation makes for itself, beside its result."""
+    if func in _WITH_COPY:
+        return [given[0].clone()]
+    if func not in _BATCHED:
+        return []
+    return [one.contiguous() for one in given if one.dim() == 3 and not one.stride(0) and _in_16_bits_on_cpu(one)]
+
+
+def _in_16_bits_on_cpu(tensor: Tensor) -> bool:
+    return tensor.element_size() == 2 and tensor.device.type == "cpu"
 
 
 def _counts(func: Any, args: Any, kwargs: Any) -> bool:

@@ -48,17 +48,18 @@ def _by_fsdp(run: Run, module: nn.Module, among: int, *, on_cpu: bool) -> Shardi
     )  # fmt: skip
 
 
-def hand_out(run: Run, module: nn.Module) -> None:
-    """Give a model without memory its weights in the types in which the run's engine hands them to it."""
+def hand_out(run: Run, module: nn.Module) -> nn.Module:
+    """A model without memory, given its weights in the types in which the run's engine hands them to it."""
     if run.parallel.engine == "zero" and zero_of(run.parallel.deepspeed or {}).stage == 3:
         for inner in module.modules():  # every module carries hooks there, and no kernel takes the place of several
             inner.register_forward_pre_hook(_nothing)
     if (precision := precision_of(run.train)) == "no" or run.parallel.engine == "ddp":
-        return
+        return module
     whole = [module] if run.parallel.engine == "zero" else find_units(module, sharding_of(run.parallel).units)
     for inner in whole:
         for weight in inner.parameters():
             weight.data = weight.data.to(TYPES[precision])
+    return module
 
 
 def _by_zero(run: Run, module: nn.Module, among: int, *, on_cpu: bool) -> Sharding:
