@@ -129,7 +129,7 @@ def by_zero(
 
 @dataclass(frozen=True)
 class Weighed:
-    """A model's weights in numbers: of each layer; of those always whole; of a layer's largest; of each that learns."""
+    """A model's weights in numbers: of each layer; of those always whole; of the largest fetched twice; of each that learns."""
 
     layers: tuple[int, ...]
     standing: int
@@ -146,10 +146,11 @@ def weighed(module: nn.Module, layers: Sequence[nn.Module], *, head: nn.Module |
         return sum(one.numel() for one in weights if id(one) not in stands)
 
     learning = [one for one in module.parameters() if one.requires_grad]
+    inside = {id(one) for layer in layers for one in layer.parameters()}
     return Weighed(
         tuple(size(layer.parameters()) for layer in layers),
         sum(one.numel() for one in module.parameters() if id(one) in stands),
-        max(size([one]) for layer in layers for one in layer.parameters()),
+        max(size([one]) for one in module.parameters() if one.requires_grad or id(one) in inside),
         tuple(one.numel() for one in learning),
     )
 
