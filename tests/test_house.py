@@ -49,7 +49,7 @@ ROOMS = {  # room or single file: (floor, lines planned, what it may use of its 
     "studio": (5, 830, ("chat", "inference.base", "serving")),
     "training": (
         5,
-        10050,
+        10480,
         (
             "chat",
             "models",

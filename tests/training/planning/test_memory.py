@@ -14,7 +14,7 @@ from torch import nn
 
 from hone.training.planning import memory
 from hone.training.planning.memory import Weights, add_up, frozen_bytes, state_bytes
-from hone.training.planning.sharding import ALONE, Sharding
+from hone.training.planning.sharding import ALONE
 from tests.runs import write_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,7 +27,6 @@ def held(weights=ADAPTER, found=PASS, *, device=GPU, **changes):
     settings = {
         "formed": 50_000,
         "optimizer": "adamw_torch",
-        "holds_gradients": False,
         "recomputes": False,
         "sharding": ALONE,
         "half": False,
@@ -40,8 +39,8 @@ def test_parts_of_a_pass_stand_beside_what_is_held_all_along():
     assert (parts.weights, parts.adapters, parts.optimizer) == (2000, 400, 800)
     assert (parts.activations, parts.logits, parts.gradients) == (5000, 700, 300)
     assert (held(WHOLE).weights, held(WHOLE).adapters) == (4000, 0)
-    assert held(holds_gradients=True).gradients == 300 + 400, "of the micro-batches before"
-    assert held(sharding=Sharding(moved=400, kept=400)).gradients == 300 + 400, "DDP's buckets"
+    assert held(found={**PASS, "landed": 400}).gradients == 300 + 400, "of the micro-batches before"
+    assert held(found={**PASS, "gathered": 900}).weights == 2000 + 900, "of other processes' shares"
 
 
 def test_the_optimizers_step_is_the_most_where_a_pass_is_short():

@@ -34,14 +34,12 @@ from hone.training.engines.base import Engine, Hardware, named
 from hone.training.engines.moments import gather_moments, load_moments, weight_names
 from hone.training.engines.stand_in import stand_in
 from hone.training.engines.tensors import split_products
-from hone.training.engines.units import find_units
+from hone.training.engines.units import few_learn, find_units
 
 # The tap gives logits of width 0, a view of the hidden states, which nobody writes into.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_FEW = 0.1
-"""Of the weights: where fewer learn, their gradients are kept whole until a step's last micro-batch, and sent once."""
 
 
 class FsdpEngine(Engine):
@@ -100,8 +98,7 @@ class FsdpEngine(Engine):
         self._spread(module, self.sharding.units)
         if self.sharding.one_loads:
             self._send(module, read)
-        sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
-        self._waits = sum(size for size, learns in sizes if learns) < _FEW * sum(size for size, _ in sizes)
+        self._waits = few_learn(module)
         if self.hardware.precision != "no":
             module.forward = torch.autocast(self.device.type, _TYPES[self.hardware.precision])(module.forward)
         if optimizer is None:

@@ -13,6 +13,9 @@ from hone.errors import TrainingError
 from hone.models.forward import find_causal
 from hone.table import nearest
 
+_FEW = 0.1
+"""Of the weights: where fewer learn, their gradients are kept whole until a step's last micro-batch, and sent once."""
+
 
 def find_units(module: nn.Module, names: Sequence[str] = ()) -> list[nn.Module]:
     """The layers of the model inside `module`: of the classes that are named, else those its family says to keep in one piece.
@@ -32,6 +35,12 @@ def find_units(module: nn.Module, names: Sequence[str] = ()) -> list[nn.Module]:
             "fsdp_transformer_layer_cls_to_wrap"
         )
     return found
+
+
+def few_learn(module: nn.Module) -> bool:
+    """Whether so few of its weights learn that their gradients may wait, whole, for a step's last micro-batch."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
+    return sum(size for size, learns in sizes if learns) < _FEW * sum(size for size, _ in sizes)
 
 
 def _layers(causal: nn.Module) -> list[nn.Module]:

@@ -18,8 +18,6 @@ from hone.adapters.apply import attach, rest_output_head
 from hone.adapters.freeze import find_layers
 from hone.config.objectives.routed import Routed
 from hone.config.run import Run
-from hone.config.sharding import sharding_of
-from hone.config.zero import zero_of
 from hone.data.batch import Batch
 from hone.data.build import TokenSet
 from hone.data.sample import Pair
@@ -37,19 +35,17 @@ from hone.models.sharing import unshared
 from hone.models.value_head import add_value_head
 from hone.objectives.base import Objective
 from hone.objectives.onpolicy import OnPolicy
-from hone.training.engines.units import find_units
-from hone.training.planning.depth import Depth, Pass, cut, find_alike, whole_pass
+from hone.training.planning.depth import Depth, Pass, Place, cut, find_alike, whole_pass
 from hone.training.planning.hardware import Hardware, hardware_of
 from hone.training.planning.largest import find_largest, longest_example
 from hone.training.planning.memory import Memory, Weights, add_up, frozen_bytes, state_bytes
 from hone.training.planning.plan import precision_of
-from hone.training.planning.rehearsal import Watch, rehearse, without_memory
-from hone.training.planning.sharding import ALONE, Sharding, by_ddp, by_fsdp, by_zero, units_of
+from hone.training.planning.rehearsal import PARTS, Watch, rehearse, without_memory
+from hone.training.planning.spread import TYPES, hand_out, sharding_of_run
 from hone.training.prompts import answers_at_once
 from hone.training.reference import bytes_beside, is_precomputed, model_beside, told_of
 from hone.training.reward_model import whole_model
 
-_TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DRAWN = 3
 """Rows of logits, in fp32, that drawing the next token of an answer holds: as they came, mapped, and sorted or summed up."""
 _UPDATE_BYTES = 28
@@ -93,7 +89,8 @@ def forecast(
     module = plain()
     shape, precision = shape_of(module), precision_of(run.train)
     attached, weights = _attach(run, objective, module)
-    sharding = _sharding(run, attached, world)  # of all layers: a rehearsal leaves one of each kind
+    sharding = sharding_of_run(run, attached, world, device=hardware.device)  # of all layers: a rehearsal leaves one of each kind
+    hand_out(run, attached)
     longest = longest_example(run, objective, tokens)
     packing, by_sequence = _packing(run, objective, module, tokens.shows_media), not shape.masked
     largest = find_largest(run, objective, tokens, longest=longest, packing=packing, by_sequence=by_sequence)
@@ -103,27 +100,27 @@ def forecast(
     laid = (batch.segments_BT.flatten().tolist(), batch.positions_BT.flatten().tolist())
     shown = tuple(tuple((name, *one.shape) for name, one in tensors.items()) for tensors in batch.shown)
     lengths = (tuple(batch.ids_BT.shape), *map(tuple, laid), batch.num_trained, shown)
-    asked = (run.train.fused_kernels, activations, str(device), named, several, objective.needs_logits)
+    asked = (run.train.fused_kernels, activations, str(device), named, several, objective.needs_logits, repr(run.parallel))
     key = (module.config.to_json_string(), *settings, *asked, *lengths)
     tile = tile_of(attached, activations, batch.ids_BT.numel())
     if key not in _passes:
         tried = partial(
-            _rehearse, run, objective, batch, activations, weights.expanded, hardware=hardware, holds_gradients=several
-        )
-        _passes[key] = tried(attached) or tried(_attach(run, objective, plain())[0], whole=True)
+            _rehearse, run, objective, batch, activations, weights.expanded, hardware=hardware,
+            holds_gradients=several and sharding.flow.adds_up,
+        )  # fmt: skip
+        _passes[key] = tried(attached) or tried(hand_out(run, _attach(run, objective, plain())[0]), whole=True)
     found, at_once = _passes[key], min(batch.num_trained * shape.vocabulary, elements_at_once(shape.vocabulary, hardware.device))
     one = found or _by_formula(shape, batch, precision != "no", activations, at_once)
     parts = run.parallel.context_parallel_size  # of a row, and of what is formed of it, a process has one
-    held = {part: size if part == "gradients" else size // parts for part, size in one.bytes.items()}
     memory = add_up(
-        weights, held, formed=one.formed // parts, optimizer=_step_kind(run), recomputes=activations != "kept",
-        holds_gradients=several, sharding=sharding, half=precision != "no", device=hardware.device,
+        weights, one.most(sharding.flow, parts), formed=one.formed // parts, optimizer=_step_kind(run),
+        recomputes=activations != "kept", sharding=sharding, half=precision != "no", device=hardware.device,
     )  # fmt: skip
     extra = max(0, objective.logit_chunks - 2) * 4 * at_once
     memory = _beside(run, objective, replace(memory, logits=memory.logits + extra), shape.cached * shape.num_layers, longest)
     seconds = one.other_seconds * largest.tokens + one.attention_seconds * largest.seen
     seconds *= run.train.gradient_accumulation_steps / parts
-    speed = hardware.speed(_TYPES[precision])
+    speed = hardware.speed(TYPES[precision])
     seconds += weights.num_trained * _UPDATE_BYTES / speed.bytes + weights.tensors * _UPDATE_OPERATIONS * speed.least_seconds
     return Forecast(memory, seconds, weights.num, weights.num_trained, found is not None, tile)
 
@@ -139,7 +136,7 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
     """The model on "meta" with its adapter, in the types it will be held in, and what its weights take."""
     precision, quantization = precision_of(run.train), run.model.quantization
     whole = run.adapter.kind in ("full", "freeze") and not run.train.pure_bf16
-    base = torch.float32 if whole else _TYPES[precision]
+    base = torch.float32 if whole else TYPES[precision]
     for weight in module.parameters():
         weight.data = weight.data.to(base)
     head = module.get_output_embeddings()
@@ -169,40 +166,6 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         beside=run.adapter.kind in ("lora", "oft"),
         hosted=in_host,
         expanded=(2 if run.train.fused_kernels is True else 1) * max(linear) * base.itemsize if quantization else 0,
-    )
-
-
-def _sharding(run: Run, module: nn.Module, world: int) -> Sharding:
-    """What of the model one of the processes holds. world: of those that share out the batches."""
-    parallel = run.parallel
-    if parallel.engine == "zero":
-        return _by_zero(run, module, world)
-    if parallel.engine == "fsdp":
-        asked, among = sharding_of(parallel), world * parallel.together
-        units = units_of(module, find_units(module, asked.units))
-        return by_fsdp(among, units, reshards=asked.reshard, offloads=asked.offload)
-    if world * parallel.together == 1:
-        return ALONE
-    return by_ddp(world * parallel.together, units_of(module, find_layers(find_causal(module))[1]))
-
-
-def _by_zero(run: Run, module: nn.Module, world: int) -> Sharding:
-    """By the sizes that DeepSpeed will be given, and its own where nothing is said."""
-    assert run.parallel.deepspeed is not None, "ZeRO without DeepSpeed's settings"
-    precision, causal = precision_of(run.train), find_causal(module)
-    zero = zero_of(run.parallel.deepspeed)
-    fields = zero.filled(precision=precision, width=causal.config.get_text_config().hidden_size)["zero_optimization"]
-    small = int(fields.get("stage3_param_persistence_threshold", 100_000))
-    offloads = {"optimizer": "offload_optimizer", "weights": "offload_param"}
-    return by_zero(
-        zero.stage,
-        world,
-        units_of(module, find_layers(causal)[1], small=small if zero.stage == 3 else 0),
-        half=precision != "no",
-        bucket=int(fields.get("reduce_bucket_size", 500_000_000)),
-        buckets=2 if fields.get("overlap_comm", zero.stage == 3) else 1,
-        live=int(fields.get("stage3_max_live_parameters", 10**9)),
-        offloaded=[part for part, key in offloads.items() if key in fields],
     )
 
 
@@ -240,7 +203,7 @@ def _rehearse(
 
     whole: from all of its layers, as some families have parts as wide as these are many; what that cannot be told of is said.
     """
-    dtype, device = _TYPES[precision_of(run.train)], hardware.here
+    dtype, device = TYPES[precision_of(run.train)], hardware.here
     try:
         causal = find_causal(module)
         path, layers = find_layers(causal)
@@ -294,7 +257,8 @@ def _by_formula(shape: Shape, batch: Batch, half: bool, kind: Activations, at_on
     seconds = 6e-12 * num * num_layers * (4 * hidden**2 + 3 * hidden * wide)
     host = inputs if kind == "offloaded" else 0
     parts = {"activations": held[kind], "logits": 8 * at_once, "gradients": 0, "host": host}
-    return Pass(parts, layer * num_layers * 5, 0.0, seconds)
+    highest = Place("backward", num_layers - 1, tuple(parts[part] for part in PARTS))
+    return Pass((highest,), layer * num_layers * 5, 0.0, seconds)
 
 
 def _beside(run: Run, objective: Objective, memory: Memory, cached: int, longest: int) -> Memory:

@@ -109,33 +109,30 @@ def add_up(
     formed: int,
     optimizer: str,
     recomputes: bool,
-    holds_gradients: bool,
     sharding: Sharding,
     half: bool,
     device: torch.device,
 ) -> Memory:
-    """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, by part, and in the host's.
+    """A step's memory without what is loaded beside the model. held: bytes of a pass at its highest, as Pass.most gives them.
 
-    formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; holds_gradients: from one
-    micro-batch to the next; half: it computes in 16 bits. sharding: what of all that is this process's.
+    formed: bytes of all that a pass forms; recomputes: some of them in the backward pass, again; half: it computes in 16 bits.
+    sharding: what of all that is this process's.
     """
     on_cpu, width = device.type == "cpu", sharding.width
     held = dict(held)
-    in_host = held.pop("host")
-    trained = width * weights.num_trained or weights.trained
+    in_host, gathered, landed = (held.pop(part, 0) for part in ("host", "gathered", "landed"))
+    at_once, trained = sum(held.values()) + landed, width * weights.num_trained or weights.trained
     learned, scratch = share(trained, sharding.weights), share(step_scratch(optimizer, weights, device), sharding.states)
-    gradients, of_a_pass = (share(size, sharding.gradients) for size in (trained, held["gradients"] * trained // weights.trained))
-    in_pass = {**held, "gradients": of_a_pass + (gradients if holds_gradients else 0)}
-    gathered, moved = sharding.gathered, sharding.moved
-    if gradients + sharding.kept + scratch > sum(in_pass.values()) + gathered + moved:
-        in_pass, gathered, moved = {"activations": 0, "logits": 0, "gradients": gradients}, 0, sharding.kept
+    gradients = share(trained, sharding.gradients)
+    if gradients + sharding.kept + scratch > sum(held.values()) + gathered + landed:
+        held, gathered, landed = {"activations": 0, "logits": 0, "gradients": sharding.kept}, 0, gradients
     else:
         scratch = 0
     shares = {
         "weights": share(weights.frozen, sharding.weights) + (0 if weights.beside else learned),
         "adapters": learned if weights.beside else 0,
-        "gradients": in_pass["gradients"],
-        "optimizer": share(weights.states + sharding.masters * weights.num_trained, sharding.states),
+        "gradients": landed,
+        "optimizer": share(weights.states + sharding.masters * weights.num_trained, sharding.states) + sharding.standing,
     }
     host = {} if on_cpu else {part: shares.pop(part) for part in sharding.offloaded}
     prepared = KEPT * _PREPARED_BYTES if on_cpu and half and torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0
@@ -143,13 +140,13 @@ def add_up(
         libraries=held_bytes() if on_cpu else 0,
         weights=shares.get("weights", 0) + gathered,
         adapters=shares.get("adapters", 0),
-        gradients=shares.get("gradients", 0) + moved,
+        gradients=shares.get("gradients", 0) + held["gradients"],
         optimizer=shares.get("optimizer", 0) + scratch,
-        activations=in_pass["activations"],
-        logits=in_pass["logits"],
+        activations=held["activations"],
+        logits=held["logits"],
         fragmentation=int(formed * _HEAP_SHARE["recomputed" if recomputes else "kept"]) + prepared
         if on_cpu
-        else int(sum(held.values()) * _DEVICE_SHARE),
+        else int(at_once * _DEVICE_SHARE),
         host=sum(host.values()) + in_host + weights.hosted,
     )
 
