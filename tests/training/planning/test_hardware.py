@@ -31,6 +31,7 @@ def test_a_gpu_s_facts_are_its_data_sheet_s():
     assert hardware_of(CPU).device == CPU and hardware_of(CPU, "v100-16gb").machine.bf16 == "none"
     assert all({"name", "gib", "half", "single", "gb", "sm"} == set(row) for row in _sheets().values())
     assert [count_named(words) for words in ("8xh100", "8 x H100", "rtx 4090")] == [(8, "h100"), (8, "H100"), (1, "rtx 4090")]
+    assert hardware_of(CPU, "4090").machine == hardware_of(CPU, "rtx 4090").machine
     with pytest.raises(RunError, match=r"--for h10: no GPU of that name is known .did you mean .h100."):
         hardware_of(CPU, "h10")
 

@@ -149,6 +149,6 @@ def _words(written: str, per_step: int, micro: int, kind: Activations, found: Fo
     return (
         f"{written}{', ' if written else ''}per_device_train_batch_size: {micro}, gradient_accumulation_steps: "
         f"{per_step // micro}, {how} "
-        f"(about {sized(found.memory.needed, found.memory.total)} more, {in_words(found.seconds)} a step)"
+        f"(about {sized(found.memory.needed, found.memory.total)}, {in_words(found.seconds)} a step)"
         f"{', which learns otherwise' if written else ''}"
     )

@@ -52,17 +52,20 @@ def hardware_of(device: torch.device, named: str = "") -> Hardware:
     """What is planned for: `device`, or in its place the GPU that is called so; RunError where none is."""
     if not named:
         return Hardware(machine_of(device), available_bytes(device), partial(speed_of, device), device)
-    row = _sheets().get(named.lower())
-    if row is None:
+    name = named.lower()
+    if name not in _sheets():
+        name = next((full for full in _sheets() if name in full.split()), "")  # "4090" is the RTX 4090
+    if not name:
         raise RunError(
             f"--for {named}: no GPU of that name is known{nearest(named.lower(), list(_sheets()))}; there are "
             f"{', '.join(_sheets())}, each also as 8x{next(iter(_sheets()))}"
         )
+    row = _sheets()[name]
     capability = divmod(round(10 * row["sm"]), 10)
     bf16 = "products" if capability >= AMPERE else "none"
     machine = Machine("cuda", row["name"], bf16, capability, frozenset(OPTIONAL))
     free = int(row["gib"] * 2**30) - _CONTEXT
-    return Hardware(machine, free, partial(_by_sheet, named.lower()), torch.device("cpu"), named)
+    return Hardware(machine, free, partial(_by_sheet, name), torch.device("cpu"), named)
 
 
 def count_named(asked: str) -> tuple[int, str]:

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hone.kernels import lora_linear, rms_norm
-from hone.kernels.packed_attention import by_piece, end_to_end
 from hone.models.checkpointing import ATTENTION
 from hone.models.prepared import bound_prepared
 from hone.training.planning.rehearsal import NO_WORK, Speed
@@ -92,6 +91,7 @@ def _thin(rows_TD: Tensor, num: int, least: float, others_N: Tensor) -> float:
 def _attention(sizes: _Sizes, others_N: Tensor) -> float:
     """Operations a second of causal attention, as they are counted: of all pairs of tokens, 2 products forward and 5 backward.
 
+    Of torch's own, which alone is counted so: short rows in bf16 may be computed in products (kernels/packed_attention).
     What is done to queries, keys and values around it is told apart, as it is in a rehearsal.
     """
     made = [others_N.new_ones(1, sizes.heads, sizes.tokens, sizes.head).requires_grad_() for _ in range(3)]
@@ -99,7 +99,7 @@ def _attention(sizes: _Sizes, others_N: Tensor) -> float:
     for _ in range(_TRIES + 1):
         others_N.add_(1)
         with _Asked(others_N.device) as asked:
-            by_piece(*made, end_to_end([sizes.tokens]), sizes.head**-0.5).sum().backward()
+            functional.scaled_dot_product_attention(*made, is_causal=True).sum().backward()
         found.append(asked.attention_seconds)
     return 14 * sizes.heads * sizes.tokens**2 * sizes.head / choose(found)
 
