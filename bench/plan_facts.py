@@ -54,7 +54,7 @@ KINDS: tuple[Activations, ...] = ("kept", "selective", "full", "offloaded")
 class OneRow(list):
     """A data set of one sequence."""
 
-    shows_media = False
+    shows_media, join = False, None
 
     def __init__(self, length: int):
         labels = np.ones(length, np.int32)

@@ -82,7 +82,7 @@ HEAVY = {  # package: where it may be imported at run time; a file's place is "r
     "nicegui": "studio/web",
     "pydantic": "config serving",
     "httpcore2": "serving/fetch",
-    "triton": "kernels/gpu/rms_norm kernels/gpu/rope kernels/gpu/gated",
+    "triton": "kernels/gpu/rms_norm kernels/gpu/rope kernels/gpu/gated kernels/gpu/float8",
 }
 DOORS = {  # the only imports inside functions: file: packages. Each is an optional dependency's single door
     "table": ("*",),

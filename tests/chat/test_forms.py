@@ -20,7 +20,8 @@ from tests.chat.conftest import said
 ODD = ("", " a", "a\n", "<think>\nb\n</think>\n\nc", "\ue0000\ue000", "\0c0\0", "é", "half \ud800")
 SYSTEM = Conversation((message("system", "Be brief."), *said("Hi", "Yes", "And?", "No").messages))
 MUTED = replace(SYSTEM, messages=tuple(replace(one, train=False) for one in SYSTEM.messages[:3]) + SYSTEM.messages[3:])
-TALKS = [*(probe.conversation for probe in probes()), SYSTEM, MUTED, said("Hi"), said("Hi", "a", "b"), said("a", "c", "b")]
+PROBES = [probe.conversation for probe in probes() if form_of(probe.conversation)]
+TALKS = [*PROBES, SYSTEM, MUTED, said("Hi"), said("Hi", "a", "b"), said("a", "c", "b")]
 
 
 def template_of(name: str, enable: bool | None) -> NamedTemplate:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -48,6 +48,7 @@ def by_words(tokenize: Callable[[list[str]], list[list[int]]]) -> Words:
 
 
 @pytest.mark.parametrize("lines", [True, False])
+@settings(deadline=None, max_examples=60)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_ids_are_those_of_whole_texts(lines, texts):
     cut = by_words(partial(tokenise, MIDDLE)) if lines else Words(Joints(None), partial(tokenise, MIDDLE))

@@ -7,7 +7,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from hone.kernels import float8
-from hone.kernels.float8 import held, linear, restored, supports, trial
+from hone.kernels.float8 import held, linear, restored, rounded, supports, trial, trial_of_rounding
 
 CPU = torch.device("cpu")
 
@@ -78,7 +78,7 @@ def test_products_in_8_bits_do_the_same_but_for_rounding_what_comes_in():
 def test_the_trial_finds_a_scale_that_is_lost(monkeypatch):
     multiplied = float8.multiplied
     monkeypatch.setattr(
-        float8, "multiplied", lambda left, right, scale, dtype: multiplied(left, right, torch.ones_like(scale), dtype)
+        float8, "multiplied", lambda left, right, scale, *more: multiplied(left, right, torch.ones_like(scale), *more)
     )
     assert trial(CPU).startswith("differ by")
 
@@ -89,6 +89,22 @@ def test_the_trial_finds_a_device_that_cannot(monkeypatch):
 
     monkeypatch.setattr(torch, "_scaled_mm", refuses)
     assert trial(CPU) == "fail here (no products of Float8_e4m3fn here)"
+
+
+def test_a_kernel_that_rounds_otherwise_is_found():
+    """Half of a unit too low, scales of another row, and one that no compiler takes."""
+
+    def low(left: torch.Tensor, factor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        bits, scale = rounded(left, factor)
+        return (bits.float() * 0.94).to(float8.TYPE), scale
+
+    def fails(left: torch.Tensor, factor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        raise ValueError("type fp8e4nv not supported in this architecture\nmore")
+
+    assert trial_of_rounding(rounded, CPU) == ""
+    assert trial_of_rounding(low, CPU).startswith("differs in")
+    assert trial_of_rounding(lambda *given: (rounded(*given)[0], rounded(*given)[1].roll(1, 0)), CPU).startswith("differs in")
+    assert trial_of_rounding(fails, CPU) == "fails here (type fp8e4nv not supported in this architecture)"
 
 
 @pytest.mark.parametrize(

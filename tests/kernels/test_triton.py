@@ -26,7 +26,15 @@ def test_in_the_interpreter_they_are_the_references():
 
 
 POINTERS = set("x weight y gradient of_x gate up out of_gate of_up q k q_out k_out cos sin".split())
-SINGLE = {"rstd": "*fp32", "of_weight": "*fp32", "eps": "fp32", "offset": "fp32"}
+SINGLE = {
+    "rstd": "*fp32",
+    "factor": "*fp32",
+    "scales": "*fp32",
+    "bits": "*fp8e4nv",
+    "of_weight": "*fp32",
+    "eps": "fp32",
+    "offset": "fp32",
+}
 NORM = {"WEIGHTED": True, "BLOCK": 256}
 ROPE = {"PAIRS": False, "Q_HEADS": 4, "K_HEADS": 1, "HALF": 32, "REST": 32}
 
@@ -40,6 +48,7 @@ ROPE = {"PAIRS": False, "Q_HEADS": 4, "K_HEADS": 1, "HALF": 32, "REST": 32}
         ("gated", "_backward", {"ACT": "silu", "BLOCK": 128}),
         ("gated", "_backward", {"ACT": "gelu", "BLOCK": 128}),
         ("rope", "_both", {**ROPE, "BACK": True}),
+        ("float8", "_round", {"FACTORED": True, "BLOCK": 256}),
     ],
 )
 def test_kernels_compile_for_a_gpu(file, kernel, constants):
@@ -53,6 +62,7 @@ def test_kernels_compile_for_a_gpu(file, kernel, constants):
         ("rms_norm", "_forward", {"WEIGHTED": True, "ROUNDS": True, "BLOCK": 16384}, 32),
         ("rms_norm", "_backward", {"WEIGHTED": True, "TRAINED": True, "BLOCK": 8192}, 16),
         ("gated", "_backward", {"ACT": "gelu_tanh", "BLOCK": 1024}, 4),
+        ("float8", "_round", {"FACTORED": True, "BLOCK": 16384}, 32),
         ("rope", "_both", {"BACK": True, "PAIRS": False, "Q_HEADS": 32, "K_HEADS": 8, "HALF": 64, "REST": 0}, 4),
         ("rope", "_both", {"BACK": True, "PAIRS": True, "Q_HEADS": 128, "K_HEADS": 128, "HALF": 64, "REST": 0}, 16),
     ],

@@ -11,6 +11,7 @@ differs is that products in 8 bits round what comes in too, the input and, in th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -21,12 +22,15 @@ from torch.autograd.function import once_differentiable
 from hone import log
 from hone.kernels.cpu_product import product
 from hone.kernels.machine import ADA, capability_of
+from hone.kernels.passes import has_triton, rounding_in_triton
 from hone.kernels.selfcheck import undisturbed
 
 TYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(TYPE).max
 _MULTIPLE = 16
 """torch's product in 8 bits takes widths that are multiples of it."""
+WIDEST = 2**15
+"""Numbers of a row that one Triton program rounds."""
 _NEAR = 0.1
 """Of the largest number, in a trial: three bits of mantissa on both sides leave a few hundredths; a wrong scale leaves ones."""
 
@@ -84,19 +88,53 @@ class _Linear(torch.autograd.Function):
         if ctx.eight:  # each term of a sum has a scale of its own, which goes into the gradient, exactly
             turned_DO = bits_OD.view(TYPE).T.contiguous()
             ones_D = torch.ones_like(scale_O[:1]).expand(len(turned_DO)).contiguous()
-            of_x_TD = multiplied(slope_TO * scale_O.to(ctx.dtype), turned_DO, ones_D, ctx.dtype)
+            of_x_TD = multiplied(slope_TO, turned_DO, ones_D, ctx.dtype, scale_O)
         else:
             of_x_TD = product(slope_TO, restored(bits_OD, scale_O, ctx.dtype).T)
         return of_x_TD.to(ctx.kind).reshape(*gradient.shape[:-1], bits_OD.shape[1]), None, None, None, None, None
 
 
-def multiplied(left_TK: Tensor, right_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
-    """[T, N]: left, rounded to e4m3 with a scale for each token, times right turned, which has that type, by scale_N."""
-    largest_T = left_TK.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-30)
-    scale_T = largest_T / LARGEST
-    rounded_TK = (left_TK / scale_T).clamp_(-LARGEST, LARGEST).to(TYPE)
-    scales = {"scale_a": scale_T, "scale_b": scale_N.unsqueeze(0)}
+def multiplied(left_TK: Tensor, right_NK: Tensor, scale_N: Tensor, dtype: torch.dtype, factor_K: Tensor | None = None) -> Tensor:
+    """[T, N]: left times factor, rounded to e4m3 with a scale for each token, times right turned, which is e4m3, by scale_N."""
+    rounded_TK, scale_T1 = _rounding(left_TK.device, left_TK.shape[1] <= WIDEST)(left_TK, factor_K)
+    scales = {"scale_a": scale_T1, "scale_b": scale_N.unsqueeze(0)}
     return torch._scaled_mm(rounded_TK, right_NK.T, **scales, out_dtype=dtype, use_fast_accum=True)
+
+
+def rounded(left_TK: Tensor, factor_K: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(bits, scales): left times factor in e4m3, and fp32 [T, 1]; factors are powers of two, so that they round nothing."""
+    left_TK = left_TK if factor_K is None else left_TK * factor_K.to(left_TK.dtype)
+    scale_T1 = left_TK.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-30) / LARGEST
+    return (left_TK / scale_T1).clamp_(-LARGEST, LARGEST).to(TYPE), scale_T1
+
+
+@lru_cache
+def _rounding(device: torch.device, fits: bool) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """The form that rounds: in one pass by Triton where a trial of it on the device finds the same, else as above."""
+    if device.type != "cuda" or not fits or not has_triton():
+        return rounded
+    fault = trial_of_rounding(rounding_in_triton(), device)
+    if fault:
+        log.once(f"what comes into products in 8 bits is rounded by torch, as a kernel for it {fault}; slower, same result")
+    return rounded if fault else rounding_in_triton()
+
+
+def trial_of_rounding(way: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]], device: torch.device) -> str:
+    """How `way` differs from `rounded`; "" where it does not, but for a last bit in a hundred numbers."""
+    draw = torch.Generator().manual_seed(0)
+    with undisturbed():
+        left = torch.randn((9, 129), generator=draw).to(device, torch.bfloat16)
+        factor = torch.exp2(torch.arange(129, device=device) % 7 - 3.0)
+        for given in (None, factor):
+            wanted, scale = rounded(left, given)
+            try:
+                found, its = way(left, given)
+            except Exception as problem:  # a compiler's errors are of many kinds
+                return f"fails here ({str(problem).strip().splitlines()[0][:80]})"
+            same = (wanted.view(torch.uint8) == found.view(torch.uint8)).float().mean()
+            if not (same >= 0.99 and ((scale - its).abs() / scale).max() < 1e-5):
+                return f"differs in {1 - float(same):.0%} of the numbers or in scales"
+    return ""
 
 
 @lru_cache

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from hone.kernels import causal_fp32
-from hone.kernels.cpu_product import prefers_onednn
+from hone.kernels.cpu_product import prefers_onednn, watched
 from hone.kernels.machine import AMPERE, capability_of
 
 BLOCK = 512
@@ -174,11 +173,6 @@ def _gains_by_fp32(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, lay
     at 256 and 600, 1.4 at 330, 1.0 at 1,000.
     """
     bf16 = all(one.dtype == torch.bfloat16 for one in (query_BHTD, key_BKTD, value_BKTD))
-    if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window or _kept_by_name():
+    if not bf16 or query_BHTD.device.type != "cpu" or any(layout.given) or layout.window:
         return False
-    return layout.longest <= SHORT and prefers_onednn()
-
-
-def _kept_by_name() -> bool:
-    """Whether a checkpoint keeps products by their names, which then may not be changed in place, as the form in fp32 does."""
-    return type(_get_current_dispatch_mode()).__module__ == "torch.utils.checkpoint"
+    return layout.longest <= SHORT and prefers_onednn() and not watched()  # who watches knows attention by its name

@@ -20,7 +20,8 @@ _TRITON = Table(
         f"{operation}.{name}": f"hone.kernels.gpu.{operation}:{name}"
         for operation in ("rms_norm", "rope", "gated")
         for name in ("forward", "backward")
-    },
+    }
+    | {"float8.rounded": "hone.kernels.gpu.float8:rounded"},
 )
 """Imported when first asked for, and triton with it."""
 
@@ -39,6 +40,11 @@ class Passes:
 def in_triton(operation: str) -> Passes:
     """The passes of `operation` in Triton; ImportError where it is not installed."""
     return Passes(_TRITON.load(f"{operation}.forward"), _TRITON.load(f"{operation}.backward"))
+
+
+def rounding_in_triton() -> Callable[..., Any]:
+    """`kernels.float8.rounded` in Triton; ImportError where it is not installed."""
+    return _TRITON.load("float8.rounded")
 
 
 def has_triton() -> bool:
