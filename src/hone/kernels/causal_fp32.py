@@ -22,7 +22,8 @@ LOG2_E = 1.4426950408889634
 
 def attend(query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
     """[B, T, H, D] in the inputs' type, nearer to the exact one than in it; the inputs and a number a score's row are kept."""
-    return _Causal.apply(query_BHTD, key_BKTD, value_BKTD, tuple(lengths), scale)
+    with torch.autocast("cpu", enabled=False):
+        return _Causal.apply(query_BHTD, key_BKTD, value_BKTD, tuple(lengths), scale)
 
 
 class _Causal(torch.autograd.Function):
@@ -49,6 +50,7 @@ class _Causal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.autocast("cpu", enabled=False)  # whoever asks for it within autocast
     def backward(ctx: Any, gradient_BTHD: Tensor) -> tuple[Tensor | None, ...]:
         query_BHTD, key_BKTD, value_BKTD, output_BTHD, *sums = ctx.saved_tensors
         inputs = (query_BHTD, key_BKTD, value_BKTD)
