@@ -69,10 +69,11 @@ class TrainConfig(Section):
     gradient_accumulation_steps: int = knob(
         1, "Batches whose gradients make one optimizer step. Raise it for a larger step in the same memory.", unit="batches", gt=0
     )
-    try_longest_first: bool = knob(
-        True,
+    try_longest_first: bool | Literal["auto"] = knob(
+        "auto",
         "Takes the longest micro-batch of the epoch forward and backward before the first step, without learning from it, so "
-        "that a run that does not fit into memory says so at once. Turn it off where a single micro-batch takes minutes.",
+        "that a run that does not fit into memory says so at once. auto does so on every accelerator, and on a CPU of whose free "
+        "memory the plan takes more than half. Turn it off where a single micro-batch takes minutes.",
         level="advanced",
     )
     max_grad_norm: float = knob(

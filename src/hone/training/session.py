@@ -140,7 +140,10 @@ def _watch(session: Session, progress: Progress) -> Watch:
 
 
 def _try_longest(session: Session, feed: Feed, step: int) -> None:
-    if session.run.train.try_longest_first and session.device.tries_first:
+    asked, plan, device = session.run.train.try_longest_first, session.plan, session.device
+    if asked == "auto":
+        asked = device.device.type != "cpu" or 2 * plan.memory.needed > plan.available_bytes
+    if asked and device.tries_first:
         try_longest(session.work, feed, session.steps, step=step, state_bytes=session.plan.memory.optimizer)
 
 
