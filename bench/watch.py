@@ -100,7 +100,7 @@ class Watch:
             return embed(module, ids)
 
         def watched(loss: Tensor, *args: Any, **more: Any) -> None:
-            if not isinstance(loss, FakeTensor):
+            if self.ids and not isinstance(loss, FakeTensor):  # hone's plan tries how fast attention is, of no ids
                 self.losses.append(loss.detach())
             backward(loss, *args, **more)
 
