@@ -61,7 +61,7 @@ def _without_for(words: list[str]) -> tuple[list[str], str]:
     if "--for" not in words:
         return words, ""
     at = words.index("--for")
-    if len(words) == at + 1:
+    if not "".join(words[at + 1 : at + 2]).strip():
         raise HoneError("--for: write the name of a GPU behind it, as in --for h100 or --for 8xh100")
     return words[:at] + words[at + 2 :], words[at + 1]
 

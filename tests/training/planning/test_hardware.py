@@ -32,6 +32,9 @@ def test_a_gpu_s_facts_are_its_data_sheet_s():
     assert all({"name", "gib", "half", "single", "gb", "sm"} == set(row) for row in _sheets().values())
     assert [count_named(words) for words in ("8xh100", "8 x H100", "rtx 4090")] == [(8, "h100"), (8, "H100"), (1, "rtx 4090")]
     assert hardware_of(CPU, "4090").machine == hardware_of(CPU, "rtx 4090").machine
+    for nothing in ("8x", "0xh100"):
+        with pytest.raises(RunError, match="a number above 0"):
+            count_named(nothing)
     with pytest.raises(RunError, match=r"--for h10: no GPU of that name is known .did you mean .h100."):
         hardware_of(CPU, "h10")
 
@@ -86,4 +89,18 @@ def test_what_learns_otherwise_is_proposed_where_nothing_else_fits(tiny_run, tmp
     assert check(full, tmp_path, "--for", "h100") == 0
     shown = capsys.readouterr().out
     assert "what fits: finetuning_type: lora" in shown and "which learns otherwise" in shown
+    assert shown.endswith("no fault found, but that the plan does not fit\n")
     assert "100.00%) trained" in shown, "what was asked for is what is planned"
+
+
+def test_several_that_hold_all_are_told_to_share(tiny_run, tmp_path, capsys, monkeypatch):
+    """Shares learn the same, so they are proposed before any lighter way; what shares already is told of lighter ways alone."""
+    full = {key: value for key, value in tiny_run.items() if key not in ("lora_target", "use_cpu")} | {"finetuning_type": "full"}
+    full |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "cutoff_len": 32}
+    needs = plan_for("8xh100", full | {"fsdp": "full_shard auto_wrap"}, tmp_path, capsys)["memory"]
+    room = sum(size for part, size in needs.items() if part != "host")
+    monkeypatch.setitem(_sheets()["h100"], "gib", (1.3 * room + 6 * 2**29 // 5) / 2**30)
+    assert check(full, tmp_path, "--for", "8xh100") == 0
+    shown = capsys.readouterr().out
+    assert "what fits: fsdp: full_shard auto_wrap, per_device_train_batch_size: 1" in shown
+    assert "learns otherwise" not in shown

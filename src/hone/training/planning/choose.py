@@ -18,7 +18,7 @@ from hone.models.checkpointing import Activations
 from hone.objectives.base import Objective
 from hone.training.planning.forecast import Forecast, forecast
 from hone.training.planning.hardware import Hardware, hardware_of
-from hone.training.planning.lighter import ways
+from hone.training.planning.lighter import in_shares, ways
 from hone.training.planning.memory import sized
 from hone.training.planning.plan import in_words
 
@@ -78,20 +78,31 @@ def choose(run: Run, objective: Objective, tokens: TokenSet, *, device: torch.de
     micro, kind = micros[-1], kinds[-1]
     least = one(micro, kind)
     smaller = [micro] if objective.mixes_rows else [number for number in divisors(per_step) if number <= micros[0]]
-    instead = _instead(run, under, smaller, per_step, hardware)
+    instead = _instead(run, under, smaller, per_step, hardware, world)
     if len(open_ones):
         why = "the least memory there is to choose, though more than is free"
     return Choice(micro, per_step // micro, kind, least, free, False, why, instead)
 
 
 def _instead(
-    run: Run, under: Callable[[Run, int, Activations], Forecast], micros: list[int], per_step: int, hardware: Hardware
+    run: Run,
+    under: Callable[[Run, int, Activations], Forecast],
+    micros: list[int],
+    per_step: int,
+    hardware: Hardware,
+    world: int,
 ) -> str:
-    """The first that fits of what learns the same, and of the lighter ways with the smallest micro-batch; "" where none does."""
-    for words, other in (("", run), *ways(run, hardware.machine)):
-        tried = micros[-1:] if words else micros
+    """The first that fits of what learns the same, and of the lighter ways with the largest and the smallest micro-batch.
+
+    "" where none does.
+    """
+    share, shared = in_shares(run, world)
+    same = [("", run), *([(share, shared)] if share else [])]
+    otherwise = [(", ".join(filter(None, (share, words))), other) for words, other in ways(shared, hardware.machine)]
+    for words, other in same + otherwise:
+        tried = micros if (words, other) in same else list(dict.fromkeys((micros[0], micros[-1])))
         if found := fastest(partial(under, other), tried, _every(hardware.device), hardware.free):
-            return _words(words, per_step, *found)
+            return _words(words, per_step, *found) + ("" if (words, other) in same else ", which learns otherwise")
     return ""
 
 
@@ -143,12 +154,11 @@ def fastest(one: Try, micros: list[int], kinds: list[Activations], free: int) ->
 
 
 def _words(written: str, per_step: int, micro: int, kind: Activations, found: Forecast) -> str:
-    """The settings as they are written, and what they take. written: others beside them, which learn otherwise; "" for none."""
+    """The settings as they are written, and what they take. written: others beside them; "" for none."""
     how = "gradient_checkpointing: false" if kind == "kept" else "gradient_checkpointing: true"
     how += f", gradient_checkpointing_kind: {kind}" if kind in ("selective", "offloaded") else ""
     return (
         f"{written}{', ' if written else ''}per_device_train_batch_size: {micro}, gradient_accumulation_steps: "
         f"{per_step // micro}, {how} "
         f"(about {sized(found.memory.needed, found.memory.total)}, {in_words(found.seconds)} a step)"
-        f"{', which learns otherwise' if written else ''}"
     )

@@ -69,11 +69,13 @@ def hardware_of(device: torch.device, named: str = "") -> Hardware:
 
 
 def count_named(asked: str) -> tuple[int, str]:
-    """ "8xh100" and "8 x h100": eight of them; "h100": one."""
+    """ "8xh100" and "8 x h100": eight of them; "h100": one. RunError for none."""
     number, cross, name = asked.partition("x")
-    if cross and number.strip().isdecimal():
-        return max(1, int(number)), name.strip()
-    return 1, asked.strip()
+    many = cross and number.strip().isdecimal()
+    count, name = (int(number), name.strip()) if many else (1, asked.strip())
+    if not name or not count:
+        raise RunError(f"--for {asked}: write a number above 0 and the name of a GPU, as in --for 8xh100")
+    return count, name
 
 
 def _by_sheet(named: str, dtype: torch.dtype) -> Speed:

@@ -1,6 +1,6 @@
 """Lighter: what else could be written where a run does not fit however its batches and activations are chosen.
 
-Does not know what a way takes. Each of them learns otherwise than what was asked for, so none is ever taken: it is told.
+Does not know what a way takes. None is ever taken: it is told. All but shares learn otherwise than what was asked for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ def ways(run: Run, machine: Machine) -> Iterator[tuple[str, Run]]:
     if run.model.quantization is None and run.parallel.engine != "zero" and run.parallel.tensor_parallel_size == 1:
         few = _with(run, "model", quantization=Quantization(bit=4, double=True))
         yield ", ".join([*written, "quantization_bit: 4, double_quantization: true"]), few
+
+
+def in_shares(run: Run, world: int) -> tuple[str, Run]:
+    """The setting by which several processes share the weights that each holds whole, and the run with it; "" where they do."""
+    if world == 1 or run.parallel.engine != "ddp":
+        return "", run
+    return "fsdp: full_shard auto_wrap", _with(run, "parallel", fsdp=("full_shard", "auto_wrap"))
 
 
 def _half(machine: Machine) -> dict[str, bool]:

@@ -60,7 +60,8 @@ class Review:
         """The review for people."""
         shown = [line for sample in self.samples for line in (_heading(sample), sample.text, "")]
         faults = [f"warning: {warning}" for warning in self.warnings]
-        faults += [f"fault: {fault}" for fault in self.faults] or ["no fault found"]
+        good = "no fault found" if self.plan.fits else "no fault found, but that the plan does not fit"
+        faults += [f"fault: {fault}" for fault in self.faults] or [good]
         laws = ["", "laws of the chat format", *law_lines(self.laws), ""]
         return [*shown, *self.material.tokens.report.lines(), *laws, *self.plan.lines(trains=self.trains), "", *faults]
 
