@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from hone import log
 from hone.config.model import Quantization
 from hone.errors import MissingExtra
 
@@ -37,6 +38,15 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype, whole: l
 def in_float8(quantization: Quantization | None) -> bool:
     """Whether weights are held in 8 bits of floating point, for which no package is needed."""
     return quantization is not None and quantization.method == "fp8"
+
+
+def tell_whole(module: nn.Module) -> None:
+    """Say of experts that a family holds as one tensor a layer that they stay as they are: only linear layers are packed."""
+    numbers = {path: weight.numel() for path, weight in module.named_parameters()}
+    fused = sum(numbers[path] for path, weight in module.named_parameters() if weight.dim() == 3 and ".experts." in path)
+    if fused:
+        share = f"{fused:,} of {sum(numbers.values()):,} weights"
+        log.once(f"quantization_bit: the experts' fused weights, {share}, stay as they are; only linear layers are packed")
 
 
 def freeze(module: nn.Module) -> None:

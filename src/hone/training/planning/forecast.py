@@ -28,6 +28,7 @@ from hone.models.fused import fuse
 from hone.models.host_embedding import frozen_embedding
 from hone.models.media.sight import Sight
 from hone.models.policy import Policy
+from hone.models.quantize import tell_whole
 from hone.models.quirks import padded_only
 from hone.models.router import choose_coefficient
 from hone.models.shape import Shape, meta_model, shape_of
@@ -141,6 +142,8 @@ def _attach(run: Run, objective: Objective, module: nn.Module) -> tuple[nn.Modul
         weight.data = weight.data.to(base)
     head = module.get_output_embeddings()
     linear = [inner.weight.numel() for inner in module.modules() if isinstance(inner, nn.Linear) and inner is not head]
+    if quantization:
+        tell_whole(module)
     a_weight = frozen_bytes(module, base.itemsize, quantization.bit, double=quantization.double) if quantization else 0.0
     trained_dtype = torch.bfloat16 if run.train.pure_bf16 else torch.float32
     attached = attach(module, run.adapter, base_name=run.model.model_name_or_path, trained_dtype=trained_dtype)
