@@ -90,10 +90,11 @@ def rows() -> dict[str, Row]:
 
 
 def find(name: str) -> Row:
-    """The row of `name`; raises TemplateError with the nearest name and the list."""
+    """The row of `name`; raises TemplateError with the nearest name, or the list where none is near."""
     known = rows()
     if name not in known:
-        raise TemplateError(f'unknown template "{name}"{nearest(name, list(known))}; known: {", ".join(sorted(known))}')
+        hint = nearest(name, list(known)) or f"; known: {', '.join(sorted(known))}"
+        raise TemplateError(f'unknown template "{name}"{hint}')
     return known[name]
 
 
