@@ -106,8 +106,9 @@ def test_a_word_of_fsdp_that_is_none_is_told(word):
 
 
 def test_the_plan_counts_a_share_of_weights_and_moments(tiny_run, tmp_path):
-    """Two processes hold half of the weights and moments each; of a model of two layers everything is gathered at once beside."""
+    """Two processes hold half of the weights and moments each, and beside it, whole, what is outside of layers and one layer."""
     from hone.config import load
+    from hone.models.shape import meta_model
     from hone.training.planning.choose import with_batch
     from hone.training.planning.draft import gather_material
     from hone.training.planning.forecast import forecast
@@ -120,4 +121,6 @@ def test_the_plan_counts_a_share_of_weights_and_moments(tiny_run, tmp_path):
         found.append(forecast(run, material.objective, material.tokens, "kept", device=torch.device("cpu"), world=2).memory)
     whole, share = found
     assert share.optimizer * 2 == pytest.approx(whole.optimizer, abs=1)
-    assert share.weights == whole.weights // 2 + whole.weights
+    first, _ = meta_model(run.model).model.layers
+    layer = sum(4 * weight.numel() for weight in first.parameters())
+    assert share.weights == whole.weights // 2 + whole.weights - layer
