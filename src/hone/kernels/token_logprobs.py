@@ -134,7 +134,7 @@ def _descend(logits_nV: Tensor, ids_n: Tensor, logit_map: LogitMap, weights_n: T
     """The log-probs, fp32 [n]; where `slopes`, in the place of the raw logits come minus the gradients by them, times weights."""
     on_cpu = logits_nV.device.type == "cpu"
     rows = max(FEWEST_IN_BLOCK, BLOCK_ELEMENTS // logits_nV.shape[1]) if on_cpu else len(ids_n)
-    rows = max(rows, -(-len(ids_n) // 4)) if _is_rehearsed(logits_nV) else rows  # nothing is computed, by as few calls
+    rows = max(rows, -(-len(ids_n) // 16)) if _is_rehearsed(logits_nV) else rows  # nothing is computed, by as few calls
     logprobs_n = torch.empty(len(ids_n), dtype=torch.float32, device=logits_nV.device)
     for start in range(0, len(ids_n), rows):
         part = slice(start, start + rows)
