@@ -60,7 +60,7 @@ def serve_run(run: Run, told: ApiEnvironment, *, site: Site | None = None) -> in
 def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     """The run's model under `name`, with what it can do: vectors, scores or answers, `num_together` of them at once."""
     numbers = {"dtype": run.serve.infer_dtype, "length": run.data.cutoff_len}
-    at_once(_LATER.load("names")(run.chat, run.adapter, [pair.split("=", 1)[1] for pair in run.api.api_adapters]))
+    at_once(_LATER.load("names")(run.chat, run.adapter, run.api.adapters.values()))
     adapters = _LATER.load("folders")(run.adapter)
     if any((folder / "modules.json").is_file() for folder in (Path(run.model.model_name_or_path), *adapters)):
         embedder = _LATER.load("embedder")(run.model, run.adapter, **numbers)
@@ -73,6 +73,6 @@ def load_served(run: Run, name: str, *, num_together: int = 1) -> Served:
     beside = len(run.api.api_adapters) + (ROOM if run.api.api_adapter_folder else 0)
     together = {"num_together": num_together, "num_adapters": beside}
     engine = _LATER.load("engine")(run.model, run.chat, run.adapter, serve=run.serve, length=run.data.cutoff_len, **together)
-    for pair in run.api.api_adapters:
-        engine.add_adapter(*pair.split("=", 1))
+    for named, folder in run.api.adapters.items():
+        engine.add_adapter(named, folder)
     return Served(name, engine=engine)

@@ -79,8 +79,8 @@ def _look(words: list[str], named: str, *, colour: bool) -> Review | Preview:
 
 def _preview(run: Run, verb: str) -> Preview:
     """Of settings that use a model."""
-    others = [pair.split("=", 1)[1] for pair in run.api.api_adapters]
-    found = _LATER.load("preview")(run.model, run.chat, run.adapter, run.serve, beside=others, use=verb)
+    beside = run.api.adapters.values()
+    found = _LATER.load("preview")(run.model, run.chat, run.adapter, run.serve, beside=beside, use=verb)
     if verb == "export":
         names = [*run.data.eval_dataset, *filter(None, [run.export.export_quantization_dataset])]
         wanted = _LATER.load("objective")(run.objective).sample

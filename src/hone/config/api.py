@@ -76,3 +76,8 @@ class ApiConfig(Section):
         "left out.",
         example="https://chat.example.org",
     )
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The folder of each adapter that requests may name, by its name."""
+        return dict(pair.split("=", 1) for pair in self.api_adapters)

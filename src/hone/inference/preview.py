@@ -56,12 +56,16 @@ class Preview:
         facts = [f"{name:<13}{text}" for name, text in self.facts.items()]
         asked = ["", "a question becomes", self.prompt] if self.prompt else []
         laws = ["", "laws of the chat format", *law_lines(self.laws)] if self.laws else []
-        told = [f"warning: {line}" for line in self.warnings] + ([f"fault: {line}" for line in self.faults] or ["no fault found"])
-        return [*facts, *asked, *laws, "", *told]
+        return [*facts, *asked, *laws, "", *verdict(self.warnings, self.faults)]
 
     def to_dict(self) -> dict[str, Any]:
         """For machines."""
         return {**vars(self), "laws": [vars(law) for law in self.laws]}
+
+
+def verdict(warnings: Iterable[str], faults: Iterable[str], good: str = "no fault found") -> list[str]:
+    """How a check ends, for people. good: what is said where there is no fault."""
+    return [*(f"warning: {line}" for line in warnings), *([f"fault: {line}" for line in faults] or [good])]
 
 
 def preview(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -30,6 +31,11 @@ def undisturbed() -> Iterator[None]:
     """
     with _disable_current_modes(), saved_tensors_hooks(_as_it_is, _as_it_is), torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def is_rehearsed(tensor: Tensor) -> bool:
+    """Whether it has a shape and no numbers, as those of a plan's rehearsal."""
+    return isinstance(tensor, FakeTensor)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from hone.kernels.causal_fp32 import LOG2_E
 from hone.kernels.cpu_product import product
+from hone.kernels.selfcheck import is_rehearsed
 
 CHUNK_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**23
 """Logits formed at a time, 128 MiB in fp32; on a CPU about as many as its last cache holds."""
@@ -25,7 +27,6 @@ FEWEST_ROWS = 128
 """Positions below which a product reads the head's weight more often than the cache saves."""
 BLOCK_ELEMENTS, FEWEST_IN_BLOCK = 2**19, 8
 """Logits of a chunk that a CPU goes through at a time, pass after pass, in a core's own cache; and positions at least."""
-LOG2_E = 1.4426950408889634
 
 
 def elements_at_once(num_ids: int, device: torch.device) -> int:
@@ -134,7 +135,7 @@ def _descend(logits_nV: Tensor, ids_n: Tensor, logit_map: LogitMap, weights_n: T
     """The log-probs, fp32 [n]; where `slopes`, in the place of the raw logits come minus the gradients by them, times weights."""
     on_cpu = logits_nV.device.type == "cpu"
     rows = max(FEWEST_IN_BLOCK, BLOCK_ELEMENTS // logits_nV.shape[1]) if on_cpu else len(ids_n)
-    rows = max(rows, -(-len(ids_n) // 16)) if _is_rehearsed(logits_nV) else rows  # nothing is computed, by as few calls
+    rows = max(rows, -(-len(ids_n) // 16)) if is_rehearsed(logits_nV) else rows  # nothing is computed, by as few calls
     logprobs_n = torch.empty(len(ids_n), dtype=torch.float32, device=logits_nV.device)
     for start in range(0, len(ids_n), rows):
         part = slice(start, start + rows)
@@ -157,7 +158,7 @@ def _descend(logits_nV: Tensor, ids_n: Tensor, logit_map: LogitMap, weights_n: T
 def _softmax_in_place(logits_bV: Tensor) -> tuple[Tensor, Tensor]:
     """The softmax in the place of fp32 logits, and [b, 1] the log of what it was divided by."""
     top_b1 = logits_bV.amax(-1, keepdim=True)
-    logits_bV.sub_(top_b1).mul_(LOG2_E).exp2_()  # torch's exp takes thrice as long
+    logits_bV.sub_(top_b1).mul_(LOG2_E).exp2_()
     total_b1 = logits_bV.sum(-1, keepdim=True)
     return logits_bV.div_(total_b1), top_b1 + total_b1.log()
 
@@ -255,12 +256,7 @@ class _Chunked(torch.autograd.Function):
 
 def _are_one(gradient_N: Tensor) -> bool:
     """Whether all are the same number; those of a rehearsal, which has none, are what is expected."""
-    return _is_rehearsed(gradient_N) or bool((gradient_N == gradient_N[:1]).all())
-
-
-def _is_rehearsed(tensor: Tensor) -> bool:
-    """Whether it has no numbers."""
-    return type(tensor).__name__ == "FakeTensor"
+    return is_rehearsed(gradient_N) or bool((gradient_N == gradient_N[:1]).all())
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

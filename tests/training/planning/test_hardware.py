@@ -79,15 +79,20 @@ def test_lighter_ways_go_from_the_nearest_to_the_lightest():
     assert words(finetuning_type="lora", bf16=True, quantization_bit=4) == []
 
 
-def test_what_learns_otherwise_is_proposed_where_nothing_else_fits(tiny_run, tmp_path, capsys, monkeypatch):
-    """A full run whose states do not fit: LoRA does, and is told with what it would take; it is never taken."""
+def told_on_a_card_for(lighter: dict, named: str, tiny_run, tmp_path, capsys, monkeypatch) -> str:
+    """What is said of a full run on cards that hold no more than it takes with `lighter`."""
     full = {key: value for key, value in tiny_run.items() if key not in ("lora_target", "use_cpu")} | {"finetuning_type": "full"}
     full |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "cutoff_len": 32}
-    needs = plan_for("h100", full | {"finetuning_type": "lora"}, tmp_path, capsys)["memory"]
+    needs = plan_for(named, full | lighter, tmp_path, capsys)["memory"]
     room = sum(size for part, size in needs.items() if part != "host")
     monkeypatch.setitem(_sheets()["h100"], "gib", (1.3 * room + 6 * 2**29 // 5) / 2**30)
-    assert check(full, tmp_path, "--for", "h100") == 0
-    shown = capsys.readouterr().out
+    assert check(full, tmp_path, "--for", named) == 0
+    return capsys.readouterr().out
+
+
+def test_what_learns_otherwise_is_proposed_where_nothing_else_fits(tiny_run, tmp_path, capsys, monkeypatch):
+    """A full run whose states do not fit: LoRA does, and is told with what it would take; it is never taken."""
+    shown = told_on_a_card_for({"finetuning_type": "lora"}, "h100", tiny_run, tmp_path, capsys, monkeypatch)
     assert "what fits: finetuning_type: lora" in shown and "which learns otherwise" in shown
     assert shown.endswith("no fault found, but that the plan does not fit\n")
     assert "100.00%) trained" in shown, "what was asked for is what is planned"
@@ -95,12 +100,6 @@ def test_what_learns_otherwise_is_proposed_where_nothing_else_fits(tiny_run, tmp
 
 def test_several_that_hold_all_are_told_to_share(tiny_run, tmp_path, capsys, monkeypatch):
     """Shares learn the same, so they are proposed before any lighter way; what shares already is told of lighter ways alone."""
-    full = {key: value for key, value in tiny_run.items() if key not in ("lora_target", "use_cpu")} | {"finetuning_type": "full"}
-    full |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "cutoff_len": 32}
-    needs = plan_for("8xh100", full | {"fsdp": "full_shard auto_wrap"}, tmp_path, capsys)["memory"]
-    room = sum(size for part, size in needs.items() if part != "host")
-    monkeypatch.setitem(_sheets()["h100"], "gib", (1.3 * room + 6 * 2**29 // 5) / 2**30)
-    assert check(full, tmp_path, "--for", "8xh100") == 0
-    shown = capsys.readouterr().out
+    shown = told_on_a_card_for({"fsdp": "full_shard auto_wrap"}, "8xh100", tiny_run, tmp_path, capsys, monkeypatch)
     assert "what fits: fsdp: full_shard auto_wrap, per_device_train_batch_size: 1" in shown
     assert "learns otherwise" not in shown

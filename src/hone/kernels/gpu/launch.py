@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from hone.kernels.selfcheck import is_rehearsed
 
 _A_PROCESSOR = 8
 """Programs a streaming multiprocessor, where a program takes several rows."""
@@ -23,7 +24,7 @@ def num_programs(rows: int, device: torch.device) -> int:
 
 def launches(tensor: Tensor) -> bool:
     """Whether there is something to compute: it has elements and memory, which the tensors of a plan's rehearsal have not."""
-    return tensor.numel() > 0 and not isinstance(tensor, FakeTensor)
+    return tensor.numel() > 0 and not is_rehearsed(tensor)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

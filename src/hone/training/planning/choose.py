@@ -97,12 +97,13 @@ def _instead(
     "" where none does.
     """
     share, shared = in_shares(run, world)
-    same = [("", run), *([(share, shared)] if share else [])]
-    otherwise = [(", ".join(filter(None, (share, words))), other) for words, other in ways(shared, hardware.machine)]
-    for words, other in same + otherwise:
-        tried = micros if (words, other) in same else list(dict.fromkeys((micros[0], micros[-1])))
-        if found := fastest(partial(under, other), tried, _every(hardware.device), hardware.free):
-            return _words(words, per_step, *found) + ("" if (words, other) in same else ", which learns otherwise")
+    ends = list(dict.fromkeys((micros[0], micros[-1])))
+    tries = [("", run, micros, ""), *([(share, shared, micros, "")] if share else [])]
+    for words, other in ways(shared, hardware.machine):
+        tries.append((", ".join(filter(None, (share, words))), other, ends, ", which learns otherwise"))
+    for words, other, sizes, what in tries:
+        if found := fastest(partial(under, other), sizes, _every(hardware.device), hardware.free):
+            return _words(words, per_step, *found) + what
     return ""
 
 

@@ -14,6 +14,7 @@ from hone.chat.laws import LawResult, format_faults, law_lines, laws_of
 from hone.config.run import Run
 from hone.data.build import first_samples
 from hone.errors import TrainingError
+from hone.inference.preview import verdict
 from hone.kernels.machine import device_of
 from hone.objectives.onpolicy import OnPolicy
 from hone.training.checkpoints.resume import require_free_output
@@ -59,11 +60,10 @@ class Review:
     def lines(self) -> list[str]:
         """The review for people."""
         shown = [line for sample in self.samples for line in (_heading(sample), sample.text, "")]
-        faults = [f"warning: {warning}" for warning in self.warnings]
         good = "no fault found" if self.plan.fits else "no fault found, but that the plan does not fit"
-        faults += [f"fault: {fault}" for fault in self.faults] or [good]
+        told = verdict(self.warnings, self.faults, good)
         laws = ["", "laws of the chat format", *law_lines(self.laws), ""]
-        return [*shown, *self.material.tokens.report.lines(), *laws, *self.plan.lines(trains=self.trains), "", *faults]
+        return [*shown, *self.material.tokens.report.lines(), *laws, *self.plan.lines(trains=self.trains), "", *told]
 
     def to_dict(self) -> dict[str, Any]:
         """The review for machines."""
