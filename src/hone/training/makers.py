@@ -34,9 +34,7 @@ from hone.objectives.onpolicy import OnPolicy
 from hone.optim.build import build_optimizer, build_schedule
 from hone.training.checkpoints.keeper import Form, Keeper, Parts
 from hone.training.checkpoints.randomness import seed_all
-from hone.training.checkpoints.resume import (
-    Start,
-)
+from hone.training.checkpoints.resume import Start
 from hone.training.courier import courier_for
 from hone.training.device import Device
 from hone.training.feed import Feed, lay_out
